@@ -1,0 +1,86 @@
+"""What each command does with its configuration: check everything, then run the stages."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from manifoldgd.cli.components import check_type
+from manifoldgd.cli.explain import suggest
+from manifoldgd.cli.experiment import Experiment
+from manifoldgd.cli.sweep import record_job
+from manifoldgd.errors import UserError, require
+
+SET_KEYS = {"dataset", "prior", "clusterer", "guidance", "sampler", "ipc", "source", "reconstruct", "seed"}
+JUDGE_KEYS = {"dataset", "student", "student_seeds"}
+SHARED_KEYS = {"machine", "output", "cache", "experiment"}
+USED_KEYS = {
+    "run": SET_KEYS | JUDGE_KEYS | SHARED_KEYS | {"logger"},
+    "distill": SET_KEYS | SHARED_KEYS,
+    "evaluate": JUDGE_KEYS | SHARED_KEYS | {"logger", "set"},
+    "prior": {"dataset", "recipe", "seed"} | SHARED_KEYS,
+}
+PLAIN_KEYS: dict[str, Any] = {
+    "ipc": int,
+    "source": str,
+    "reconstruct": bool,
+    "seed": int,
+    "student_seeds": list[int],
+    "set": str | None,
+    "output": str | None,
+    "cache": str,
+}
+
+
+def run_job(command: str, config: DictConfig) -> dict[str, Any] | None:
+    """One job of a command; in a sweep its outcome is recorded and an error does not stop the other jobs."""
+    hydra = HydraConfig.get()
+    if hydra.mode != RunMode.MULTIRUN:
+        return _run(command, config)
+    varied = dict(override.split("=", 1) for override in hydra.overrides.task)
+    try:
+        result = _run(command, config)
+    except Exception as error:
+        if not isinstance(error, UserError):
+            traceback.print_exc()
+        record_job(hydra.job.num, varied, None, f"{error}" or type(error).__name__)
+        print(f"job {hydra.job.num}: error: {error}")
+        return None
+    record_job(hydra.job.num, varied, result, None)
+    return result
+
+
+def _run(command: str, config: DictConfig) -> dict[str, Any] | None:
+    _check_keys(command, config)
+    stages: dict[str, Callable[[Experiment], dict[str, Any] | None]] = {
+        "run": Experiment.run,
+        "distill": Experiment.distill,
+        "evaluate": Experiment.evaluate,
+        "prior": Experiment.train_prior,
+    }
+    return stages[command](Experiment(command, config))
+
+
+def _check_keys(command: str, config: DictConfig) -> None:
+    """No key may be unknown, also not one added with ``+``, and none given that the command does not use."""
+    known = {*PLAIN_KEYS, *(key for keys in USED_KEYS.values() for key in keys)}
+    for key in config:
+        require(str(key) in known, f"unknown key {str(key)!r}{suggest(str(key), sorted(known))}")
+    for name, hint in PLAIN_KEYS.items():
+        check_type(name, config[name], hint)
+    for override in HydraConfig.get().overrides.task:
+        key = override.lstrip("+~").split("=", 1)[0].split("@")[0]
+        top = key.replace("/", ".").split(".")[0]
+        require(
+            top in USED_KEYS[command] or top == "hydra",
+            f"`manifoldgd {command}` does not use {key!r}; it uses {', '.join(sorted(USED_KEYS[command]))}",
+        )
+    for name in ("output", "cache", "set"):
+        if config[name] is not None:
+            config[name] = os.path.expanduser(config[name])

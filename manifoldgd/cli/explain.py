@@ -1,0 +1,46 @@
+"""Hydra's and OmegaConf's errors in one line that says what to do."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+
+def explain(error: BaseException, conf: Path) -> str:
+    """One line for any error of composition; our own errors already are one line."""
+    text = str(error).strip()
+    unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
+    if choice := re.search(r"Could not find '([^'/]+(?:/[^'/]+)*)/([^'/]+)'", text):
+        group, name = choice.groups()
+        return f"{group}: no choice named {name!r}; expected one of {', '.join(_members(conf, group))}"
+    if unknown:
+        full = re.search(r"full_key: (\S+)", text)
+        key = full.group(1) if full else unknown.group(1)
+        return f"unknown key {key!r}{_suggestion(key, conf)}"
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _members(conf: Path, group: str) -> list[str]:
+    return sorted(file.stem for file in (conf / group).glob("*.yaml"))
+
+
+def suggest(key: str, known: list[str]) -> str:
+    """``; did you mean ...?`` or a pointer to the help."""
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else "; `manifoldgd run --help` lists the keys"
+
+
+def _suggestion(key: str, conf: Path) -> str:
+    groups = [str(folder.relative_to(conf)) for folder in conf.rglob("*") if folder.is_dir()]
+    top = [name for name in OmegaConf.load(conf / "config.yaml") if name not in ("defaults", "hydra")]
+    inside = []
+    if "." in key:
+        folder = conf / key.split(".")[0]
+        for file in folder.glob("*.yaml"):
+            inside += [
+                f"{folder.name}.{name}" for name in OmegaConf.load(file) if not str(name).startswith(("_", "def"))
+            ]
+    return suggest(key, [*groups, *map(str, top), *inside])

@@ -1,0 +1,115 @@
+"""``manifoldgd COMMAND [key=value ...]``: command word, Hydra, errors in one line.
+
+Importing this module loads neither torch nor diffusers, so tab completion answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from manifoldgd import __version__
+from manifoldgd.cli.explain import explain
+from manifoldgd.cli.sweep import Sweep, is_sweep
+from manifoldgd.errors import UserError
+
+COMMANDS = {
+    "run": "distil a set and evaluate it: set, metrics, report",
+    "distill": "make the set only",
+    "evaluate": "train students on an existing set and judge it: set=FOLDER",
+    "prior": "train a small latent diffusion prior on a dataset: output=FOLDER",
+}
+USAGE = f"""manifoldgd {__version__}: training-free dataset distillation with manifold-guided latent diffusion
+
+usage: manifoldgd COMMAND [key=value ...] [--multirun] [--cfg job] [--help]
+
+commands:
+{chr(10).join(f"  {name:9} {meaning}" for name, meaning in COMMANDS.items())}
+
+examples:
+  manifoldgd run dataset=digits
+  manifoldgd run dataset=image_folder dataset.folder=photos ipc=10
+  manifoldgd run --multirun dataset=digits ipc=1,5,10 guidance=mode,manifold guidance.scale=0.05,0.1,0.2
+  manifoldgd COMMAND --help          what can be chosen and set
+  eval "$(manifoldgd -sc install=bash)"   tab completion (also zsh, fish)"""
+COMPLETION = ("-sc", "--shell-completion")
+
+
+def conf_dir() -> Path:
+    """The configuration folder: inside the package in a wheel, beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "config.yaml").is_file():
+            return folder
+    raise FileNotFoundError(f"no conf/config.yaml in {package} or beside it: the installation is incomplete")
+
+
+def main() -> None:
+    """Entry point of the command ``manifoldgd``."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; returns the exit code: 0, 1 for failed jobs of a sweep, 2 for bad input, 130 when stopped."""
+    if arguments and arguments[0] in COMPLETION:
+        return _complete(arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(__version__)
+        return 0
+    command, rest = arguments[0], arguments[1:]
+    try:
+        if command not in COMMANDS:
+            raise UserError(f"unknown command {command!r}; choose one of {', '.join(COMMANDS)}")
+        if is_sweep(rest):
+            sweep = Sweep.of(command, rest)
+            _compose_and_run(command, [*rest, f"hydra.sweep.dir={sweep.folder}"])
+            return sweep.conclude()
+        _compose_and_run(command, rest)
+        return 0
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        print(f"manifoldgd: error: {explain(error, conf_dir())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("manifoldgd: stopped; the same command continues where it was", file=sys.stderr)
+        return 130
+
+
+def _compose_and_run(command: str, overrides: list[str]) -> None:
+    # Hydra would print its own traceback-like summary and exit; with this it raises and we say it in one line.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+
+    def task(config: DictConfig) -> Any:
+        from manifoldgd.cli.commands import run_job  # here, because it imports torch
+
+        return run_job(command, config)
+
+    given, sys.argv = sys.argv, ["manifoldgd", *overrides]
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
+    finally:
+        sys.argv = given
+
+
+def _complete(arguments: list[str]) -> int:
+    """Hydra's completion, told nothing of the command word that it does not know."""
+    words = os.environ.get("COMP_LINE", "").split(" ")
+    if len(words) > 2 and words[1] in COMMANDS:
+        removed = len(words[1]) + 1
+        os.environ["COMP_LINE"] = " ".join([words[0], *words[2:]])
+        os.environ["COMP_POINT"] = str(max(0, int(os.environ.get("COMP_POINT", "0")) - removed))
+    elif len(words) == 2 and arguments[1:] and arguments[1].startswith("query="):
+        print("\n".join(name for name in COMMANDS if name.startswith(words[1])))
+        return 0
+    sys.argv = ["manifoldgd", *arguments]
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(lambda config: None)()
+    return 0

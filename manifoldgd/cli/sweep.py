@@ -1,0 +1,58 @@
+"""``--multirun``: what the jobs leave behind, and the table at the end.
+
+Hydra's launchers report the first failure only, so each job writes a record of its own and the records make the table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from manifoldgd.files import atomic_write_json
+
+FLAGS = ("-m", "--multirun")
+FOLDER_VARIABLE = "MANIFOLDGD_SWEEP"  # reaches jobs that a launcher runs in other processes
+
+
+def is_sweep(arguments: list[str]) -> bool:
+    """Whether these arguments ask for several jobs."""
+    return any(flag in arguments for flag in FLAGS)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep, named by what it sweeps."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, command: str, arguments: list[str]) -> Sweep:
+        """The sweep of a command line; its records of an earlier, stopped try are cleared (results are kept)."""
+        from manifoldgd.store.keys import key_of
+
+        folder = Path("outputs") / "sweeps" / f"{command}-{key_of(sorted(arguments))}"
+        for record in (folder / "jobs").glob("*.json"):
+            record.unlink()
+        os.environ[FOLDER_VARIABLE] = str(folder.absolute())
+        return cls(folder)
+
+    def conclude(self) -> int:
+        """Print and write the table of all jobs; returns 1 if any failed."""
+        from manifoldgd.report.sweep import write_sweep_report
+
+        records = [json.loads(file.read_text()) for file in sorted((self.folder / "jobs").glob("*.json"))]
+        jobs = [(record["overrides"], record["result"]) for record in records if record["error"] is None]
+        failed = [(record["overrides"], record["error"]) for record in records if record["error"] is not None]
+        report = write_sweep_report(self.folder, jobs=jobs, failed=failed, title=f"Sweep {self.folder.name}")
+        print(report.text)
+        print(f"sweep: {len(jobs)} finished, {len(failed)} failed; tables in {self.folder}")
+        return 1 if failed else 0
+
+
+def record_job(number: int, overrides: dict[str, str], result: dict[str, Any] | None, error: str | None) -> None:
+    """Write one job's record."""
+    file = Path(os.environ[FOLDER_VARIABLE]) / "jobs" / f"{number:04d}.json"
+    atomic_write_json(file, {"overrides": overrides, "result": result, "error": error})

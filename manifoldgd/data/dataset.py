@@ -1,0 +1,73 @@
+"""A labelled image dataset with a training and a test split.
+
+Distillation and prior training see the training split only; the test split is read once, to judge students.
+Images are ``uint8`` everywhere; a consumer converts them to the range it wants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from manifoldgd.errors import require
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: labels at hand, images on request."""
+
+    labels: Tensor  # [N] int64, index into the dataset's class_names
+    load: Callable[[Tensor], Tensor]  # positions [n] int64 -> images [n, C, H, W] uint8
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def images(self, chunk: int = 1024) -> Tensor:
+        """All images ``[N, C, H, W]`` uint8."""
+        return torch.cat([self.load(part) for part in torch.arange(len(self)).split(chunk)])
+
+    def subset(self, positions: Tensor) -> Split:
+        """The split restricted to ``positions`` ``[n]``, in that order."""
+        return Split(self.labels[positions], lambda index: self.load(positions[index]))
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """A dataset as the rest of the project sees it."""
+
+    name: str  # includes the variant, so that two datasets of one family never share a name
+    class_names: tuple[str, ...]
+    image_shape: tuple[int, int, int]  # C, H, W
+    train: Split
+    test: Split
+    mean: tuple[float, ...]  # per channel, of pixels in [0, 1]: what students subtract
+    std: tuple[float, ...]
+    flip: bool  # whether a mirrored image keeps its class (a digit does not)
+    fingerprint: str  # changes when the images or their order change
+    prior_labels: dict[str, int] | None = None  # class name -> label of the prior; None: match by name
+
+    def __post_init__(self) -> None:
+        counts = torch.bincount(self.train.labels, minlength=len(self.class_names))
+        empty = [name for name, count in zip(self.class_names, counts.tolist(), strict=True) if count == 0]
+        require(
+            not empty,
+            f"dataset {self.name}: class {', '.join(map(repr, empty))} has no training image; "
+            "add images to it or remove the class folder",
+        )
+
+
+def in_memory_split(images: Tensor, labels: Tensor) -> Split:
+    """A split whose images ``[N, C, H, W]`` uint8 are already in memory."""
+    return Split(labels.to(torch.int64), lambda index: images[index])
+
+
+def limit_per_class(split: Split, count: int | None) -> Split:
+    """The first ``count`` images of each class, in order; the whole split for ``None``."""
+    if count is None:
+        return split
+    require(count >= 1, f"dataset.train_per_class: expected null or at least 1, got {count}")
+    keep = [torch.nonzero(split.labels == label).flatten()[:count] for label in torch.unique(split.labels).tolist()]
+    return split.subset(torch.cat(keep).sort().values)

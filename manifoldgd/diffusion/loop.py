@@ -1,0 +1,95 @@
+"""The sampling loop: there is one, for every sampler and every guidance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from manifoldgd.diffusion.protocol import BoundGuidance, Denoiser, Pull, Step
+from manifoldgd.diffusion.samplers import Sampler, Transition, VarianceKind, predict
+from manifoldgd.diffusion.schedule import NoiseSchedule
+from manifoldgd.randomness import RowNoise
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one step added to each row. Norms are Euclidean, in latent units.
+
+    ``guidance_norm`` is how far the pull moved ``x_prev``: for DDPM what was added to the posterior mean, for DDIM the
+    pull on ``x0`` times its coefficient in ``x_prev``. ``noise_norm`` is that of the noise in ``x_prev``. A DDIM step
+    without noise has none to compare with, so it reports what a DDPM step would add there on average, the posterior
+    ``sigma_t`` times ``sqrt(D)``. Both samplers add no noise at index 0.
+    """
+
+    index: int
+    guidance_norm: Tensor  # [B], 0 where guidance does not act
+    noise_norm: Tensor  # [B]
+    kept: Tensor | None  # [B] share of the mode vector's energy that the projector keeps, None without a projector
+
+
+@torch.no_grad()
+def sample(
+    denoiser: Denoiser,
+    schedule: NoiseSchedule,
+    sampler: Sampler,
+    *,
+    labels: Tensor,
+    noise: RowNoise,
+    shape: Sequence[int],
+    variance: VarianceKind,
+    guidance: BoundGuidance | None = None,
+    clip_x0: float | None = None,
+    on_step: Callable[[StepRecord], None] | None = None,
+) -> Tensor:
+    """Draw one latent for each row.
+
+    Args:
+        denoiser: the network, classifier-free guidance included; called with the original timesteps of ``schedule``.
+        schedule: schedule already respaced to the sampler's steps.
+        sampler: DDPM or DDIM.
+        labels: ``[B]`` int64 prior labels.
+        noise: the rows' own random streams: start latents from ``"start"``, noise of a step from ``"step"``. Its
+            device is where sampling happens.
+        shape: ``(C, H, W)`` of a latent.
+        variance: the prior's variance type.
+        guidance: guidance bound to the rows' anchors. Where it is ``None`` or returns ``None`` the step is the
+            unguided one bit for bit.
+        clip_x0: bound on ``|x0|``, ``None`` for no clipping.
+        on_step: called with a :class:`StepRecord` after each step.
+
+    Returns:
+        ``[B, C, H, W]`` float32 scaled latents.
+    """
+    if labels.shape != (len(noise.rows),):
+        raise ValueError(f"labels: expected shape ({len(noise.rows)},) to match the rows, got {tuple(labels.shape)}")
+    labels = labels.to(noise.device)
+    x_t = noise.normal("start", len(schedule), shape)
+    for index in reversed(range(len(schedule))):
+        timesteps = torch.full_like(labels, int(schedule.timesteps[index]))
+        output = denoiser(x_t, timesteps, labels)
+        prediction = predict(schedule, index, x_t, output, variance=variance, clip_x0=clip_x0)
+        pull = None
+        if guidance is not None:
+            alpha_bar = float(schedule.alphas_cumprod[index])
+            pull = guidance(Step(index, len(schedule), x_t, prediction.x0, alpha_bar, noise))
+        draws = noise.normal("step", index, shape) if sampler.draws_noise(index) else None
+        transition = sampler.step(schedule, index, x_t, prediction, pull, draws)
+        x_t = transition.x_prev
+        if on_step is not None:
+            on_step(_record(schedule, index, transition, pull))
+    return x_t
+
+
+def _record(schedule: NoiseSchedule, index: int, transition: Transition, pull: Pull | None) -> StepRecord:
+    zeros = transition.x_prev.new_zeros(len(transition.x_prev))
+    guidance_norm = zeros if transition.guidance is None else transition.guidance.flatten(1).norm(dim=1)
+    if transition.noise is None:
+        numbers = transition.x_prev[0].numel()
+        noise_norm = zeros + math.sqrt(float(schedule.posterior_variance[index]) * numbers)
+    else:
+        noise_norm = transition.noise.flatten(1).norm(dim=1)
+    return StepRecord(index, guidance_norm, noise_norm, None if pull is None else pull.kept)

@@ -1,0 +1,225 @@
+r"""One denoising step: DDPM and DDIM.
+
+Symbols: ``x_t`` noisy latent at a respaced index ``t``, ``x_prev`` at ``t - 1``, ``x0`` predicted clean latent, ``eps``
+predicted noise, ``abar`` cumulative product of alphas, ``sigma_t`` standard deviation of the noise of the step.
+
+Sources: Ho et al. 2020, equation 7 (posterior mean); Nichol and Dhariwal 2021, equation 15 (learned-range variance);
+Song et al., *Denoising Diffusion Implicit Models*, 2021, equations 12 and 16. Where a guidance enters follows the
+released code of ManifoldGD (arXiv 2602.23295): DDPM shifts the posterior mean, DDIM shifts ``x0`` before the noise is
+recomputed from it. Steps are pure: their noise is an argument. Coefficients are computed in float64, tensors stay
+float32.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from manifoldgd.diffusion.protocol import Pull
+from manifoldgd.diffusion.schedule import NoiseSchedule, Spacing
+from manifoldgd.errors import require
+
+VarianceKind = Literal["learned_range", "fixed_small", "fixed_large"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the denoiser's output means at one step."""
+
+    x0: Tensor  # [B, C, H, W] predicted clean latent
+    log_variance: Tensor  # [B, C, H, W] if learned, else [1, 1, 1, 1]: log of DDPM's sigma_t squared
+
+
+@dataclass(frozen=True)
+class Transition:
+    """The result of one step and what was added to get there."""
+
+    x_prev: Tensor  # [B, C, H, W]
+    guidance: Tensor | None  # [B, C, H, W] how far the pull moved x_prev, None if nothing pulled
+    noise: Tensor | None  # [B, C, H, W] noise in x_prev, None if the step is deterministic
+
+
+class Sampler(Protocol):
+    """A way to step from ``x_t`` to ``x_prev``."""
+
+    steps: int
+    cfg_scale: float | None
+    spacing: ClassVar[Spacing]
+
+    def draws_noise(self, index: int) -> bool:
+        """Whether the step at this respaced index adds noise."""
+        ...
+
+    def step(
+        self,
+        schedule: NoiseSchedule,
+        index: int,
+        x_t: Tensor,
+        prediction: Prediction,
+        pull: Pull | None,
+        noise: Tensor | None,
+    ) -> Transition:
+        """One step from ``index`` to ``index - 1``; ``noise`` is standard normal, ``None`` where none is drawn."""
+        ...
+
+
+def predict(
+    schedule: NoiseSchedule,
+    index: int,
+    x_t: Tensor,
+    output: Tensor,
+    *,
+    variance: VarianceKind,
+    clip_x0: float | None = None,
+) -> Prediction:
+    """Read a denoiser's output.
+
+    Args:
+        schedule: respaced schedule.
+        index: respaced index, 0 ... T - 1.
+        x_t: ``[B, C, H, W]`` noisy latents.
+        output: ``[B, C or 2C, H, W]``: noise, then (learned range) the position of the log-variance between its
+            bounds, -1 for the posterior variance and 1 for beta. Further channels are ignored by the fixed kinds.
+        variance: the prior's variance type, as diffusers names it.
+        clip_x0: bound on ``|x0|``; ``None`` (latents are unbounded) leaves it alone.
+    """
+    channels = x_t.shape[1]
+    wanted = (2 * channels,) if variance == "learned_range" else (channels, 2 * channels)
+    if output.shape[1] not in wanted:
+        raise ValueError(f"output: expected {wanted} channels for variance {variance!r}, got {output.shape[1]}")
+    output = output.float()
+    x0 = schedule.x0_from_noise(x_t, output[:, :channels], index)
+    if clip_x0 is not None:
+        x0 = x0.clamp(-clip_x0, clip_x0)
+    return Prediction(x0=x0, log_variance=_log_variance(schedule, index, output[:, channels:], variance, x_t))
+
+
+def _log_variance(
+    schedule: NoiseSchedule, index: int, position: Tensor, variance: VarianceKind, like: Tensor
+) -> Tensor:
+    low = float(schedule.posterior_log_variance_clipped[index])
+    high = math.log(float(schedule.betas[index]))
+    if variance == "learned_range":
+        share = (position + 1) / 2
+        return share * high + (1 - share) * low
+    # DDPM's fixed-large variance also starts from the clipped entry: beta_0 alone would be no variance of a step.
+    value = high if variance == "fixed_large" and index > 0 else low
+    return torch.full((1, 1, 1, 1), value, dtype=like.dtype, device=like.device)
+
+
+def _check_numbers(steps: int, cfg_scale: float | None) -> None:
+    require(steps >= 1, f"sampler.steps: needs to be >= 1, got {steps}; 50 is the published number")
+    require(
+        cfg_scale is None or cfg_scale >= 0,
+        f"sampler.cfg_scale: needs to be >= 0, or null for the prior's own, got {cfg_scale}; raise it",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDPM:
+    """Ancestral sampling (Ho et al. 2020, algorithm 2) on DiT's fractional-stride respacing.
+
+    Attributes:
+        steps: denoising steps, 1 to the prior's training timesteps.
+        cfg_scale: classifier-free guidance scale; ``None`` for the one the prior recommends. Resolved by the caller.
+    """
+
+    steps: int
+    cfg_scale: float | None
+    spacing: ClassVar[Spacing] = "ddpm"
+
+    def __post_init__(self) -> None:
+        _check_numbers(self.steps, self.cfg_scale)
+
+    def draws_noise(self, index: int) -> bool:
+        """Every step but the last."""
+        return index > 0
+
+    def step(
+        self,
+        schedule: NoiseSchedule,
+        index: int,
+        x_t: Tensor,
+        prediction: Prediction,
+        pull: Pull | None,
+        noise: Tensor | None,
+    ) -> Transition:
+        """``x_prev = posterior mean + sigma_t * pull.scaled + pull.plain + sigma_t * noise`` (no noise at index 0)."""
+        sigma = (0.5 * prediction.log_variance).exp()
+        weights = float(schedule.posterior_mean_coef1[index]), float(schedule.posterior_mean_coef2[index])
+        x_prev = weights[0] * prediction.x0 + weights[1] * x_t
+        shift = None
+        if pull is not None:
+            shift = _total(None if pull.scaled is None else sigma * pull.scaled, pull.plain)
+            x_prev = x_prev if shift is None else x_prev + shift
+        if not self.draws_noise(index):
+            return Transition(x_prev, shift, None)
+        added = sigma * _given(noise)
+        return Transition(x_prev + added, shift, added)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDIM:
+    """Implicit sampling (Song et al. 2021, equation 12) on integer-stride respacing.
+
+    Attributes:
+        steps: denoising steps; an integer stride through the training timesteps must give exactly that many.
+        eta: share of DDPM's noise, in [0, 1]; 0 is deterministic, 1 has the posterior variance.
+        cfg_scale: classifier-free guidance scale; ``None`` for the one the prior recommends. Resolved by the caller.
+    """
+
+    steps: int
+    eta: float
+    cfg_scale: float | None
+    spacing: ClassVar[Spacing] = "ddim"
+
+    def __post_init__(self) -> None:
+        _check_numbers(self.steps, self.cfg_scale)
+        require(0 <= self.eta <= 1, f"sampler.eta: needs to be in [0, 1], got {self.eta}; 0 adds no noise")
+
+    def draws_noise(self, index: int) -> bool:
+        """Every step but the last, unless ``eta`` is 0."""
+        return index > 0 and self.eta > 0
+
+    def step(
+        self,
+        schedule: NoiseSchedule,
+        index: int,
+        x_t: Tensor,
+        prediction: Prediction,
+        pull: Pull | None,
+        noise: Tensor | None,
+    ) -> Transition:
+        """``x_prev = sqrt(abar_prev) x0' + sqrt(1 - abar_prev - sigma_t^2) eps' + sigma_t * noise``.
+
+        ``x0' = x0 + pull.scaled + pull.plain`` and ``eps'`` is the noise that ``x0'`` implies, so a pull moves
+        ``x_prev`` by ``sqrt(abar_prev) - sqrt(1 - abar_prev - sigma_t^2) sqrt(abar / (1 - abar))`` times itself.
+        """
+        alpha_bar, before = float(schedule.alphas_cumprod[index]), float(schedule.alphas_cumprod_prev[index])
+        sigma = self.eta * math.sqrt((1 - before) / (1 - alpha_bar) * (1 - alpha_bar / before))
+        to_noise = math.sqrt(max(1 - before - sigma**2, 0.0))
+        shift = None if pull is None else _total(pull.scaled, pull.plain)
+        x0 = prediction.x0 if shift is None else prediction.x0 + shift
+        x_prev = math.sqrt(before) * x0 + to_noise * schedule.noise_from_x0(x_t, x0, index)
+        if shift is not None:
+            shift = (math.sqrt(before) - to_noise * math.sqrt(alpha_bar / (1 - alpha_bar))) * shift
+        if not self.draws_noise(index):
+            return Transition(x_prev, shift, None)
+        added = sigma * _given(noise)
+        return Transition(x_prev + added, shift, added)
+
+
+def _total(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second
+
+
+def _given(noise: Tensor | None) -> Tensor:
+    if noise is None:
+        raise ValueError("noise: expected standard normal draws for this step, got None")
+    return noise

@@ -1,0 +1,1 @@
+"""Synthesis of a distilled set: work items, Lightning's predict step, the mapping of classes to the prior."""

@@ -1,0 +1,132 @@
+"""The denoising loop as Lightning's predict step: a batch of work items in, images out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from manifoldgd.artifacts import LatentSet, PrototypeSet
+from manifoldgd.diffusion.cfg import ClassifierFreeGuidance
+from manifoldgd.diffusion.loop import StepRecord, sample
+from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, Guidance
+from manifoldgd.diffusion.samplers import Sampler
+from manifoldgd.distill.items import WorkItem
+from manifoldgd.geometry.neighbours import neighbourhood_indices
+from manifoldgd.priors.prior import Prior
+from manifoldgd.randomness import RowNoise
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What guidance pulls towards, for all prototypes of a set."""
+
+    prototypes: PrototypeSet
+    latents: LatentSet
+    neighbourhoods: Tensor | None  # [P, M] int64 rows of `latents`, nearest first
+
+    def anchors(self, items: list[WorkItem], device: torch.device) -> Anchors:
+        """The prototypes and real neighbourhoods of a batch."""
+        positions = torch.tensor([item.label * self.prototypes.ipc + item.rank for item in items])
+        neighbourhoods = None
+        if self.neighbourhoods is not None:
+            rows = self.neighbourhoods[positions]  # [B, M]
+            neighbourhoods = self.latents.latents[rows].flatten(2).to(device)  # [B, M, D]
+        return Anchors(self.prototypes.prototypes[positions].to(device), neighbourhoods)
+
+
+def find_targets(prototypes: PrototypeSet, latents: LatentSet, size: int) -> Targets:
+    """Search the ``size`` real latents of the class nearest to each prototype (``size`` 0: none are needed)."""
+    if size == 0:
+        return Targets(prototypes, latents, None)
+    rows = neighbourhood_indices(
+        prototypes.prototypes,
+        prototypes.labels,
+        latents.latents,
+        latents.labels,
+        size,
+        class_names=latents.class_names,
+    )
+    return Targets(prototypes, latents, rows)
+
+
+@dataclass(frozen=True)
+class Synthesised:
+    """A finished batch."""
+
+    items: list[WorkItem]
+    images: Tensor  # [B, C, h, w] uint8
+    ratios: Tensor  # [B, T] ||guidance|| / ||noise|| of each step, first step first; NaN where guidance does not act
+    kept: Tensor  # [B, T] share of the mode vector that the projector keeps; NaN where nothing is projected
+
+
+class DistillModule(LightningModule):
+    """Samples one image for each item.
+
+    Args:
+        prior: denoiser, autoencoder, schedule.
+        sampler: steps from ``x_t`` to ``x_prev``.
+        guidance: a guidance method; acts only where there are ``targets``.
+        targets: prototypes and neighbourhoods, or ``None`` for a guidance that needs none.
+        image_size: ``(h, w)`` of the images to return.
+        seed: distillation seed.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        sampler: Sampler,
+        guidance: Guidance,
+        targets: Targets | None,
+        *,
+        image_size: tuple[int, int],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.transformer, self.autoencoder = prior.transformer, prior.autoencoder  # registered: Lightning moves them
+        self.prior, self.sampler, self.guidance, self.targets = prior, sampler, guidance, targets
+        self.image_size, self.seed = image_size, seed
+        self.on_step: Callable[[StepRecord], None] = lambda record: None
+        self.schedule = prior.schedule.respaced(sampler.steps, sampler.spacing)
+        scale = prior.cfg_scale if sampler.cfg_scale is None else sampler.cfg_scale
+        self.denoiser = ClassifierFreeGuidance(prior.denoise, scale, prior.null_class, prior.cfg_channels)
+
+    def transfer_batch_to_device(self, batch: list[WorkItem], device: torch.device, index: int) -> list[WorkItem]:
+        """Items stay as they are: Lightning would take frozen dataclasses apart to look for tensors."""
+        return batch
+
+    def predict_step(self, items: list[WorkItem]) -> Synthesised:
+        records: list[StepRecord] = []
+
+        def observe(record: StepRecord) -> None:
+            records.append(record)
+            self.on_step(record)
+
+        latents = sample(
+            self.denoiser,
+            self.schedule,
+            self.sampler,
+            labels=torch.tensor([item.prior_label for item in items]),
+            noise=RowNoise(self.seed, [item.row_key for item in items], self.device),
+            shape=self.prior.latent_shape,
+            variance=self.prior.variance,
+            guidance=self._bound(items),
+            on_step=observe,
+        )
+        images = self.prior.decode(latents, self.image_size).cpu()
+        return Synthesised(items, images, *_curves(records))
+
+    def _bound(self, items: list[WorkItem]) -> BoundGuidance | None:
+        return None if self.targets is None else self.guidance.bind(self.targets.anchors(items, self.device))
+
+
+def _curves(records: list[StepRecord]) -> tuple[Tensor, Tensor]:
+    ratios, kept = [], []
+    for record in records:
+        ratio = record.guidance_norm / record.noise_norm
+        ratios.append(torch.where(record.guidance_norm > 0, ratio, torch.nan))
+        kept.append(torch.full_like(record.guidance_norm, torch.nan) if record.kept is None else record.kept)
+    return torch.stack(ratios, dim=1).cpu(), torch.stack(kept, dim=1).cpu()

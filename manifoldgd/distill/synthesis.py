@@ -1,0 +1,56 @@
+"""Run the predict loop over what is still missing, and hand on every image as soon as its batch is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from torch.utils.data import DataLoader
+
+from manifoldgd.distill.items import WorkItem
+from manifoldgd.distill.module import DistillModule, Synthesised
+
+SaveBatch = Callable[[Synthesised], None]
+
+
+class BatchWriter(BasePredictionWriter):
+    """Gives each finished batch to ``save``; nothing piles up in memory, and a kill loses at most one batch."""
+
+    def __init__(self, save: SaveBatch) -> None:
+        super().__init__(write_interval="batch")
+        self.save = save
+
+    def write_on_batch_end(self, trainer: Trainer, module: LightningModule, prediction: Synthesised, *_: Any) -> None:
+        self.save(prediction)
+
+
+def fixed_batches(items: Sequence[WorkItem], batch_size: int) -> list[list[WorkItem]]:
+    """Cut the items of a set into batches, always the same ones.
+
+    A batch that was interrupted is sampled again as a whole, so that a resumed run multiplies the same matrices as an
+    uninterrupted one and its files come out the same to the last bit.
+    """
+    return [list(items[start : start + batch_size]) for start in range(0, len(items), batch_size)]
+
+
+def synthesise(
+    module: DistillModule,
+    batches: Sequence[list[WorkItem]],
+    save: SaveBatch,
+    *,
+    trainer: dict[str, Any],
+) -> None:
+    """Sample batches of items.
+
+    Args:
+        module: what samples.
+        batches: items to sample at once; bounded by memory, without influence on the result beyond rounding.
+        save: called with each finished batch, in the process that sampled it.
+        trainer: arguments of Lightning's Trainer.
+    """
+    if not batches:
+        return
+    runner = Trainer(callbacks=[BatchWriter(save)], **trainer)
+    runner.predict(module, DataLoader(list(batches), batch_size=None), return_predictions=False)

@@ -1,0 +1,87 @@
+"""The clean neighbourhoods of a batch, prepared once so that tangent projections at every step are cheap.
+
+Clean neighbours do not change while a batch is sampled, only their weights do. So the ``M x M`` Gram matrix of each
+neighbourhood is computed once, and a step costs two passes over the ``[B, M, D]`` neighbours and arithmetic in at most
+``K`` dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from manifoldgd.geometry.posterior import log_likelihoods
+from manifoldgd.geometry.tangent import span_coefficients
+
+# Neighbours with less than this share of the largest weight add no direction that `rtol` would let through.
+_NEGLIGIBLE = 1e-8
+
+
+class Neighbourhoods:
+    """Neighbourhoods ``[B, M, D]`` of clean latents, nearest to their prototype first."""
+
+    def __init__(self, points: Tensor) -> None:
+        if points.ndim != 3:
+            raise ValueError(f"points: expected [B, M, D], got {tuple(points.shape)}")
+        self.centre = points.mean(dim=1)
+        self.centred = points - self.centre[:, None]
+        self.gram = self.centred @ self.centred.mT
+        # Differences of its entries are uncertain by this much: copies of one image span no direction.
+        self.floor = 4 * torch.finfo(points.dtype).eps * self.gram.diagonal(dim1=1, dim2=2).amax(1)
+
+    def project(
+        self,
+        vectors: Tensor,
+        x_t: Tensor,
+        alpha_bar: float,
+        *,
+        within: int,
+        neighbours: int,
+        rank: int,
+        uniform_share: float,
+    ) -> Tensor:
+        """Project vectors on the tangent spaces at the noise level of ``x_t``.
+
+        Of the ``within`` points nearest to the prototype the ``neighbours`` nearest to ``x_t`` at that noise level are
+        taken, those most likely to have produced it; their principal directions span the tangent space.
+
+        Args:
+            vectors: ``[B, D]`` to project.
+            x_t: ``[B, D]`` noisy latents.
+            alpha_bar: ``abar_t`` in (0, 1).
+            within: size of the (annealed) neighbourhood, at most ``M``.
+            neighbours: ``K``, at most ``within``.
+            rank: ``R``, below ``K``.
+            uniform_share: share of the weight that is spread equally, in [0, 1]; the rest follows the neighbours'
+                posterior probabilities. 1 is the ``clean`` estimator, 0 the posterior alone.
+
+        Returns:
+            ``[B, D]``.
+        """
+        around = x_t - math.sqrt(alpha_bar) * self.centre
+        products = self.centred[:, :within] @ torch.stack([around, vectors], dim=2)  # [B, within, 2]
+        norms = self.gram.diagonal(dim1=1, dim2=2)[:, :within]
+        values, chosen = log_likelihoods(products[:, :, 0], norms, alpha_bar).topk(neighbours, dim=1)
+        weights = (1 - uniform_share) * torch.softmax(values, dim=1) + uniform_share / neighbours
+        weights = _without_negligible(weights) if uniform_share == 0 else weights
+        chosen = chosen[:, : weights.shape[1]]
+        along = products[:, :, 1].gather(1, chosen)
+        coefficients = span_coefficients(self._gram_around_first(chosen), along, weights, rank, self.floor)
+        spread = torch.zeros_like(norms).scatter(1, chosen, coefficients)
+        return (spread[:, None] @ self.centred[:, :within])[:, 0]
+
+    def _gram_around_first(self, chosen: Tensor) -> Tensor:
+        """Gram matrix ``[B, K, K]`` of the chosen points with the first, the most likely one, as origin."""
+        size = self.gram.shape[1]
+        pairs = (chosen[:, :, None] * size + chosen[:, None]).flatten(1)
+        gram = self.gram.flatten(1).gather(1, pairs).view(*chosen.shape, chosen.shape[1])
+        return gram - gram[:, :1] - gram[:, :, :1] + gram[:, :1, :1]
+
+
+def _without_negligible(weights: Tensor) -> Tensor:
+    """Weights ``[B, K]`` (largest first) cut to those that count in some row, in eights, and summing to 1 again."""
+    counts = int((weights > _NEGLIGIBLE * weights[:, :1]).sum(dim=1).max())
+    kept = weights[:, : min(-(-counts // 8) * 8, weights.shape[1])]
+    return kept / kept.sum(dim=1, keepdim=True)

@@ -1,0 +1,1 @@
+"""The autoencoder's side of the pipeline: real images to scaled latents."""

@@ -1,0 +1,107 @@
+"""What the work runs on. Nothing here changes a result beyond floating-point rounding."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from manifoldgd.errors import require
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
+# Lightning's remarks on things that are as we want them: in-memory loaders, iterable datasets, frozen networks.
+EXPECTED_WARNINGS = (
+    "does not have many workers",
+    "LeafSpec",
+    "smaller than the logging interval",
+    "in eval mode at the start",
+    "weights_only` was not set",
+    "Checkpoint directory .* exists and is not empty",
+    "is not writable",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Accelerator, precision and sizes; the numbers live in ``conf/machine``."""
+
+    accelerator: str
+    precision: str
+    batch_size: int
+    threads: int | None
+    progress: bool
+
+    def __post_init__(self) -> None:
+        require(
+            self.accelerator in ACCELERATORS,
+            f"machine.accelerator: expected one of {', '.join(ACCELERATORS)}, got {self.accelerator!r}",
+        )
+        require(
+            self.accelerator not in ("gpu", "cuda") or torch.cuda.is_available(),
+            f"machine.accelerator: {self.accelerator} asked for, but torch finds no GPU; set machine=cpu or machine=auto",
+        )
+        require(
+            self.precision in PRECISIONS,
+            f"machine.precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}",
+        )
+        require(self.batch_size >= 1, f"machine.batch_size: expected at least 1, got {self.batch_size}")
+        require(
+            self.threads is None or self.threads >= 1,
+            f"machine.threads: expected null or at least 1, got {self.threads}",
+        )
+
+    def prepare(self) -> None:
+        """Set the thread counts of this process and quiet what Lightning says on every start."""
+        if self.threads is not None:
+            import faiss
+
+            torch.set_num_threads(self.threads)
+            faiss.omp_set_num_threads(self.threads)
+        for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        for message in EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message=f".*{message}.*")
+
+    @property
+    def device(self) -> torch.device:
+        """Where networks run outside a Lightning loop."""
+        if self.accelerator == "cpu":
+            return torch.device("cpu")
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device(
+            "mps" if self.accelerator in ("auto", "mps") and torch.backends.mps.is_available() else "cpu"
+        )
+
+    def trainer(self, **changes: Any) -> dict[str, Any]:
+        """Arguments for a Lightning Trainer that leaves nothing behind but what its callbacks write."""
+        return {
+            "accelerator": self.accelerator,
+            "devices": 1,
+            "precision": self.precision,
+            "logger": False,
+            "enable_progress_bar": self.progress,
+            "enable_model_summary": False,
+            "enable_checkpointing": False,
+            **changes,
+        }
+
+
+def hardware() -> str:
+    """The machine in words, for cards and tables: processor or GPU, cores, torch."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    return f"{name}, {os.cpu_count()} CPU cores, torch {torch.__version__}"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

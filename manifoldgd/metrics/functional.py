@@ -1,0 +1,296 @@
+"""How a synthetic set compares with a real one, as pure functions on embeddings.
+
+Shape letters: ``n`` synthetic and ``N`` real images, ``E`` dimensions of the embedding, ``k`` neighbours. All work is
+done in float64 and every result is a float64 scalar. A metric that is not defined for so few images is ``nan``, as all
+are for an empty set: one image has no diversity, and a table should say so instead of a run failing.
+
+The first five reproduce the conventions of the evaluation in the released code of ManifoldGD (arXiv 2602.23295).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from manifoldgd.randomness import generator
+
+_CHUNK = 1024  # rows of a distance matrix held at a time
+
+
+def mean_l2(synthetic: Tensor, real: Tensor) -> Tensor:
+    """Euclidean (not squared) distance between the mean embeddings, in units of the embedding; 0 is best.
+
+    Args:
+        synthetic: ``[n, E]``.
+        real: ``[N, E]``.
+
+    Raises:
+        ValueError: The shapes are not ``[n, E]`` and ``[N, E]``.
+
+    Example:
+        >>> mean_l2(torch.tensor([[0.0, 0.0], [6.0, 0.0]]), torch.tensor([[0.0, 4.0]])).item()
+        5.0
+    """
+    synthetic, real = _pair(synthetic, real)
+    return torch.linalg.vector_norm(synthetic.mean(0) - real.mean(0))
+
+
+def mean_cosine(synthetic: Tensor, real: Tensor) -> Tensor:
+    """Cosine *distance* between the mean embeddings, ``1 - cos``, in [0, 2]; 0 is best.
+
+    The means are taken of the embeddings as given, not of normalised ones.
+
+    Args:
+        synthetic: ``[n, E]``.
+        real: ``[N, E]``.
+
+    Raises:
+        ValueError: The shapes are not ``[n, E]`` and ``[N, E]``.
+
+    Example:
+        >>> mean_cosine(torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 3.0]])).item()
+        1.0
+    """
+    synthetic, real = _pair(synthetic, real)
+    return 1 - functional.cosine_similarity(synthetic.mean(0), real.mean(0), dim=0)
+
+
+def rbf_mmd(synthetic: Tensor, real: Tensor, *, max_real: int = 5000, max_median_rows: int = 4000) -> Tensor:
+    """Maximum mean discrepancy, unbiased in its square (Gretton et al. 2012, eq. 3), with a Gaussian kernel.
+
+    The kernel is ``exp(-||x - y||^2 / m)`` with ``m`` the (lower) median *squared* distance over all pairs of different
+    rows of the two sets pooled. The result is the square root of the estimate, a negative estimate counting as 0: at
+    least 0, where 0 is best.
+
+    Args:
+        synthetic: ``[n, E]``; ``nan`` for ``n < 2``.
+        real: ``[N, E]``; ``nan`` for ``N < 2``.
+        max_real: Above this many real rows a fixed random choice stands for them; the cost grows with the square.
+        max_median_rows: Above this many pooled rows the median is that of a fixed random choice.
+
+    Raises:
+        ValueError: The shapes are not ``[n, E]`` and ``[N, E]``.
+
+    Example:
+        >>> round(rbf_mmd(torch.tensor([[0.0], [1.0]]), torch.tensor([[2.0], [3.0]])).item(), 4)
+        0.7304
+    """
+    synthetic, real = _pair(synthetic, real)
+    if min(len(synthetic), len(real)) < 2:
+        return _undefined(synthetic)
+    pooled = _thinned(torch.cat([synthetic, real]), max_median_rows)
+    bandwidth = functional.pdist(pooled).median().square().clamp(min=torch.finfo(pooled.dtype).tiny)
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return torch.exp(-torch.cdist(x, y).square() / bandwidth)
+
+    return _unbiased_mmd2(synthetic, _thinned(real, max_real), kernel).clamp(min=0).sqrt()
+
+
+def kid(synthetic: Tensor, real: Tensor, *, max_real: int = 5000) -> Tensor:
+    """Kernel distance (Binkowski et al. 2018): unbiased squared MMD with the kernel ``(x . y / E + 1)^3``.
+
+    Computed once on all rows. The usual mean over random subsets of equal size estimates the same quantity with more
+    variance, and would need draws.
+
+    Args:
+        synthetic: ``[n, E]``; ``nan`` for ``n < 2``.
+        real: ``[N, E]``; ``nan`` for ``N < 2``.
+        max_real: Above this many real rows a fixed random choice stands for them; the cost grows with the square.
+
+    Returns:
+        The estimate, 0 in expectation for equal distributions, so it can be negative.
+
+    Raises:
+        ValueError: The shapes are not ``[n, E]`` and ``[N, E]``.
+
+    Example:
+        >>> kid(torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [2.0]])).item()
+        9.5
+    """
+    synthetic, real = _pair(synthetic, real)
+    if min(len(synthetic), len(real)) < 2:
+        return _undefined(synthetic)
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.T / x.shape[1] + 1).pow(3)
+
+    return _unbiased_mmd2(synthetic, _thinned(real, max_real), kernel)
+
+
+def representativeness(synthetic: Tensor, real: Tensor) -> Tensor:
+    """Cosine similarity to its nearest real image of the synthetic image that is farthest from all, in [-1, 1].
+
+    ``min`` over synthetic of ``max`` over real images, as in Minimax Diffusion (Gu et al. 2024); 1 is best.
+
+    Args:
+        synthetic: ``[n, E]``.
+        real: ``[N, E]``.
+
+    Raises:
+        ValueError: The shapes are not ``[n, E]`` and ``[N, E]``.
+
+    Example:
+        >>> real = torch.tensor([[1.0, 0.0]])
+        >>> round(representativeness(torch.tensor([[2.0, 0.0], [3.0, 4.0]]), real).item(), 4)
+        0.6
+    """
+    synthetic, real = _pair(synthetic, real)
+    if not (len(synthetic) and len(real)):
+        return _undefined(synthetic)
+    similarity = functional.normalize(synthetic) @ functional.normalize(real).T
+    return similarity.max(1).values.min()
+
+
+def diversity(synthetic: Tensor) -> Tensor:
+    """Cosine distance of the two most similar synthetic images, in [0, 2]: 0 means that two point the same way.
+
+    Args:
+        synthetic: ``[n, E]``; ``nan`` for ``n < 2``.
+
+    Raises:
+        ValueError: The shape is not ``[n, E]``.
+
+    Example:
+        >>> round(diversity(torch.tensor([[1.0, 0.0], [3.0, 4.0], [0.0, -1.0]])).item(), 4)
+        0.4
+    """
+    synthetic = _embeddings("synthetic", synthetic)
+    if len(synthetic) < 2:
+        return _undefined(synthetic)
+    unit = functional.normalize(synthetic)
+    return 1 - (unit @ unit.T).fill_diagonal_(-torch.inf).max()
+
+
+class Fidelity(NamedTuple):
+    """Float64 scalars: precision, recall and coverage in [0, 1], density at least 0; real sets have about 1 in each."""
+
+    precision: Tensor
+    recall: Tensor
+    density: Tensor
+    coverage: Tensor
+
+
+def precision_recall_density_coverage(synthetic: Tensor, real: Tensor, k: int, *, max_real: int = 5000) -> Fidelity:
+    """Fidelity and coverage by balls around images that reach to their ``k``-th nearest neighbour in their own set.
+
+    Precision: share of synthetic images within some real ball. Recall: share of real images within some synthetic ball
+    (Kynkaanniemi et al. 2019, eq. 1 and 2). Density: real balls around a synthetic image, over ``k``, on average.
+    Coverage: share of real balls with a synthetic image in them (Naeem et al. 2020, eq. 3 and 4). Points on a ball's
+    surface are within it, and an image is not its own neighbour.
+
+    Args:
+        synthetic: ``[n, E]``; recall is ``nan`` for ``n <= k``.
+        real: ``[N, E]``; the other three are ``nan`` for ``N <= k``.
+        k: Neighbours, 1 or more (the papers use 3 and 5).
+        max_real: Above this many real rows a fixed random choice stands for them. The values depend on it, as radii
+            shrink when images are added: compare at equal ``N`` only (the papers use 10,000 to 50,000).
+
+    Raises:
+        ValueError: The shapes are not ``[n, E]`` and ``[N, E]``, or ``k < 1``.
+
+    Example:
+        >>> synthetic, real = torch.tensor([[0.4], [9.0]]), torch.tensor([[0.0], [1.0], [3.0]])
+        >>> [round(v.item(), 4) for v in precision_recall_density_coverage(synthetic, real, k=1)]
+        [0.5, 1.0, 1.0, 0.6667]
+    """
+    synthetic, real = _pair(synthetic, real)
+    if k < 1:
+        raise ValueError(f"k: expected 1 or more, got {k}")
+    real = _thinned(real, max_real)
+    origin = real.mean(0)  # distances do not depend on it, their rounding does
+    synthetic, real = synthetic - origin, real - origin
+    distances = torch.cdist(synthetic, real)
+    precision = recall = density = coverage = _undefined(synthetic)
+    if len(synthetic) > k:
+        recall = (distances <= _radii(synthetic, k)[:, None]).any(0).double().mean()
+    if len(real) > k and len(synthetic):
+        within = distances <= _radii(real, k)
+        precision, coverage = within.any(1).double().mean(), within.any(0).double().mean()
+        density = within.sum(1).double().mean() / k
+    return Fidelity(precision, recall, density, coverage)
+
+
+def frechet_distance(synthetic: Tensor, real: Tensor) -> Tensor:
+    """Squared Frechet distance between Gaussians fitted to the sets (Heusel et al. 2017), at least 0; 0 is best.
+
+    ``||mu_s - mu_r||^2 + tr(C_s) + tr(C_r) - 2 tr (C_s C_r)^(1/2)`` with unbiased covariances. With centred rows scaled
+    so that ``C = A^T A``, the last trace is the sum of the singular values of ``A_s A_r^T``: no root of a product that
+    is rank-deficient whenever there are fewer images than dimensions.
+
+    Biased: it falls as images are added even if their distribution does not change, steeply below ``E`` images. Compare
+    values at equal ``n`` and ``N`` only, and print ``n`` beside them.
+
+    Args:
+        synthetic: ``[n, E]``; ``nan`` for ``n < 2``.
+        real: ``[N, E]``; ``nan`` for ``N < 2``.
+
+    Raises:
+        ValueError: The shapes are not ``[n, E]`` and ``[N, E]``.
+
+    Example:
+        >>> round(frechet_distance(torch.tensor([[0.0], [2.0]]), torch.tensor([[3.0], [9.0]])).item(), 4)
+        33.0
+    """
+    synthetic, real = _pair(synthetic, real)
+    if min(len(synthetic), len(real)) < 2:
+        return _undefined(synthetic)
+    root_s, root_r = _covariance_root(synthetic), _covariance_root(real)
+    cross = torch.linalg.svdvals(root_s @ root_r.T).sum()
+    shift = (synthetic.mean(0) - real.mean(0)).square().sum()
+    return (shift + root_s.square().sum() + root_r.square().sum() - 2 * cross).clamp(min=0)
+
+
+def _embeddings(name: str, values: Tensor) -> Tensor:
+    if values.ndim != 2:
+        raise ValueError(f"{name}: expected embeddings [n, E], got {tuple(values.shape)}")
+    return values.double()
+
+
+def _pair(synthetic: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+    synthetic, real = _embeddings("synthetic", synthetic), _embeddings("real", real)
+    if synthetic.shape[1] != real.shape[1]:
+        raise ValueError(f"synthetic, real: expected equal E, got {synthetic.shape[1]} and {real.shape[1]}")
+    return synthetic, real
+
+
+def _undefined(like: Tensor) -> Tensor:
+    return torch.full((), torch.nan, dtype=torch.float64, device=like.device)
+
+
+def _thinned(rows: Tensor, limit: int) -> Tensor:
+    """At most ``limit`` of the rows, the same for equal numbers; by chance, since classes may follow in a cycle."""
+    if len(rows) <= limit:
+        return rows
+    return rows[torch.randperm(len(rows), generator=generator("metrics", len(rows)))[:limit].sort().values]
+
+
+def _unbiased_mmd2(synthetic: Tensor, real: Tensor, kernel: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Squared MMD without the pairs of an image with itself, which would bias it upwards."""
+
+    def within(rows: Tensor) -> Tensor:
+        itself = torch.stack([kernel(part, part).trace() for part in rows.split(_CHUNK)]).sum()
+        return (total(rows, rows) - itself) / (len(rows) * (len(rows) - 1))
+
+    def total(x: Tensor, y: Tensor) -> Tensor:
+        return torch.stack([kernel(part, y).sum() for part in x.split(_CHUNK)]).sum()
+
+    return within(synthetic) + within(real) - 2 * total(synthetic, real) / (len(synthetic) * len(real))
+
+
+def _radii(rows: Tensor, k: int) -> Tensor:
+    """Distance ``[m]`` of each row to its ``k``-th nearest other row."""
+    # The nearest of all is the row itself, hence k + 1.
+    radii = torch.cat([torch.cdist(part, rows).kthvalue(k + 1, dim=1).values for part in rows.split(_CHUNK)])
+    # A synthetic image that is a copy of a real one lies exactly on surfaces: rounding must not decide.
+    return radii * (1 + 1e-9)
+
+
+def _covariance_root(embeddings: Tensor) -> Tensor:
+    """``A`` with ``A^T A`` the unbiased covariance and at most ``E`` rows."""
+    root = (embeddings - embeddings.mean(0)) / (len(embeddings) - 1) ** 0.5
+    return root if len(root) <= root.shape[1] else torch.linalg.qr(root, mode="r").R

@@ -1,0 +1,94 @@
+"""One resumable Lightning fit, for either half of a prior."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+
+from manifoldgd.priors.batches import StepBatches
+
+CHECKPOINT_EVERY = 250  # optimiser steps; at most this much is lost on a kill
+
+
+class Stopwatch(Callback):
+    """Training seconds over all runs of a fit: the count travels in the checkpoint."""
+
+    def __init__(self) -> None:
+        self.before, self.started = 0.0, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds so far, earlier runs included."""
+        return self.before + time.perf_counter() - self.started
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.before = state_dict["seconds"]
+
+
+class StepProgressBar(RichProgressBar):
+    """Counts steps; a fit by steps has no epochs worth showing."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "training"
+
+
+def fit(
+    module: LightningModule,
+    *,
+    folder: Path,
+    num_items: int,
+    batch_size: int,
+    steps: int,
+    seed: int,
+    trainer: dict[str, Any],
+) -> float:
+    """Train ``module`` for ``steps`` in total, continuing from ``folder/last.ckpt`` where there is one.
+
+    Args:
+        module: trains on ``(step, positions)`` batches and makes its own draws from the step.
+        folder: where the checkpoint lies.
+        num_items: size of the training split.
+        batch_size: images a step.
+        steps: optimiser steps in all, earlier runs included.
+        seed: of the order of the images.
+        trainer: accelerator, devices, precision and logger for Lightning's Trainer.
+
+    Returns:
+        Seconds of training over all runs.
+    """
+    checkpoint = folder / "last.ckpt"
+    done, seconds = _progress(checkpoint)
+    if done >= steps:
+        module.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"])
+        return seconds
+    stopwatch = Stopwatch()
+    # Lightning writes a checkpoint to a temporary file first, so a kill never leaves half of one.
+    save = ModelCheckpoint(dirpath=folder, filename="last", every_n_train_steps=CHECKPOINT_EVERY, save_top_k=1)
+    save._enable_version_counter = False  # one file, replaced, instead of last-v1, last-v2 ...
+    runner = Trainer(
+        max_steps=steps,
+        max_epochs=-1,
+        callbacks=[stopwatch, save, StepProgressBar(refresh_rate=10, leave=True)],
+        log_every_n_steps=25,
+        **trainer,
+    )
+    batches = StepBatches(num_items=num_items, batch_size=batch_size, seed=seed, first=done, last=steps)
+    runner.fit(module, batches.loader(), ckpt_path=checkpoint if done else None, weights_only=True)
+    runner.save_checkpoint(checkpoint)
+    return stopwatch.seconds
+
+
+def _progress(checkpoint: Path) -> tuple[int, float]:
+    """Steps and seconds that lie in a checkpoint."""
+    if not checkpoint.is_file():
+        return 0, 0.0
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    return int(state["global_step"]), float(state["callbacks"]["Stopwatch"]["seconds"])

@@ -1,0 +1,123 @@
+"""A pre-trained latent diffusion model and everything about it that the rest must know.
+
+Latents are scaled here and nowhere else: ``encode`` multiplies by the autoencoder's scaling factor, ``decode`` divides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from diffusers import AutoencoderKL, DiTTransformer2DModel
+from torch import Tensor
+from torch.nn import functional
+
+from manifoldgd.diffusion.schedule import NoiseSchedule
+from manifoldgd.errors import require
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Autoencoder, denoiser and training schedule, as loaded from a folder in diffusers format."""
+
+    name: str
+    key: str  # hash of the weights: what caches are keyed by
+    autoencoder: AutoencoderKL
+    transformer: DiTTransformer2DModel
+    schedule: NoiseSchedule  # the training schedule, all steps
+    class_names: tuple[str, ...]  # by the prior's label
+    null_class: int  # label of the unconditional embedding
+    variance: Literal["learned_range", "fixed_small", "fixed_large"]
+    cfg_channels: int  # leading latent channels that classifier-free guidance acts on
+    cfg_scale: float  # what the prior's author recommends
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of the images that the autoencoder takes."""
+        return self.autoencoder.config.in_channels
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the square images that the prior was trained on."""
+        return self.latent_size * 2 ** (len(self.autoencoder.config.block_out_channels) - 1)
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels ``C`` of a latent."""
+        return self.transformer.config.in_channels
+
+    @property
+    def latent_size(self) -> int:
+        """Side ``H = W`` of a latent."""
+        return self.transformer.config.sample_size
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)``."""
+        return self.latent_channels, self.latent_size, self.latent_size
+
+    def to(self, device: torch.device | str) -> Prior:
+        """Move the networks, in place, and return the prior."""
+        self.autoencoder.to(device)
+        self.transformer.to(device)
+        return self
+
+    def check_images(self, name: str, shape: tuple[int, int, int]) -> None:
+        """Raise :class:`UserError` when the prior cannot take images of ``shape`` ``(C, H, W)``."""
+        channels, height, width = shape
+        require(
+            channels == self.image_channels,
+            f"prior {self.name}: takes images with {self.image_channels} channels, dataset {name} has {channels}; "
+            "choose a prior trained for such images or train one with `manifoldgd prior`",
+        )
+        require(
+            max(height, width) <= self.image_size,
+            f"prior {self.name}: takes images of at most {self.image_size}x{self.image_size}, dataset {name} has "
+            f"{height}x{width}; set dataset.image_size={self.image_size} or choose another prior",
+        )
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor) -> Tensor:
+        """``[n, C, h, w]`` uint8 images -> ``[n, C, H, W]`` scaled latents (posterior means, so encoding is a function).
+
+        Images smaller than :attr:`image_size` are padded with black, centred.
+        """
+        pixels = pad_to(as_pixels(images), self.image_size)
+        mean = self.autoencoder.encode(pixels).latent_dist.mean
+        return (mean - (self.autoencoder.config.shift_factor or 0.0)) * self.autoencoder.config.scaling_factor
+
+    @torch.inference_mode()
+    def decode(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
+        """``[n, C, H, W]`` scaled latents -> ``[n, C, *size]`` uint8 images (the padding cut off)."""
+        unscaled = latents / self.autoencoder.config.scaling_factor + (self.autoencoder.config.shift_factor or 0.0)
+        return as_images(crop_to(self.autoencoder.decode(unscaled).sample, size))
+
+    def denoise(self, x_t: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
+        """The denoiser of the sampler's contract: ``[B, C, H, W]`` -> ``[B, C or 2C, H, W]``."""
+        return self.transformer(x_t, timestep=timesteps, class_labels=labels).sample
+
+
+def as_pixels(images: Tensor) -> Tensor:
+    """uint8 ``0 ... 255`` -> float32 ``-1 ... 1``."""
+    return images.to(torch.float32).div(127.5).sub(1)
+
+
+def as_images(pixels: Tensor) -> Tensor:
+    """Float ``-1 ... 1`` (clamped) -> uint8 ``0 ... 255`` (rounded)."""
+    return pixels.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+
+
+def pad_to(pixels: Tensor, side: int) -> Tensor:
+    """Centre ``[n, C, h, w]`` pixels on a black square of ``side``."""
+    vertical, horizontal = side - pixels.shape[-2], side - pixels.shape[-1]
+    if vertical == horizontal == 0:
+        return pixels
+    top, left = vertical // 2, horizontal // 2
+    return functional.pad(pixels, (left, horizontal - left, top, vertical - top), value=-1.0)
+
+
+def crop_to(pixels: Tensor, size: tuple[int, int]) -> Tensor:
+    """The centre of ``[n, C, h, w]`` pixels: the inverse of :func:`pad_to`."""
+    top, left = (pixels.shape[-2] - size[0]) // 2, (pixels.shape[-1] - size[1]) // 2
+    return pixels[..., top : top + size[0], left : left + size[1]]

@@ -1,0 +1,228 @@
+"""Training a small prior from scratch on a dataset's training split: autoencoder, then diffusion transformer.
+
+Everything lands in one folder in diffusers format, written in half precision and only when complete. Checkpoints lie in
+``<folder>/training`` until then, and a run that was stopped continues from them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
+from torch import Tensor, nn
+
+from manifoldgd.data.dataset import ImageDataset, Split
+from manifoldgd.diffusion.schedule import NoiseSchedule
+from manifoldgd.errors import UserError, require
+from manifoldgd.files import atomic_write_json
+from manifoldgd.priors.autoencoder import AutoencoderTraining, build_autoencoder
+from manifoldgd.priors.denoiser import DenoiserTraining, build_transformer
+from manifoldgd.priors.fit import fit
+from manifoldgd.priors.prior import as_pixels, pad_to
+from manifoldgd.randomness import derived_seed
+
+# DiT's training schedule (Peebles and Xie 2023), so that our priors and theirs go through the same sampler.
+SCHEDULE = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
+
+
+@dataclass(frozen=True)
+class AutoencoderRecipe:
+    """Size and training of the autoencoder; all numbers live in ``conf/prior_training``."""
+
+    image_size: int  # pixels a side, a multiple of 2 ** (len(block_channels) - 1); smaller images are padded
+    block_channels: list[int]
+    latent_channels: int
+    layers_per_block: int
+    steps: int
+    batch_size: int
+    lr: float
+    kl_weight: float
+    ema: float
+
+    def __post_init__(self) -> None:
+        factor = 2 ** (len(self.block_channels) - 1)
+        require(
+            self.image_size % factor == 0,
+            f"autoencoder.image_size: expected a multiple of {factor} for {len(self.block_channels)} blocks, "
+            f"got {self.image_size}; change it or autoencoder.block_channels",
+        )
+        require(self.steps >= 1, f"autoencoder.steps: expected at least 1, got {self.steps}")
+
+
+@dataclass(frozen=True)
+class DenoiserRecipe:
+    """Size and training of the diffusion transformer; all numbers live in ``conf/prior_training``."""
+
+    width: int
+    heads: int
+    layers: int
+    patch_size: int
+    steps: int
+    batch_size: int
+    lr: float
+    class_dropout: float
+    ema: float
+
+    def __post_init__(self) -> None:
+        require(
+            self.width % self.heads == 0,
+            f"denoiser.heads: expected a divisor of denoiser.width={self.width}, got {self.heads}; change either",
+        )
+        require(self.steps >= 1, f"denoiser.steps: expected at least 1, got {self.steps}")
+        require(
+            0 <= self.class_dropout < 1, f"denoiser.class_dropout: expected a value in [0, 1), got {self.class_dropout}"
+        )
+
+
+def train_prior(
+    dataset: ImageDataset,
+    folder: Path,
+    *,
+    autoencoder: AutoencoderRecipe,
+    denoiser: DenoiserRecipe,
+    seed: int,
+    trainer: dict[str, Any],
+    announce: Callable[[str], None] = print,
+) -> dict[str, float]:
+    """Train both halves and write them to ``folder``; returns the seconds each took, over all runs.
+
+    Args:
+        dataset: only its training split is read.
+        folder: where the prior goes; must not already hold one.
+        autoencoder: size and training of the autoencoder.
+        denoiser: size and training of the transformer.
+        seed: of initialisation, order, noise and dropped labels.
+        trainer: accelerator, devices, precision and logger for Lightning's Trainer.
+        announce: receives one line at the start of each part.
+
+    Raises:
+        UserError: ``folder`` already holds a prior, or the checkpoints in it belong to another recipe.
+    """
+    require(
+        not (folder / "model_index.json").exists(),
+        f"output: {folder} already holds a trained prior; choose another output or remove it",
+    )
+    work = folder / "training"
+    _claim(work, {"dataset": dataset.fingerprint, "seed": seed, **vars(autoencoder), "denoiser": vars(denoiser)})
+    announce(f"autoencoder: {autoencoder.steps} steps of {autoencoder.batch_size} images")
+    vae, vae_seconds = _train_autoencoder(dataset, work / "autoencoder", autoencoder, seed, trainer)
+    latents = _encode(vae, dataset.train)
+    vae.register_to_config(scaling_factor=1 / float(latents.std()))
+    announce(f"denoiser: {denoiser.steps} steps of {denoiser.batch_size} latents of shape {tuple(latents.shape[1:])}")
+    scaled = latents * vae.config.scaling_factor
+    dit, dit_seconds = _train_denoiser(dataset, scaled, work / "denoiser", denoiser, seed, trainer)
+    write_prior(folder, vae, dit, dataset.class_names)
+    return {"autoencoder": vae_seconds, "denoiser": dit_seconds}
+
+
+def write_prior(
+    folder: Path, vae: AutoencoderKL, transformer: DiTTransformer2DModel, class_names: tuple[str, ...]
+) -> None:
+    """Write a prior in diffusers format, half precision; ``model_index.json``, last, says that it is complete."""
+    partial = folder / "training" / "weights"
+    shutil.rmtree(partial, ignore_errors=True)
+    scheduler = DDPMScheduler(**SCHEDULE, variance_type="fixed_small", clip_sample=False, timestep_spacing="linspace")
+    id2label = {str(label): name for label, name in enumerate(class_names)}
+    pipeline = DiTPipeline(transformer.half(), vae.half(), scheduler, id2label=id2label)
+    pipeline.save_pretrained(partial)
+    for name in ("transformer", "vae", "scheduler", "model_index.json"):
+        os.replace(partial / name, folder / name)
+
+
+def _claim(work: Path, recipe: dict[str, Any]) -> None:
+    """Note whose checkpoints these are; refuse to continue another recipe's."""
+    recipe = json.loads(json.dumps(recipe))
+    note = work / "recipe.json"
+    if note.is_file() and (found := json.loads(note.read_text())) != recipe:
+        differing = sorted(key for key in {*recipe, *found} if recipe.get(key) != found.get(key))
+        raise UserError(
+            f"output: {work.parent} holds checkpoints of another recipe (different: {', '.join(differing)}); "
+            "choose another output or remove its training folder"
+        )
+    work.mkdir(parents=True, exist_ok=True)
+    atomic_write_json(note, recipe)
+
+
+def _seeded(build: Callable[[], nn.Module], *key: int | str) -> Any:
+    """Build a network whose initial weights depend on ``key`` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(*key))
+        return build()
+
+
+def _train_autoencoder(
+    dataset: ImageDataset, work: Path, recipe: AutoencoderRecipe, seed: int, trainer: dict[str, Any]
+) -> tuple[AutoencoderKL, float]:
+    def build() -> AutoencoderKL:
+        return build_autoencoder(
+            image_channels=dataset.image_shape[0],
+            image_size=recipe.image_size,
+            block_channels=recipe.block_channels,
+            latent_channels=recipe.latent_channels,
+            layers_per_block=recipe.layers_per_block,
+        )
+
+    numbers = {"lr": recipe.lr, "kl_weight": recipe.kl_weight, "ema": recipe.ema, "steps": recipe.steps, "seed": seed}
+    module = AutoencoderTraining(_seeded(build, seed, "prior"), dataset.train, **numbers)
+    seconds = fit(
+        module,
+        folder=work,
+        num_items=len(dataset.train),
+        batch_size=recipe.batch_size,
+        steps=recipe.steps,
+        seed=seed,
+        trainer=trainer,
+    )
+    return module.average.module.eval(), seconds
+
+
+def _train_denoiser(
+    dataset: ImageDataset, latents: Tensor, work: Path, recipe: DenoiserRecipe, seed: int, trainer: dict[str, Any]
+) -> tuple[DiTTransformer2DModel, float]:
+    def build() -> DiTTransformer2DModel:
+        return build_transformer(
+            latent_shape=tuple(latents.shape[1:]),
+            num_classes=len(dataset.class_names),
+            width=recipe.width,
+            heads=recipe.heads,
+            layers=recipe.layers,
+            patch_size=recipe.patch_size,
+        )
+
+    numbers = {"lr": recipe.lr, "class_dropout": recipe.class_dropout, "ema": recipe.ema, "steps": recipe.steps}
+    schedule = NoiseSchedule.training(
+        beta_start=SCHEDULE["beta_start"],
+        beta_end=SCHEDULE["beta_end"],
+        kind=SCHEDULE["beta_schedule"],
+        num_timesteps=SCHEDULE["num_train_timesteps"],
+    )
+    transformer = _seeded(build, seed, "denoiser")
+    module = DenoiserTraining(transformer, latents, dataset.train.labels, schedule, **numbers, seed=seed)
+    seconds = fit(
+        module,
+        folder=work,
+        num_items=len(latents),
+        batch_size=recipe.batch_size,
+        steps=recipe.steps,
+        seed=seed,
+        trainer=trainer,
+    )
+    return module.average.module.eval(), seconds
+
+
+@torch.inference_mode()
+def _encode(vae: AutoencoderKL, split: Split, chunk: int = 256) -> Tensor:
+    """Unscaled posterior means ``[N, C, H, W]`` of a split."""
+    device, size = vae.device, vae.config.sample_size
+    parts = [
+        vae.encode(pad_to(as_pixels(split.load(part)), size).to(device)).latent_dist.mean.cpu()
+        for part in torch.arange(len(split)).split(chunk)
+    ]
+    return torch.cat(parts).clone()

@@ -1,0 +1,29 @@
+"""Prototypes: what the sampler is guided towards, and real images chosen as baselines."""
+
+from manifoldgd.prototypes.classes import Clusterer, cluster_classes
+from manifoldgd.prototypes.coresets import SELECTIONS, herding, k_center, kmeans_nearest, random_real, select_classes
+from manifoldgd.prototypes.divisive import Divisive, LevelWise
+from manifoldgd.prototypes.flat import Agglomerative, KMeans, Random
+from manifoldgd.prototypes.representatives import ClassPrototypes
+from manifoldgd.prototypes.selection import level_wise
+from manifoldgd.prototypes.tree import BisectingTree, Node
+
+__all__ = [
+    "SELECTIONS",
+    "Agglomerative",
+    "BisectingTree",
+    "ClassPrototypes",
+    "Clusterer",
+    "Divisive",
+    "KMeans",
+    "LevelWise",
+    "Node",
+    "Random",
+    "cluster_classes",
+    "herding",
+    "k_center",
+    "kmeans_nearest",
+    "level_wise",
+    "random_real",
+    "select_classes",
+]

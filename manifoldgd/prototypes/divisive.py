@@ -1,0 +1,144 @@
+"""Clusterers that grow a bisecting k-means tree: all leaves, or a level-wise choice of nodes."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from manifoldgd.errors import require
+from manifoldgd.prototypes.representatives import (
+    ClassPrototypes,
+    ClusteringSpace,
+    Representative,
+    Space,
+    check_class,
+    check_distinct,
+    check_representative,
+    represent,
+)
+from manifoldgd.prototypes.selection import coarse_to_fine, level_wise
+from manifoldgd.prototypes.tree import BisectingTree, Criterion, Node
+
+
+def check_restarts(restarts: int) -> None:
+    """Raise :class:`UserError` unless ``restarts`` is a positive integer."""
+    require(
+        isinstance(restarts, int) and restarts >= 1,
+        f"clusterer.restarts: expected an integer >= 1, got {restarts!r}; raise restarts",
+    )
+
+
+def _check_criterion(criterion: str) -> None:
+    require(
+        criterion in get_args(Criterion),
+        f"clusterer.criterion: expected sse or variance, got {criterion!r}; choose one of the two",
+    )
+
+
+def _check_integer(key: str, value: int, least: int) -> None:
+    require(
+        isinstance(value, int) and value >= least,
+        f"clusterer.{key}: expected an integer >= {least}, got {value!r}; set it to {least} or more",
+    )
+
+
+def _represent(
+    nodes: list[Node], latents: Tensor, points: Tensor, ipc: int, representative: Representative
+) -> ClassPrototypes:
+    check_distinct(len(nodes), ipc, len(latents))
+    depths = [node.depth for node in nodes]
+    return represent(latents, points, [node.members for node in nodes], representative=representative, depths=depths)
+
+
+class Divisive:
+    """The leaves of a bisecting k-means tree with exactly ``ipc`` leaves, shallow before deep.
+
+    ManifoldGD, arXiv 2602.23295, hierarchical divisive clustering.
+
+    Args:
+        criterion: Which leaf is split next: the one of largest ``sse`` or largest ``variance`` (SSE / members).
+        representative: ``centroid`` or ``nearest`` real latent.
+        space: Distances between ``raw`` or ``pooled`` latents.
+        pool: Side of the pooling window in latent cells, 1 or more; acts with ``space="pooled"`` only.
+        restarts: Seedings of each two-means, 1 or more.
+
+    Raises:
+        UserError: A value is out of range.
+    """
+
+    def __init__(
+        self, *, criterion: Criterion, representative: Representative, space: Space, pool: int, restarts: int
+    ) -> None:
+        _check_criterion(criterion)
+        check_representative(representative)
+        check_restarts(restarts)
+        self.criterion, self.representative, self.restarts = criterion, representative, restarts
+        self.space = ClusteringSpace(space=space, pool=pool)
+
+    def __call__(self, latents: Tensor, ipc: int, generator: torch.Generator) -> ClassPrototypes:
+        """Prototypes of one class from its latents ``[n, C, H, W]``, which are not modified.
+
+        Raises:
+            UserError: Fewer than ``ipc`` different images, or ``pool`` does not fit the latents.
+        """
+        check_class(latents, ipc)
+        points = self.space(latents)
+        tree = BisectingTree.grow(points, ipc, criterion=self.criterion, generator=generator, restarts=self.restarts)
+        return _represent(coarse_to_fine(tree), latents, points, ipc, self.representative)
+
+
+class LevelWise:
+    """A multi-scale choice among the nodes of a bisecting k-means tree grown past ``ipc`` leaves.
+
+    The rule, and how it departs from the released code, is in :func:`manifoldgd.prototypes.selection.level_wise`.
+    Prototypes of inner nodes stand for coarse modes and overlap with those of the leaves below them.
+
+    Args:
+        start_level: Depth of the first choice: 0 is the root, whose centroid is the class mean. The released code
+            counts the same levels from 1.
+        leaves_per_prototype: The tree grows to this many times ``ipc`` leaves, or to single images.
+        criterion: As for :class:`Divisive`.
+        representative: As for :class:`Divisive`.
+        space: As for :class:`Divisive`.
+        pool: As for :class:`Divisive`.
+        restarts: As for :class:`Divisive`.
+
+    Raises:
+        UserError: A value is out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        start_level: int,
+        leaves_per_prototype: int,
+        criterion: Criterion,
+        representative: Representative,
+        space: Space,
+        pool: int,
+        restarts: int,
+    ) -> None:
+        _check_integer("start_level", start_level, 0)
+        _check_integer("leaves_per_prototype", leaves_per_prototype, 1)
+        _check_criterion(criterion)
+        check_representative(representative)
+        check_restarts(restarts)
+        self.start_level, self.leaves_per_prototype = start_level, leaves_per_prototype
+        self.criterion, self.representative, self.restarts = criterion, representative, restarts
+        self.space = ClusteringSpace(space=space, pool=pool)
+
+    def __call__(self, latents: Tensor, ipc: int, generator: torch.Generator) -> ClassPrototypes:
+        """Prototypes of one class from its latents ``[n, C, H, W]``, which are not modified.
+
+        Raises:
+            UserError: Fewer than ``ipc`` images, too few different ones, or ``pool`` does not fit the latents.
+        """
+        check_class(latents, ipc)
+        points = self.space(latents)
+        num_leaves = min(len(points), self.leaves_per_prototype * ipc)
+        tree = BisectingTree.grow(
+            points, num_leaves, criterion=self.criterion, generator=generator, restarts=self.restarts
+        )
+        return _represent(level_wise(tree, ipc, self.start_level), latents, points, ipc, self.representative)

@@ -1,0 +1,180 @@
+"""Baseline clusterers without a tree: k-means, agglomerative, random."""
+
+from __future__ import annotations
+
+import faiss
+import torch
+from sklearn.cluster import AgglomerativeClustering
+from torch import Tensor
+
+from manifoldgd.errors import require
+from manifoldgd.prototypes.divisive import check_restarts
+from manifoldgd.prototypes.representatives import (
+    ClassPrototypes,
+    ClusteringSpace,
+    Representative,
+    Space,
+    check_class,
+    check_distinct,
+    check_representative,
+    represent,
+)
+
+
+def kmeans_labels(
+    points: Tensor, num_clusters: int, *, restarts: int, iterations: int, generator: torch.Generator
+) -> Tensor:
+    """Lloyd's k-means by FAISS, every cluster non-empty.
+
+    Args:
+        points: ``[n, D]`` floating point with ``n >= num_clusters``; not modified.
+        num_clusters: Clusters to find.
+        restarts: Random initialisations, of which the best is kept.
+        iterations: Lloyd iterations of each.
+        generator: Source of the seed.
+
+    Returns:
+        ``[n]`` int64 labels. Fewer than ``num_clusters`` different values only when there are fewer different points.
+    """
+    # FAISS rejects other dtypes and layouts with an empty message; unless told otherwise it subsamples above 256 points
+    # a cluster and warns below 39.
+    rows = (points - points.mean(0)).float().contiguous()
+    seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
+    kmeans = faiss.Kmeans(
+        rows.shape[1],
+        num_clusters,
+        niter=iterations,
+        nredo=restarts,
+        seed=seed,
+        min_points_per_centroid=1,
+        max_points_per_centroid=len(rows),
+    )
+    kmeans.train(rows.numpy())
+    _, labels = kmeans.index.search(rows.numpy(), 1)
+    return _fill_empty(torch.from_numpy(labels[:, 0].copy()), rows.double(), num_clusters)
+
+
+def _fill_empty(labels: Tensor, rows: Tensor, num_clusters: int) -> Tensor:
+    """Give each empty cluster the point farthest from its mean; stops when every point is its cluster's mean.
+
+    ``rows`` are float64, where the mean of copies of one float32 point is that point exactly.
+    """
+    for cluster in sorted(set(range(num_clusters)) - set(labels.tolist())):
+        sizes = torch.bincount(labels, minlength=num_clusters)[:, None]
+        sums = torch.zeros(num_clusters, rows.shape[1], dtype=rows.dtype).index_add_(0, labels, rows)
+        squared = (rows - (sums / sizes)[labels]).square().sum(1)
+        farthest = int(squared.argmax())
+        if float(squared[farthest]) == 0:
+            break
+        labels[farthest] = cluster
+    return labels
+
+
+def _members(labels: Tensor) -> list[Tensor]:
+    """Index tensors of the non-empty clusters, the largest first."""
+    clusters = [torch.nonzero(labels == label).flatten() for label in labels.unique().tolist()]
+    return sorted(clusters, key=len, reverse=True)
+
+
+class KMeans:
+    """k-means with ``ipc`` clusters by FAISS, the largest cluster first: the clustering of MGD3 (arXiv 2505.18963).
+
+    Args:
+        restarts: Random initialisations, 1 or more, of which the best is kept.
+        iterations: Lloyd iterations of each, 1 or more.
+        representative: ``centroid`` or ``nearest`` real latent.
+        space: Distances between ``raw`` or ``pooled`` latents.
+        pool: Side of the pooling window in latent cells, 1 or more; acts with ``space="pooled"`` only.
+
+    Raises:
+        UserError: A value is out of range.
+    """
+
+    def __init__(
+        self, *, restarts: int, iterations: int, representative: Representative, space: Space, pool: int
+    ) -> None:
+        check_restarts(restarts)
+        require(
+            isinstance(iterations, int) and iterations >= 1,
+            f"clusterer.iterations: expected an integer >= 1, got {iterations!r}; raise iterations",
+        )
+        check_representative(representative)
+        self.restarts, self.iterations, self.representative = restarts, iterations, representative
+        self.space = ClusteringSpace(space=space, pool=pool)
+
+    def __call__(self, latents: Tensor, ipc: int, generator: torch.Generator) -> ClassPrototypes:
+        """Prototypes of one class from its latents ``[n, C, H, W]``, which are not modified.
+
+        Raises:
+            UserError: Fewer than ``ipc`` different images, or ``pool`` does not fit the latents.
+        """
+        check_class(latents, ipc)
+        points = self.space(latents)
+        labels = kmeans_labels(points, ipc, restarts=self.restarts, iterations=self.iterations, generator=generator)
+        clusters = _members(labels)
+        check_distinct(len(clusters), ipc, len(latents))
+        return represent(latents, points, clusters, representative=self.representative)
+
+
+class Agglomerative:
+    """Ward's agglomerative clustering cut at ``ipc`` clusters, the largest first.
+
+    Its cost grows with the square of the class, so a larger class is clustered on a random subset and the other images
+    join the cluster with the nearest mean.
+
+    Args:
+        representative: ``centroid`` or ``nearest`` real latent.
+        space: Distances between ``raw`` or ``pooled`` latents.
+        pool: Side of the pooling window in latent cells, 1 or more; acts with ``space="pooled"`` only.
+        max_images: Largest class that is clustered as a whole; a larger class uses this many images, or ``ipc``.
+
+    Raises:
+        UserError: A value is out of range.
+    """
+
+    def __init__(self, *, representative: Representative, space: Space, pool: int, max_images: int = 2000) -> None:
+        check_representative(representative)
+        self.representative, self.max_images = representative, max_images
+        self.space = ClusteringSpace(space=space, pool=pool)
+
+    def __call__(self, latents: Tensor, ipc: int, generator: torch.Generator) -> ClassPrototypes:
+        """Prototypes of one class from its latents ``[n, C, H, W]``, which are not modified.
+
+        Raises:
+            UserError: Fewer than ``ipc`` images, or ``pool`` does not fit the latents.
+        """
+        check_class(latents, ipc)
+        points = self.space(latents)
+        size = max(self.max_images, ipc)
+        chosen = torch.randperm(len(points), generator=generator)[:size] if len(points) > size else None
+        clusters = _members(_ward_labels(points, ipc, chosen))
+        return represent(latents, points, clusters, representative=self.representative)
+
+
+def _ward_labels(points: Tensor, num_clusters: int, chosen: Tensor | None) -> Tensor:
+    """Labels ``[n]`` from Ward's linkage of the ``chosen`` rows (all rows if ``None``)."""
+    rows = points if chosen is None else points[chosen]
+    if num_clusters == 1 or len(rows) == 1:
+        return torch.zeros(len(points), dtype=torch.int64)
+    found = torch.from_numpy(AgglomerativeClustering(num_clusters, linkage="ward").fit_predict(rows.numpy())).long()
+    if chosen is None:
+        return found
+    means = torch.stack([rows[found == label].mean(0) for label in range(num_clusters)])
+    labels = torch.cdist(points, means).argmin(1)
+    labels[chosen] = found  # so that no cluster loses its last member
+    return labels
+
+
+class Random:
+    """``ipc`` random real latents, each standing for itself: the baseline without clustering."""
+
+    def __call__(self, latents: Tensor, ipc: int, generator: torch.Generator) -> ClassPrototypes:
+        """Prototypes of one class from its latents ``[n, C, H, W]``, which are not modified.
+
+        Raises:
+            UserError: Fewer than ``ipc`` images.
+        """
+        check_class(latents, ipc)
+        nearest = torch.randperm(len(latents), generator=generator)[:ipc]
+        ones = torch.ones(ipc, dtype=torch.int64)
+        return ClassPrototypes(latents[nearest].float(), nearest, torch.zeros_like(ones), ones)

@@ -1,0 +1,167 @@
+"""From clusters to prototypes: the space distances are measured in, and what stands for a cluster.
+
+Shape letters: ``n`` latents of one class, ``C, H, W`` a latent, ``D`` dimensions of the clustering space, ``ipc``
+prototypes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from manifoldgd.errors import require
+
+Representative = Literal["centroid", "nearest"]
+Space = Literal["raw", "pooled"]
+
+
+@dataclass(frozen=True)
+class ClassPrototypes:
+    """The prototypes of one class, coarse to fine where the clusterer has an order."""
+
+    prototypes: Tensor  # [ipc, C, H, W] float32 scaled latents
+    nearest: Tensor  # [ipc] int64, distinct rows of the class's latents, closest in the clustering space
+    depths: Tensor  # [ipc] int64, depth in the tree, 0 for flat clusterers
+    sizes: Tensor  # [ipc] int64, latents that the prototype stands for
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusteringSpace:
+    """Where distances between latents are measured.
+
+    ``raw`` compares flattened latents cell by cell, so it is sensitive to where things are in the picture; ``pooled``
+    averages windows of ``pool`` x ``pool`` cells first and compares contents at that coarser scale.
+    """
+
+    space: Space
+    pool: int
+
+    def __post_init__(self) -> None:
+        require(
+            self.space in get_args(Space),
+            f"clusterer.space: expected raw or pooled, got {self.space!r}; choose one of the two",
+        )
+        require(
+            isinstance(self.pool, int) and self.pool >= 1,
+            f"clusterer.pool: expected an integer >= 1, got {self.pool!r}; set it to a divisor of the latent size",
+        )
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        """Points ``[n, D]`` float32 for latents ``[n, C, H, W]``, which are not modified.
+
+        Raises:
+            UserError: ``pool`` does not divide the height and width of the latents.
+        """
+        latents = latents.float()
+        if self.space == "raw":
+            return latents.flatten(1)
+        height, width = latents.shape[2:]
+        require(
+            height % self.pool == 0 and width % self.pool == 0,
+            f"clusterer.pool: needs to divide the latent height {height} and width {width}, got {self.pool}; "
+            "set it to a common divisor of the two",
+        )
+        return functional.avg_pool2d(latents, self.pool).flatten(1)
+
+
+def check_representative(representative: str) -> None:
+    """Raise :class:`UserError` unless the value is one of ``centroid`` and ``nearest``."""
+    require(
+        representative in get_args(Representative),
+        f"clusterer.representative: expected centroid or nearest, got {representative!r}; choose one of the two",
+    )
+
+
+def check_class(latents: Tensor, ipc: int) -> None:
+    """Check that ``ipc`` prototypes can be made of the latents ``[n, C, H, W]`` of a class.
+
+    Raises:
+        ValueError: The shape is wrong.
+        UserError: ``ipc`` is not positive or exceeds ``n``, or a latent is not finite.
+    """
+    if latents.ndim != 4:
+        raise ValueError(f"latents: expected [n, C, H, W], got {tuple(latents.shape)}")
+    require(ipc >= 1, f"ipc: expected an integer >= 1, got {ipc}; raise ipc")
+    require(
+        len(latents) >= ipc,
+        f"ipc: needs at most as many prototypes as the class has images, got ipc={ipc} with {len(latents)} images; "
+        "lower ipc or add images",
+    )
+    require(
+        bool(torch.isfinite(latents).all()),
+        "latents: expected finite numbers, got NaN or infinity; encode the images again at higher precision",
+    )
+
+
+def check_distinct(found: int, ipc: int, num_images: int) -> None:
+    """Raise :class:`UserError` when clustering found fewer than ``ipc`` different points."""
+    require(
+        found >= ipc,
+        f"ipc: needs at least as many different images as prototypes, got ipc={ipc} with {found} different among "
+        f"{num_images} images; lower ipc or remove the copies",
+    )
+
+
+def distinct_nearest(centers: Tensor, points: Tensor) -> Tensor:
+    """The point nearest to each center, no point twice.
+
+    Where two centers share a nearest point the closer one keeps it and the other takes its next nearest.
+
+    Args:
+        centers: ``[ipc, D]``.
+        points: ``[n, D]`` with ``n >= ipc``.
+
+    Returns:
+        ``[ipc]`` int64 distinct rows of ``points``.
+
+    Example:
+        >>> distinct_nearest(torch.tensor([[0.2], [0.1]]), torch.tensor([[0.0], [1.0]])).tolist()
+        [1, 0]
+    """
+    origin = points.mean(0)  # distances do not depend on it, their float32 rounding does
+    distances = torch.cdist(centers - origin, points - origin)
+    nearest = torch.empty(len(centers), dtype=torch.int64)
+    for _ in range(len(centers)):
+        center, point = divmod(int(distances.argmin()), len(points))
+        nearest[center] = point
+        distances[center] = torch.inf
+        distances[:, point] = torch.inf
+    return nearest
+
+
+def represent(
+    latents: Tensor,
+    points: Tensor,
+    clusters: Sequence[Tensor],
+    *,
+    representative: Representative,
+    depths: Sequence[int] | None = None,
+) -> ClassPrototypes:
+    """Prototypes for clusters of one class.
+
+    ``centroid`` is the mean of the members' *full* latents whatever the clustering space; ``nearest`` is the real
+    latent closest, in the clustering space, to the mean of the members there. Either way ``nearest`` is reported.
+
+    Args:
+        latents: ``[n, C, H, W]``.
+        points: ``[n, D]``, the same images in the clustering space.
+        clusters: ``ipc`` index tensors ``[m_k]`` int64, not empty; clusters may overlap.
+        representative: ``"centroid"`` or ``"nearest"``.
+        depths: Depth of each cluster in its tree; zeros if not given.
+    """
+    nearest = distinct_nearest(torch.stack([points[members].mean(0) for members in clusters]), points)
+    if representative == "nearest":
+        prototypes = latents[nearest].float()
+    else:
+        prototypes = torch.stack([latents[members].float().mean(0) for members in clusters])
+    return ClassPrototypes(
+        prototypes=prototypes,
+        nearest=nearest,
+        depths=torch.tensor(depths or [0] * len(clusters), dtype=torch.int64),
+        sizes=torch.tensor([len(members) for members in clusters], dtype=torch.int64),
+    )

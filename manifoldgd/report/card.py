@@ -1,0 +1,63 @@
+"""README cards of distilled sets and priors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def set_card(dataset: str, class_names: Sequence[str], ipc: int, facts: Mapping[str, Any]) -> str:
+    """The README.md of a distilled set: what it is, how it was made, how to read it."""
+    return f"""---
+pretty_name: {dataset}, distilled to {ipc} images a class
+task_categories: [image-classification]
+size_categories: [n<1K]
+---
+# {dataset}, {ipc} images a class
+
+A set of {ipc * len(class_names)} images in {len(class_names)} classes that stands in for the training split of
+{dataset}. Method: {facts.get("method", "unknown")}. Seed: {facts.get("seed")}.
+
+Layout: `<class name>/<rank>.png`, as torchvision's `ImageFolder` and Hugging Face's `imagefolder` read it.
+`manifest.json` holds the class list, the labels of the prior, the resolved configuration, hashes of all inputs, and for
+each image its prototype and what guidance did at each step. `metadata.jsonl` holds the class of each file.
+
+Classes: {", ".join(class_names)}
+
+```json
+{json.dumps(facts.get("config", {}), indent=2, sort_keys=True)}
+```
+"""
+
+
+def prior_card(facts: Mapping[str, Any]) -> str:
+    """The README.md of a trained prior."""
+    seconds = facts["seconds"]
+    return f"""# Latent diffusion prior: {facts["dataset"]}
+
+Class-conditional DiT on the latents of a small autoencoder, trained from scratch on the training split of
+{facts["dataset"]} ({facts["train_images"]:,} images, {facts["num_classes"]} classes; the test split was never seen).
+Half precision, diffusers format: `transformer/`, `vae/`, `scheduler/`.
+
+| | |
+|---|---|
+| parameters | autoencoder {facts["parameters"]["autoencoder"]:,}, denoiser {facts["parameters"]["denoiser"]:,} |
+| latents | {facts["latent_shape"]} |
+| training steps | autoencoder {facts["steps"]["autoencoder"]:,}, denoiser {facts["steps"]["denoiser"]:,} |
+| training seconds | autoencoder {seconds["autoencoder"]:,.0f}, denoiser {seconds["denoiser"]:,.0f} |
+| hardware | {facts["hardware"]} |
+| seed | {facts["seed"]} |
+| recommended CFG scale | {facts["cfg_scale"]} |
+| unguided samples judged | {facts["judge"]["samples"]} |
+| recognised by a classifier of real images | {100 * facts["judge"]["recognised"]:.1f} % |
+| that classifier on real test images | {100 * facts["judge"]["classifier_test_accuracy"]:.1f} % |
+| Fréchet distance of the samples to the test images | {facts["judge"]["frechet_distance_to_test"]:.2f} |
+| Fréchet distance of as many training images to them | {facts["judge"]["frechet_distance_of_train"]:.2f} |
+
+The Fréchet distances are between embeddings of that classifier, not Inception's: compare them with each other only.
+
+![samples](samples.png)
+
+Unguided samples, one row a class. Made by `manifoldgd prior`; the recipe is in `manifoldgd.json`.
+"""

@@ -1,0 +1,71 @@
+"""Reading the record of a run (``metrics.json``, format 1): accuracies, and what each measure of a set is called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from manifoldgd.errors import require
+from manifoldgd.report.numbers import Spread
+
+FORMAT = 1
+
+# Title, the better end, and what it says. Measures that are not listed are shown under their own key, without an end.
+MEASURES: Mapping[str, tuple[str, Literal["high", "low"] | None, str]] = {
+    "frechet_distance": (
+        "Fréchet distance",
+        "low",
+        "Gaussians fitted to the embeddings; biased upwards for few images",
+    ),
+    "kid": ("KID", "low", "squared MMD with a cubic kernel, unbiased: near zero it may be negative"),
+    "mean_l2": ("l2 of means", "low", "between mean embeddings"),
+    "mean_cosine": ("cosine distance of means", "low", "between mean embeddings"),
+    "rbf_mmd": ("RBF MMD", "low", "unbiased, median bandwidth"),
+    "representativeness": ("representativeness", "high", "how close the set comes to the real images"),
+    "diversity": ("diversity", "high", "how far the images of the set lie apart"),
+    "precision": ("precision", "high", "share of the set on the real manifold"),
+    "recall": ("recall", "high", "share of real images on the set's manifold"),
+    "density": ("density", "high", "real neighbourhoods around each image of the set"),
+    "coverage": ("coverage", "high", "share of real neighbourhoods that hold an image of the set"),
+}
+
+
+def check_format(result: Mapping[str, Any]) -> None:
+    """Refuse a record that another version wrote.
+
+    Raises:
+        UserError: the format is not the one this version writes.
+    """
+    found = result.get("format")
+    require(found == FORMAT, f"metrics.json: expected format {FORMAT}, got {found}; run this configuration again")
+
+
+def accuracy(result: Mapping[str, Any], epoch: Literal["last", "best"]) -> Spread:
+    """Mean and standard deviation over student seeds, fractions; without a mean where no student was trained.
+
+    A single student has a mean and no deviation, whatever the record says: one value has no spread.
+    """
+    found = (result.get("accuracy") or {}).get(epoch)
+    if not found:
+        return Spread(None)
+    return Spread(found["mean"], found.get("std") if student_count(result) > 1 else None)
+
+
+def accuracy_values(result: Mapping[str, Any]) -> list[float]:
+    """Last-epoch accuracy of every student, fractions."""
+    return [float(v) for v in ((result.get("accuracy") or {}).get("last") or {}).get("values") or () if v is not None]
+
+
+def student_count(result: Mapping[str, Any]) -> int:
+    """Students trained on the set."""
+    return len(result.get("student_seeds") or result.get("students") or ())
+
+
+def measure_title(key: str) -> str:
+    """The name of a measure for people."""
+    return MEASURES[key][0] if key in MEASURES else key.replace("_", " ")
+
+
+def measure_end(key: str) -> Literal["high", "low"] | None:
+    """Which end of a measure is better, if known."""
+    return MEASURES[key][1] if key in MEASURES else None

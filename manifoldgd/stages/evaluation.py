@@ -1,0 +1,214 @@
+"""Judge a set: students trained from scratch on it, and measures of its embeddings."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from manifoldgd.artifacts import DistilledSet
+from manifoldgd.data.dataset import ImageDataset
+from manifoldgd.errors import require
+from manifoldgd.files import atomic_write_json
+from manifoldgd.machine import Machine
+from manifoldgd.metrics import set_metrics
+from manifoldgd.randomness import generator
+from manifoldgd.store.keys import FORMAT, key_of, read_json
+from manifoldgd.students import Classifier, Student, train_classifier
+
+METRIC_IMAGES = 5000  # real images that a set is compared with
+NEIGHBOURS = 5  # of precision, recall, density and coverage (Naeem et al. 2020)
+CLASSIFIER_SEED = 0  # the embedding network is an instrument: one for a dataset, whatever the run's seed
+
+
+def embedding_network(dataset: ImageDataset, machine: Machine, cache: Path) -> Classifier:
+    """The classifier trained on the real training split, from the cache or trained now.
+
+    It gives the embeddings of the metrics and of the real-image baselines, and judges priors. Its own test accuracy is
+    part of its description.
+    """
+    key = key_of("classifier", dataset.name, dataset.fingerprint, CLASSIFIER_SEED)
+    file = cache / "classifiers" / f"{key}.safetensors"
+    if not file.is_file():
+        classifier = train_classifier(
+            dataset.train.images(),
+            dataset.train.labels,
+            num_classes=len(dataset.class_names),
+            mean=dataset.mean,
+            std=dataset.std,
+            seed=CLASSIFIER_SEED,
+            flip=dataset.flip,
+            progress=machine.progress,
+            accelerator=machine.accelerator,
+        )
+        classifier.description["test_accuracy"] = classifier.accuracy(dataset.test.images(), dataset.test.labels)
+        classifier.save(file)
+    return Classifier.load(file)
+
+
+def check_set(distilled: DistilledSet, dataset: ImageDataset) -> None:
+    """Raise :class:`UserError` unless the set has the classes and the image shape of the dataset."""
+    require(
+        distilled.class_names == dataset.class_names,
+        f"set: {distilled.folder} has the classes {list(distilled.class_names)[:5]}..., dataset {dataset.name} has "
+        f"{list(dataset.class_names)[:5]}...; choose the dataset that the set was made from",
+    )
+    shape = tuple(distilled.images.shape[1:])
+    require(
+        shape == dataset.image_shape,
+        f"set: {distilled.folder} has images of shape {shape}, dataset {dataset.name} has {dataset.image_shape}; "
+        "choose the dataset, with the image size, that the set was made from",
+    )
+
+
+def train_students(
+    folder: Path,
+    distilled: DistilledSet,
+    dataset: ImageDataset,
+    student: Student,
+    seeds: Sequence[int],
+    *,
+    machine: Machine,
+    logger_of: Callable[[int], Any],
+) -> list[dict[str, Any]]:
+    """One student for each seed; a finished one lies in ``folder`` and is not trained again.
+
+    Returns:
+        For each seed the fields of a :class:`StudentResult`.
+    """
+    results = []
+    for seed in seeds:
+        file = folder / f"{seed}.json"
+        if not file.is_file():
+            result = student.train(
+                distilled.images,
+                distilled.labels,
+                dataset.test.images(),
+                dataset.test.labels,
+                num_classes=len(dataset.class_names),
+                mean=dataset.mean,
+                std=dataset.std,
+                seed=seed,
+                ipc=len(distilled.images) // len(dataset.class_names),
+                flip=dataset.flip,
+                progress=machine.progress,
+                accelerator=machine.accelerator,
+                logger=logger_of(seed),
+            )
+            atomic_write_json(file, asdict(result))
+        results.append(read_json(file))
+    return results
+
+
+def measure(distilled: DistilledSet, dataset: ImageDataset, network: Classifier) -> dict[str, float | None]:
+    """Every set metric between the set and real *training* images, on embeddings of ``network``.
+
+    The real side is a fixed draw of :data:`METRIC_IMAGES` training images, as some metrics compare all pairs. The test
+    split is left to the students. ``None`` stands for a metric that so few images do not define.
+    """
+    draw = torch.randperm(len(dataset.train), generator=generator("metrics", dataset.name))[:METRIC_IMAGES]
+    metrics = set_metrics(k=NEIGHBOURS)
+    metrics.update(network.embed(distilled.images), real=False)
+    metrics.update(network.embed(dataset.train.load(draw)), real=True)
+    values = {name: float(value) for name, value in metrics.compute().items()}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, sample standard deviation and half the 95 % interval (Student's t) of accuracies in [0, 1]."""
+    from scipy.stats import t
+
+    numbers = torch.tensor(values, dtype=torch.float64)
+    count = len(values)
+    std = float(numbers.std()) if count > 1 else None
+    half = float(t.ppf(0.975, count - 1)) * std / math.sqrt(count) if std is not None else None
+    return {"mean": float(numbers.mean()), "std": std, "ci95": half, "values": list(values)}
+
+
+def evaluate(
+    folder: Path,
+    distilled: DistilledSet,
+    dataset: ImageDataset,
+    student: Student,
+    seeds: Sequence[int],
+    *,
+    machine: Machine,
+    cache: Path,
+    logger_of: Callable[[int], Any],
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Train students, measure the set, write ``folder/metrics.json`` and return its content.
+
+    Args:
+        folder: result folder.
+        distilled: the set.
+        dataset: where it comes from; its test split judges.
+        student: architecture and protocol.
+        seeds: one student each.
+        machine: where to run.
+        cache: holds the embedding network.
+        logger_of: Lightning logger for a student's seed, or ``False``.
+        facts: go into the result beside what is known here.
+    """
+    students = train_students(
+        folder / "students", distilled, dataset, student, seeds, machine=machine, logger_of=logger_of
+    )
+    judged = time.perf_counter()
+    network = embedding_network(dataset, machine, cache)
+    measures = measure(distilled, dataset, network)
+    seconds = {"students": sum(one["seconds"] for one in students), "metrics": time.perf_counter() - judged}
+    result = {
+        "format": FORMAT,
+        "dataset": dataset.name,
+        **facts,
+        "num_images": len(distilled.images),
+        "label_protocol": student.protocol.name,
+        "epochs": students[0]["last_epoch"],
+        "student": student.name,
+        "student_seeds": list(seeds),
+        "accuracy": {
+            epoch: summary([one[f"{epoch}_top1"] for one in students]) for epoch in ("last", "best")
+        },
+        "students": students,
+        "set_metrics": measures,
+        "embedding": {"name": "classifier of the real training split", **_described(network)},
+        "guidance": guidance_steps(distilled),
+        "seconds": {**distilled.manifest.get("seconds", {}), **{name: round(value, 2) for name, value in seconds.items()}},
+    }
+    atomic_write_json(folder / "metrics.json", result)
+    return result
+
+
+def _described(network: Classifier) -> dict[str, Any]:
+    return {"test_accuracy": network.description["test_accuracy"], "size": network.embedding_size}
+
+
+def guidance_steps(distilled: DistilledSet) -> dict[str, Any] | None:
+    """Mean and spread over images of what guidance did at each step, from the manifest; ``None`` if it did nothing."""
+    curves = [row["guidance"] for row in distilled.manifest.get("images", []) if "guidance" in row]
+    if not curves:
+        return None
+    ratio, kept = (
+        torch.tensor([[math.nan if value is None else value for value in curve[name]] for curve in curves])
+        for name in ("ratio", "kept")
+    )
+    steps = ratio.shape[1]
+    return {
+        "steps": [
+            {"index": steps - 1 - step, **_spread("ratio", ratio[:, step]), **_spread("kept", kept[:, step])}
+            for step in range(steps)
+        ]
+    }
+
+
+def _spread(name: str, values: torch.Tensor) -> dict[str, float | None]:
+    known = values[~values.isnan()]
+    return {
+        f"{name}_mean": float(known.mean()) if len(known) else None,
+        f"{name}_std": float(known.std(correction=0)) if len(known) else None,
+    }

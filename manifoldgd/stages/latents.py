@@ -1,0 +1,83 @@
+"""Encode the training split once; cluster it once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from manifoldgd.artifacts import LatentSet, PrototypeSet
+from manifoldgd.data.dataset import ImageDataset
+from manifoldgd.errors import require
+from manifoldgd.latents.encoding import encode_split
+from manifoldgd.machine import Machine
+from manifoldgd.priors.prior import Prior
+from manifoldgd.progress import progress_bar
+from manifoldgd.prototypes.classes import Clusterer, cluster_classes
+from manifoldgd.store.cache import cached_latents, cached_prototypes
+from manifoldgd.store.keys import key_of
+
+
+def encode(dataset: ImageDataset, prior: Prior, machine: Machine, cache: Path) -> tuple[LatentSet, bool]:
+    """The scaled latents of the training split, and whether they were in the cache.
+
+    Raises:
+        UserError: the prior cannot take such images, an image is broken, or the cached file is damaged.
+    """
+    prior.check_images(dataset.name, dataset.image_shape)
+    # Precision is part of the key: half precision gives other latents.
+    key = key_of("latents", dataset.name, dataset.fingerprint, prior.key, prior.image_size, machine.precision)
+
+    def write(file: Path) -> None:
+        batches = -(-len(dataset.train) // machine.batch_size)
+        with progress_bar(f"encode {len(dataset.train)} images", batches, enabled=machine.progress) as advance:
+            trainer = machine.trainer(enable_progress_bar=False)
+            encode_split(prior, dataset.train, file, batch_size=machine.batch_size, on_batch=advance, trainer=trainer)
+
+    return cached_latents(cache, key, dataset.train.labels, dataset.class_names, write)
+
+
+def check_ipc(dataset: ImageDataset, ipc: int) -> None:
+    """Raise :class:`UserError` unless every class has at least ``ipc`` training images and ``ipc`` is positive."""
+    require(ipc >= 1, f"ipc: expected at least 1 image per class, got {ipc}; set ipc=1 or more")
+    counts = dataset.train.labels.bincount(minlength=len(dataset.class_names)).tolist()
+    few = [f"{name!r} has {count}" for name, count in zip(dataset.class_names, counts, strict=True) if count < ipc]
+    require(
+        not few,
+        f"ipc: expected at most the number of training images of every class, got {ipc}, but class "
+        f"{', '.join(few[:5])}; lower ipc or add images",
+    )
+
+
+def cluster(
+    latents: LatentSet,
+    clusterer: Clusterer,
+    clusterer_config: dict[str, Any],
+    *,
+    ipc: int,
+    seed: int,
+    machine: Machine,
+    cache: Path,
+) -> tuple[PrototypeSet, bool]:
+    """``ipc`` prototypes for each class, and whether they were in the cache.
+
+    ``clusterer_config`` names what ``clusterer`` was built from; it goes into the key.
+    """
+    key = key_of("prototypes", latents.key, clusterer_config, ipc, seed)
+
+    def find() -> PrototypeSet:
+        with progress_bar(
+            f"cluster {len(latents.class_names)} classes", len(latents.class_names), enabled=machine.progress
+        ) as advance:
+            return cluster_classes(latents, clusterer, ipc, seed, key, on_class=lambda name: advance())
+
+    return cached_prototypes(cache, key, find)
+
+
+def check_neighbourhood(dataset: ImageDataset, size: int) -> None:
+    """Raise :class:`UserError` unless every class has at least ``size`` training images."""
+    smallest = int(dataset.train.labels.bincount(minlength=len(dataset.class_names)).min())
+    require(
+        size <= smallest,
+        f"guidance.neighbourhood: expected at most the {smallest} training images of the smallest class, got {size}; "
+        "lower guidance.neighbourhood",
+    )

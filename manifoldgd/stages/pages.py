@@ -1,0 +1,95 @@
+"""The pictures and the page of a result, and the same for the tracker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from manifoldgd.artifacts import DistilledSet
+from manifoldgd.data.dataset import ImageDataset
+from manifoldgd.machine import Machine
+from manifoldgd.priors.prior import Prior
+from manifoldgd.report.run import write_run_report
+from manifoldgd.report.sections import Latents
+from manifoldgd.stages.latents import encode
+from manifoldgd.stages.sets import encode_images
+
+MAP_REAL = 400  # real images a class on the map: enough to see its shape, few enough to see the rest
+
+
+def write(
+    folder: Path,
+    result: dict[str, Any],
+    distilled: DistilledSet,
+    dataset: ImageDataset,
+    prior: Prior | None,
+    prototypes: Tensor | None,
+    *,
+    machine: Machine,
+    cache: Path,
+    config_text: str,
+) -> Image.Image:
+    """Write ``report.html`` and its pictures into ``folder``; returns the grid of the set.
+
+    Args:
+        folder: result folder.
+        result: content of ``metrics.json``.
+        distilled: the set.
+        dataset: where it comes from.
+        prior: draws the map in its latent space and decodes prototypes; ``None`` leaves both out.
+        prototypes: ``[n, C, H, W]`` scaled latents, row ``i`` for image ``i`` of the set; ``None`` without.
+        machine: where to run.
+        cache: of the real latents.
+        config_text: the resolved configuration.
+    """
+    size = dataset.image_shape[1:]
+    write_run_report(
+        folder,
+        result=result,
+        distilled=distilled,
+        prototypes_images=None if prior is None or prototypes is None else decode(prior, prototypes, size),
+        step_records=(result["guidance"] or {}).get("steps"),
+        latents=None if prior is None else _latents(distilled, dataset, prior, prototypes, machine, cache),
+        config_text=config_text,
+    )
+    with Image.open(folder / "grid.png") as grid:
+        return grid.copy()
+
+
+def decode(prior: Prior, latents: Tensor, size: tuple[int, int], chunk: int = 64) -> Tensor:
+    """``[n, C, H, W]`` scaled latents -> ``[n, C, *size]`` uint8 images."""
+    device = prior.autoencoder.device
+    return torch.cat([prior.decode(part.to(device), size).cpu() for part in latents.split(chunk)])
+
+
+def _latents(
+    distilled: DistilledSet,
+    dataset: ImageDataset,
+    prior: Prior,
+    prototypes: Tensor | None,
+    machine: Machine,
+    cache: Path,
+) -> Latents:
+    real, _ = encode(dataset, prior, machine, cache)
+    shown = torch.cat([real.indices_of(label)[:MAP_REAL] for label in range(len(dataset.class_names))])
+    return {
+        "real": real.latents[shown],
+        "real_labels": real.labels[shown],
+        "prototypes": prototypes,
+        "prototype_labels": None if prototypes is None else distilled.labels,
+        "synthetic": encode_images(prior, distilled.images),
+        "synthetic_labels": distilled.labels,
+    }
+
+
+def tracked(result: dict[str, Any]) -> dict[str, Any]:
+    """Summary and table of a result for a tracker."""
+    accuracy = result["accuracy"]
+    summary = {"last_top1": accuracy["last"]["mean"], "best_top1": accuracy["best"]["mean"]}
+    summary |= {f"set/{name}": value for name, value in result["set_metrics"].items() if value is not None}
+    columns = ("seed", "last_top1", "best_top1", "last_epoch", "train_accuracy", "seconds")
+    return {"summary": summary, "table": {name: [one[name] for one in result["students"]] for name in columns}}

@@ -1,0 +1,155 @@
+"""Make a set: synthesise it with the prior, or choose real images as a baseline."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manifoldgd.artifacts import DistilledSet, PrototypeSet
+from manifoldgd.data.dataset import ImageDataset
+from manifoldgd.diffusion.protocol import Guidance
+from manifoldgd.diffusion.samplers import Sampler
+from manifoldgd.distill.classes import prior_labels
+from manifoldgd.distill.items import work_items
+from manifoldgd.distill.module import DistillModule, Synthesised, Targets
+from manifoldgd.distill.synthesis import fixed_batches, synthesise
+from manifoldgd.machine import Machine
+from manifoldgd.priors.prior import Prior
+from manifoldgd.progress import progress_bar
+from manifoldgd.prototypes.coresets import select_classes
+from manifoldgd.report.card import set_card
+from manifoldgd.store.sets import SetWriter, load_set
+
+
+def match_classes(dataset: ImageDataset, prior: Prior) -> list[int]:
+    """The prior's label for each class of the dataset; raises :class:`UserError` where there is none."""
+    return prior_labels(dataset.class_names, dataset.prior_labels, prior.name, prior.class_names)
+
+
+def distil(
+    folder: Path,
+    dataset: ImageDataset,
+    prior: Prior,
+    sampler: Sampler,
+    guidance: Guidance,
+    targets: Targets | None,
+    *,
+    ipc: int,
+    seed: int,
+    machine: Machine,
+    facts: dict[str, Any],
+) -> DistilledSet:
+    """Synthesise ``ipc`` images a class into ``folder``, continuing what an earlier process began there.
+
+    Args:
+        folder: of the set.
+        dataset: classes and image size.
+        prior: the latent diffusion model.
+        sampler: how to step.
+        guidance: what pulls.
+        targets: what it pulls towards; ``None`` for unguided sampling.
+        ipc: images a class.
+        seed: distillation seed.
+        machine: where to run.
+        facts: go into the manifest beside what is known here.
+    """
+    writer = SetWriter(folder, dataset.class_names)
+    if writer.complete:
+        return load_set(folder)
+    labels = match_classes(dataset, prior)
+    items = work_items(dataset.class_names, labels, ipc)
+    batches = [
+        batch
+        for batch in fixed_batches(items, machine.batch_size)
+        if any((item.label, item.rank) not in writer.rows for item in batch)
+    ]
+    module = DistillModule(prior, sampler, guidance, targets, image_size=dataset.image_shape[1:], seed=seed)
+    started = time.perf_counter()
+    title = f"sample {sum(map(len, batches))} images"
+    with progress_bar(title, len(batches) * sampler.steps, enabled=machine.progress) as advance:
+        module.on_step = lambda record: advance()
+        trainer = machine.trainer(enable_progress_bar=False)
+        synthesise(module, batches, lambda batch: _save(writer, batch, targets), trainer=trainer)
+    facts = {**facts, "prior_labels": dict(zip(dataset.class_names, labels, strict=True)), "seed": seed}
+    facts["seconds"] = {**facts.get("seconds", {}), "distill": round(time.perf_counter() - started, 2)}
+    writer.finish(ipc=ipc, facts=facts, card=set_card(dataset.name, dataset.class_names, ipc, facts))
+    return load_set(folder)
+
+
+def _save(writer: SetWriter, batch: Synthesised, targets: Targets | None) -> None:
+    for row, item in enumerate(batch.items):
+        facts: dict[str, Any] = {"prior_label": item.prior_label}
+        if targets is not None:
+            facts["prototype"] = _prototype_facts(targets.prototypes, item.label, item.rank)
+            facts["guidance"] = {"ratio": _numbers(batch.ratios[row]), "kept": _numbers(batch.kept[row])}
+        writer.save(batch.images[row], item.label, item.rank, **facts)
+
+
+def _prototype_facts(prototypes: PrototypeSet, label: int, rank: int) -> dict[str, int]:
+    position = label * prototypes.ipc + rank
+    return {
+        "nearest_train_image": int(prototypes.nearest[position]),
+        "depth": int(prototypes.depths[position]),
+        "size": int(prototypes.sizes[position]),
+    }
+
+
+def _numbers(values: Tensor) -> list[float | None]:
+    """Six significant digits; NaN, for which JSON has no form, becomes null."""
+    return [None if math.isnan(value) else float(f"{value:.6g}") for value in values.tolist()]
+
+
+def choose_real(
+    folder: Path,
+    dataset: ImageDataset,
+    features: Tensor,
+    *,
+    method: str,
+    ipc: int,
+    seed: int,
+    reconstruct_with: Prior | None,
+    facts: dict[str, Any],
+) -> DistilledSet:
+    """Choose ``ipc`` real training images a class.
+
+    Args:
+        folder: of the set.
+        dataset: the images.
+        features: ``[N, E]`` what the selection compares.
+        method: ``random``, ``herding``, ``k_center`` or ``kmeans_nearest``.
+        ipc: images a class.
+        seed: distillation seed.
+        reconstruct_with: pass the chosen images through this prior's autoencoder and back; ``None`` keeps them.
+        facts: go into the manifest beside what is known here.
+    """
+    writer = SetWriter(folder, dataset.class_names)
+    if writer.complete:
+        return load_set(folder)
+    rows = select_classes(features, dataset.train.labels, dataset.class_names, method=method, ipc=ipc, seed=seed)
+    images = dataset.train.load(rows)
+    if reconstruct_with is not None:
+        images = reconstruct(reconstruct_with, images)
+    for position, (row, image) in enumerate(zip(rows.tolist(), images, strict=True)):
+        writer.save(image, position // ipc, position % ipc, train_image=row)
+    facts = {**facts, "seed": seed}
+    writer.finish(ipc=ipc, facts=facts, card=set_card(dataset.name, dataset.class_names, ipc, facts))
+    return load_set(folder)
+
+
+def reconstruct(prior: Prior, images: Tensor, chunk: int = 64) -> Tensor:
+    """``[n, C, h, w]`` uint8 images after a round trip through the latents."""
+    size = (images.shape[-2], images.shape[-1])
+    latents = encode_images(prior, images, chunk)
+    device = prior.autoencoder.device
+    return torch.cat([prior.decode(part.to(device), size).cpu() for part in latents.split(chunk)])
+
+
+def encode_images(prior: Prior, images: Tensor, chunk: int = 64) -> Tensor:
+    """``[n, C, h, w]`` uint8 images -> ``[n, C, H, W]`` scaled latents."""
+    device = prior.autoencoder.device
+    return torch.cat([prior.encode(part.to(device)).cpu() for part in images.split(chunk)])

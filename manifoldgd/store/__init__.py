@@ -1,0 +1,12 @@
+"""Artifacts on disk. The only package that knows the directory scheme.
+
+::
+
+    <cache>/latents/<key>/        latents.npy  labels.npy  meta.json
+    <cache>/prototypes/<key>.safetensors
+    <cache>/classifiers/<key>/    the embedding network
+    <result>/                     result.json  config.yaml  metrics.json  grid.png  report.html  students/<seed>.json
+    <result>/set/                 <class name>/<rank>.png  manifest.json  metadata.jsonl  README.md
+
+Nothing is ever half-written: files and folders get their names when they are complete.
+"""

@@ -1,0 +1,26 @@
+"""Names of artifacts by what they are, and the format all files share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from manifoldgd.errors import UserError
+
+FORMAT = 1  # of everything on disk; raised when a reader of the old format would misread the new
+
+
+def key_of(*parts: Any) -> str:
+    """A 16-digit hexadecimal hash of JSON-able parts, the same for everyone."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file; an unreadable one is a :class:`UserError` that names it."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); remove it to have it made again") from error

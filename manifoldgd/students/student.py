@@ -1,0 +1,229 @@
+"""A student: an architecture and a protocol, ready to be trained on any set."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.loggers import Logger
+from torch import Tensor, nn
+
+from manifoldgd.artifacts import StudentResult
+from manifoldgd.errors import require
+from manifoldgd.randomness import generator
+from manifoldgd.students.networks import ARCHITECTURES, ConvNet, ImageShape, ResNet
+from manifoldgd.students.protocol import HardLabel
+from manifoldgd.students.training import Pixels, ShuffledIndices, Supervised, fit, outputs
+
+OnEpoch = Callable[[int, int, Mapping[str, float]], None]
+LABELS = {"convnet": "ConvNet", "resnet": "ResNet", "resnet_ap": "ResNetAP"}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images uint8 ``[n, C, H, W]`` and labels int64 ``[n]``."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.dtype != torch.uint8:
+            raise ValueError(f"images: expected uint8 [n, C, H, W], got {self.images.dtype} {tuple(self.images.shape)}")
+        if self.labels.shape != (len(self.images),) or self.labels.dtype != torch.int64 or not len(self.images):
+            raise ValueError(
+                f"labels: expected int64 ({len(self.images)},), at least one, got {self.labels.dtype} "
+                f"{tuple(self.labels.shape)}"
+            )
+
+
+def _shape(images: Tensor) -> ImageShape:
+    return images.shape[1], images.shape[2], images.shape[3]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A network under training, and how images are shown to it."""
+
+    network: nn.Module
+    pixels: Pixels
+    size: tuple[int, int]
+
+    def hits(self, split: Split) -> Tensor:
+        """Whether each image is recognised, bool ``[n]``."""
+        return outputs(self.network, split.images, self.pixels, self.size).argmax(1) == split.labels.cpu()
+
+    def accuracy(self, split: Split) -> float:
+        """Share of images recognised."""
+        return float(self.hits(split).double().mean())
+
+
+class Watch:
+    """Follows a training: evaluates the test set where the protocol asks for it and keeps the curve."""
+
+    def __init__(
+        self, judge: Judge, test: Split, epochs: int, evaluated: frozenset[int], seed: int, on_epoch: OnEpoch | None
+    ) -> None:
+        self.judge, self.test, self.epochs, self.evaluated = judge, test, epochs, evaluated
+        self.seed, self.on_epoch = seed, on_epoch
+        self.curve: list[tuple[int, float]] = []
+        self.hits = torch.zeros(len(test.labels), dtype=torch.bool)
+
+    def __call__(self, epoch: int, loss: float) -> Mapping[str, float]:
+        """Take note of a finished epoch (from 1); returns what a logger shall record."""
+        metrics = {"loss": loss}
+        if epoch in self.evaluated:
+            self.hits = self.judge.hits(self.test)
+            metrics["top1"] = float(self.hits.double().mean())
+            self.curve.append((epoch, metrics["top1"]))
+        if self.on_epoch is not None:
+            self.on_epoch(epoch, self.epochs, metrics)
+        return {f"student/{self.seed}/{name}": value for name, value in metrics.items()}
+
+    def result(self, train_accuracy: float, num_classes: int, seconds: float) -> StudentResult:
+        """The outcome; the earliest of equally good epochs counts as the best."""
+        best_epoch, best = max(self.curve, key=lambda point: point[1])
+        last_epoch, last = self.curve[-1]
+        labels = self.test.labels.cpu()
+        per_class = tuple(float(self.hits[labels == label].double().mean()) for label in range(num_classes))
+        return StudentResult(
+            seed=self.seed,
+            last_top1=last,
+            best_top1=best,
+            last_epoch=last_epoch,
+            best_epoch=best_epoch,
+            train_accuracy=train_accuracy,
+            per_class=per_class,
+            curve=tuple(self.curve),
+            seconds=seconds,
+        )
+
+
+class Student:
+    """A network trained from scratch on a set and tested on real images.
+
+    Args:
+        architecture: ``convnet``, ``resnet`` or ``resnet_ap``.
+        width: Filters of the first block.
+        depth: Blocks of a ConvNet; 10 or 18 for the ResNets.
+        protocol: How it is trained.
+
+    Raises:
+        UserError: Unknown architecture, or a width or depth below 1.
+    """
+
+    def __init__(self, *, architecture: str, width: int, depth: int, protocol: HardLabel) -> None:
+        require(
+            architecture in ARCHITECTURES,
+            f"student.architecture: expected one of {sorted(ARCHITECTURES)}, got {architecture!r}; choose one",
+        )
+        for key, value in (("width", width), ("depth", depth)):
+            require(value >= 1, f"student.{key}: expected at least 1, got {value}; raise it")
+        self.architecture = architecture
+        self.width = width
+        self.depth = depth
+        self.protocol = protocol
+
+    @property
+    def name(self) -> str:
+        """What tables call it, for instance ``ConvNet-3``; the width is named where it is not the literature's."""
+        usual = 128 if self.architecture == "convnet" else 64
+        suffix = "" if self.width == usual else f" (width {self.width})"
+        return f"{LABELS[self.architecture]}-{self.depth}{suffix}"
+
+    def input_shape(self, image_shape: ImageShape) -> ImageShape:
+        """Channels, height, width of what the network sees, given those of the images."""
+        side = self.protocol.image_size
+        return image_shape if side is None else (image_shape[0], side, side)
+
+    def network(self, image_shape: ImageShape, num_classes: int, *, seed: int) -> ConvNet | ResNet:
+        """A fresh network for images of this shape; the initial weights depend on ``seed`` alone."""
+        build: Any = ARCHITECTURES[self.architecture]
+        source = generator(seed, "student", "weights")
+        shape = self.input_shape(image_shape)
+        return build(shape, num_classes, width=self.width, depth=self.depth, generator=source)
+
+    def check(self, image_shape: ImageShape, num_classes: int, ipc: int) -> None:
+        """Raise what :meth:`train` would raise about these numbers, before long work starts.
+
+        Raises:
+            UserError: Images too small for the architecture, or numbers the protocol is not meant for.
+        """
+        self.protocol.epochs_for(ipc, num_classes)
+        self.network(image_shape, num_classes, seed=0)
+
+    def train(
+        self,
+        train_images: Tensor,
+        train_labels: Tensor,
+        test_images: Tensor,
+        test_labels: Tensor,
+        *,
+        num_classes: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int,
+        ipc: int,
+        on_epoch: OnEpoch | None = None,
+        progress: bool = True,
+        accelerator: str = "auto",
+        logger: Logger | Literal[False] = False,
+    ) -> StudentResult:
+        """Train on one set, test on another. Equal arguments give equal bits on a CPU with the same thread count.
+
+        Args:
+            train_images: uint8 ``[n, C, H, W]``.
+            train_labels: int64 ``[n]``.
+            test_images: uint8 ``[m, C, H, W]``.
+            test_labels: int64 ``[m]``.
+            num_classes: Labels lie in [0, num_classes).
+            mean: Of each channel over the real training split, in units of [0, 1].
+            std: As ``mean``.
+            seed: Of initial weights, batch order and augmentation.
+            ipc: Images per class, by which the protocol chooses the epochs.
+            on_epoch: Called after each epoch with its number (from 1), the number of epochs and ``loss``, and ``top1``
+                where the test set was evaluated.
+            progress: Show a bar.
+            accelerator: As for ``lightning.Trainer``.
+            logger: Gets what ``on_epoch`` gets, under ``student/<seed>/``.
+
+        Raises:
+            UserError: See :meth:`check`.
+            ValueError: Tensors of another shape or type.
+        """
+        started = time.perf_counter()
+        train, test = Split(train_images, train_labels), Split(test_images, test_labels)
+        shape = _shape(train_images)
+        epochs = self.protocol.epochs_for(ipc, num_classes)
+        network = self.network(shape, num_classes, seed=seed)
+        judge = Judge(network, Pixels(tuple(mean), tuple(std)), self.input_shape(shape)[1:])
+        watch = Watch(judge, test, epochs, self.protocol.evaluated_epochs(epochs), seed, on_epoch)
+        module = Supervised(
+            network,
+            train.images,
+            train.labels,
+            judge.pixels,
+            augmentation=self.protocol.augmentation,
+            size=judge.size,
+            cutmix_alpha=self.protocol.cutmix_alpha,
+            generator=generator(seed, "student", "augmentation"),
+            optimisation=lambda network: self._optimisation(network, epochs),
+            after_epoch=watch,
+        )
+        loader = ShuffledIndices(len(train.images), self.protocol.batch_size, generator(seed, "student", "order"))
+        title = f"{self.name}, seed {seed}" if progress else None
+        fit(module, loader, epochs=epochs, accelerator=accelerator, title=title, logger=logger)
+        return watch.result(judge.accuracy(train), num_classes, time.perf_counter() - started)
+
+    def _optimisation(self, network: nn.Module, epochs: int) -> dict[str, Any]:
+        protocol = self.protocol
+        optimizer = torch.optim.SGD(
+            network.parameters(),
+            lr=protocol.learning_rate,
+            momentum=protocol.momentum,
+            weight_decay=protocol.weight_decay,
+        )
+        factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: protocol.rate_factor(epoch, epochs))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "epoch"}}

@@ -1,0 +1,239 @@
+"""Supervised training of one network on images that fit in memory, by Lightning's fit loop."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.loggers import Logger
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Generator, Tensor, nn
+
+from manifoldgd.students.augmentation import Augmentation
+from manifoldgd.students.cutmix import cutmix
+
+EVALUATION_BATCH = 500  # images; bounds the memory of a test pass
+Optimisation = Callable[[nn.Module], Any]  # -> what LightningModule.configure_optimizers returns
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How uint8 images become network input, per channel in units of [0, 1]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def unit(self, images: Tensor) -> Tensor:
+        """uint8 ``[B, C, H, W]`` -> float32 in [0, 1]."""
+        return images.float().div_(255)
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Float ``[B, C, H, W]`` in [0, 1] -> zero mean and unit variance over the dataset."""
+        shape = (1, -1, 1, 1)
+        return (images - images.new_tensor(self.mean).view(shape)) / images.new_tensor(self.std).view(shape)
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to keep large freed blocks instead of returning them to the system; nothing elsewhere.
+
+    A training step frees and asks for the same tens of MiB again; getting them from the system means clearing them and
+    mapping them page by page, which took up to a quarter of a step's time. Holds for the process.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # names of mallopt(3)
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(mmap_threshold, 1 << 30)
+    mallopt(trim_threshold, (1 << 31) - 1)
+
+
+class ShuffledIndices:
+    """A loader of index batches ``[b]`` int64, reshuffled at each pass; the last batch may be smaller."""
+
+    def __init__(self, count: int, batch_size: int, generator: Generator) -> None:
+        self.count, self.batch_size, self.generator = count, batch_size, generator
+
+    def __len__(self) -> int:
+        return -(-self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(torch.randperm(self.count, generator=self.generator).split(self.batch_size))
+
+
+class Supervised(L.LightningModule):
+    """Cross-entropy on augmented batches of a set that lives on the training device.
+
+    Args:
+        network: Normalised images -> logits.
+        images: uint8 ``[n, C, H, W]``.
+        labels: int64 ``[n]``.
+        pixels: Normalisation.
+        augmentation: Applied to each batch.
+        size: Height and width of the network's input.
+        cutmix_alpha: 0 for no CutMix.
+        generator: CPU generator of augmentation and CutMix.
+        optimisation: Builds optimizer and learning-rate schedule.
+        after_epoch: Called with the epoch (from 1) and its mean training loss; returns what the logger shall record.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        pixels: Pixels,
+        *,
+        augmentation: Augmentation,
+        size: tuple[int, int],
+        cutmix_alpha: float,
+        generator: Generator,
+        optimisation: Optimisation,
+        after_epoch: Callable[[int, float], Mapping[str, float]],
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.pixels = pixels
+        self.augmentation = augmentation
+        self.size = size
+        self.cutmix_alpha = cutmix_alpha
+        self.generator = generator
+        self.optimisation = optimisation
+        self.after_epoch = after_epoch
+        self.losses: list[Tensor] = []
+        self.register_buffer("images", images, persistent=False)
+        self.register_buffer("labels", labels, persistent=False)
+
+    def configure_optimizers(self) -> Any:
+        """As given."""
+        return self.optimisation(self.network)
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """Augmented, normalised images ``[b, C, *size]``."""
+        images = self.pixels.unit(self.images[indices])
+        if self.augmentation.space == "unit":
+            return self.pixels.normalised(self.augmentation(images, self.generator, self.size))
+        return self.augmentation(self.pixels.normalised(images), self.generator, self.size)
+
+    def training_step(self, indices: Tensor, batch_idx: int) -> Tensor:
+        """The loss of one batch of row indices."""
+        images, labels = self.batch(indices), self.labels[indices]
+        if self.cutmix_alpha:
+            images, partners, kept = cutmix(images, self.cutmix_alpha, self.generator)
+            logits = self.network(images)
+            loss = kept * F.cross_entropy(logits, labels) + (1 - kept) * F.cross_entropy(logits, labels[partners])
+        else:
+            loss = F.cross_entropy(self.network(images), labels)
+        self.losses.append(loss.detach())
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Report the epoch."""
+        loss = float(torch.stack(self.losses).mean())
+        self.losses.clear()
+        metrics = self.after_epoch(self.current_epoch + 1, loss)
+        if self.logger is not None:
+            self.logger.log_metrics(dict(metrics), step=self.current_epoch + 1)
+
+
+class EpochBar(L.Callback):
+    """One line of progress, counted in epochs: a batch of a distilled set takes a fraction of a second."""
+
+    def __init__(self, title: str) -> None:
+        columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"), TimeRemainingColumn())
+        self.progress = Progress(*columns, transient=True)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show the bar."""
+        self.task = self.progress.add_task("", total=trainer.max_epochs)
+        self.progress.start()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """One epoch done."""
+        self.progress.advance(self.task)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remove the bar."""
+        self.progress.stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Remove the bar, so that the message is readable."""
+        self.progress.stop()
+
+
+def fit(
+    module: Supervised,
+    loader: ShuffledIndices,
+    *,
+    epochs: int,
+    accelerator: str,
+    title: str | None,
+    logger: Logger | Literal[False] = False,
+) -> None:
+    """Train in float32 on one device, quietly.
+
+    Args:
+        module: Trained in place; on the CPU afterwards.
+        loader: Index batches.
+        epochs: Passes.
+        accelerator: As for ``lightning.Trainer``.
+        title: Of the progress bar; ``None`` for no bar.
+        logger: A Lightning logger, or ``False`` for none.
+    """
+    keep_freed_memory()
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for text in ("does not have many workers", "LeafSpec", "smaller than the logging interval", "in eval mode"):
+            warnings.filterwarnings("ignore", message=f".*{text}.*")
+        trainer = L.Trainer(
+            max_epochs=epochs,
+            accelerator=accelerator,
+            devices=1,
+            precision="32-true",
+            logger=logger,
+            callbacks=[EpochBar(title)] if title else [],
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        module.network.train()
+        trainer.fit(module, loader)
+    module.cpu()
+
+
+def centre_view(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Test images ``[B, C, H, W]`` at ``size``: scaled to cover 8/7 of it, then cropped at the centre (IDC)."""
+    if tuple(images.shape[2:]) == size:
+        return images
+    factor = max(target // 7 * 8 / side for target, side in zip(size, images.shape[2:], strict=True))
+    covering = [max(target, round(side * factor)) for target, side in zip(size, images.shape[2:], strict=True)]
+    images = F.interpolate(images, covering, mode="bilinear", antialias=True)
+    top, left = ((have - want) // 2 for have, want in zip(covering, size, strict=True))
+    return images[:, :, top : top + size[0], left : left + size[1]]
+
+
+@torch.no_grad()  # not inference mode: its tensors could never meet autograd again
+def outputs(
+    network: nn.Module, images: Tensor, pixels: Pixels, size: tuple[int, int], *, features: bool = False
+) -> Tensor:
+    """Logits ``[n, num_classes]`` or features ``[n, E]`` of uint8 images ``[n, C, H, W]``, float32 on the CPU.
+
+    Args:
+        network: On any device.
+        images: On any device.
+        pixels: Normalisation.
+        size: Height and width of the network's input; see :func:`centre_view`.
+        features: The penultimate layer's output instead of logits.
+    """
+    device = next(network.parameters()).device
+    apply = network.features if features else network
+    batches = (centre_view(pixels.unit(each.to(device)), size) for each in images.split(EVALUATION_BATCH))
+    return torch.cat([apply(pixels.normalised(batch)).cpu() for batch in batches])

@@ -1,0 +1,38 @@
+"""Settings of the whole suite."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+DEFAULT_VECTORS = Path(__file__).parent / "data" / "manifoldgd_reference_vectors.npz"
+ERRORS = pytest.StashKey[dict[str, dict[str, float]]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--reference-vectors",
+        type=Path,
+        default=DEFAULT_VECTORS,
+        metavar="FILE",
+        help="npz file laid out like tests/data/manifoldgd_reference_vectors.npz; every key of it is checked",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Spinning threads of oversubscribed cores cost more than a second core gives to tensors of this size.
+    torch.set_num_threads(1)
+    config.stash[ERRORS] = {}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for name, groups in config.stash[ERRORS].items():
+        terminalreporter.section(f"largest errors against {name}")
+        for group, error in sorted(groups.items()):
+            terminalreporter.write_line(f"{group:40s} {error:.2e}")
+
+
+@pytest.fixture(scope="session")
+def largest_errors(pytestconfig: pytest.Config) -> dict[str, dict[str, float]]:
+    """File name -> group -> largest error, printed at the end of the session."""
+    return pytestconfig.stash[ERRORS]

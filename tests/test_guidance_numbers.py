@@ -1,0 +1,72 @@
+"""Numbers the guidance methods refuse, and the YAML files that hold the ones they are given."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import yaml
+from test_guidance import MANIFOLD, MODE, RELEASED, SHAPE, anchors, randn
+
+import manifoldgd.guidance as methods
+from manifoldgd.diffusion.protocol import Anchors
+from manifoldgd.errors import UserError
+from manifoldgd.guidance import ManifoldGuidance, ManifoldReleasedGuidance, ModeGuidance
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scale": -0.1}, "guidance.scale: needs to be >= 0 .*, got -0.1"),
+        (
+            {"tangent_dim": 10},
+            "tangent_dim: needs to be smaller than guidance.neighbours, got tangent_dim=10, neighbours=10",
+        ),
+        ({"tangent_dim": 0}, "guidance.tangent_dim: needs to be > 0, got 0"),
+        (
+            {"neighbours": 25},
+            "neighbours: needs to be at most guidance.neighbourhood, got neighbours=25, neighbourhood=24",
+        ),
+        ({"estimator": "exact"}, "guidance.estimator: expected one of noised, clean, posterior, got exact"),
+        ({"annealing": "step"}, "guidance.annealing: expected one of exponential, cosine, linear, got step"),
+        ({"kernel": "box"}, "guidance.kernel: expected one of rbf, laplace, imq, got box"),
+        ({"warmup_steps": -1}, "guidance.warmup_steps: needs to be >= 0, got -1"),
+        ({"max_multiplier": 0.5}, "guidance.max_multiplier: needs to be >= 1, got 0.5"),
+        ({"bandwidth": 0}, "guidance.bandwidth: needs to be > 0, got 0"),
+        ({"t_stop": 25}, r"guidance.t_stop: needs to be a fraction of the steps in \[0, 1\], got 25"),
+        ({"uniform_share": 2}, r"guidance.uniform_share: needs to be in \[0, 1\], got 2"),
+    ],
+)
+def test_bad_numbers_name_the_key(changes, message):
+    with pytest.raises(UserError, match=message) as caught:
+        ManifoldGuidance(**MANIFOLD | changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_released_numbers_name_the_key():
+    for changes, message in (
+        ({"manifold_scale": -1}, "guidance.manifold_scale"),
+        ({"radius": 0}, "guidance.radius"),
+        ({"cloud_size": 11}, "neighbours: needs to be at most guidance.cloud_size"),
+    ):
+        with pytest.raises(UserError, match=message):
+            ManifoldReleasedGuidance(**RELEASED | changes)
+    with pytest.raises(UserError, match=r"guidance\.scale"):
+        ModeGuidance(**MODE | {"scale": -1})
+
+
+def test_missing_neighbourhoods_are_a_programming_error():
+    with pytest.raises(ValueError, match=r"neighbourhoods: expected \[B, 24, D\], got None"):
+        ManifoldGuidance(**MANIFOLD).bind(Anchors(randn(2, *SHAPE), None))
+    with pytest.raises(ValueError, match=r"got \(2, 23, 24\)"):
+        ManifoldGuidance(**MANIFOLD).bind(anchors(2, size=23))
+
+
+@pytest.mark.parametrize("file", sorted((CONF / "guidance").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_yaml_builds_and_holds_exactly_the_constructors_numbers(file):
+    numbers = yaml.safe_load(file.read_text())
+    target = getattr(methods, numbers.pop("_target_").removeprefix("manifoldgd.guidance."))
+    assert set(inspect.signature(target).parameters) == set(numbers)
+    assert all(p.default is p.empty for p in inspect.signature(target).parameters.values())
+    assert target(**numbers).neighbourhood >= 0

@@ -1,0 +1,314 @@
+"""Metrics on embeddings: closed forms, brute force, scipy and torchmetrics as twins."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from scipy import linalg
+from scipy.spatial.distance import cdist, pdist
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from manifoldgd import metrics
+from manifoldgd.errors import UserError
+from manifoldgd.metrics import embed, functional, set_measures, set_metrics
+
+
+def rows(count, dimensions=6, seed=0, shift=0.0):
+    generator = torch.Generator().manual_seed(seed)
+    scale = torch.linspace(0.5, 2, dimensions, dtype=torch.float64)
+    return shift + scale * torch.randn(count, dimensions, generator=generator, dtype=torch.float64)
+
+
+SYNTHETIC, REAL = rows(30, seed=1, shift=0.3), rows(90, seed=2)
+PAIRWISE = (
+    functional.mean_l2,
+    functional.mean_cosine,
+    functional.rbf_mmd,
+    functional.kid,
+    functional.frechet_distance,
+    functional.representativeness,
+)
+
+
+def identity(num_features):
+    module = torch.nn.Identity()
+    module.num_features = num_features
+    return module
+
+
+class TestMeans:
+    def test_l2_is_not_squared(self):
+        assert functional.mean_l2(SYNTHETIC, SYNTHETIC + 2) == pytest.approx(2 * 6**0.5)
+
+    def test_cosine_is_a_distance_of_unnormalised_means(self):
+        synthetic, real = torch.tensor([[10.0, 0.0], [0.0, 1.0]]), torch.tensor([[1.0, 0.0]])
+        assert functional.mean_cosine(synthetic, real) == pytest.approx(1 - 10 / 101**0.5)
+        assert functional.mean_cosine(-real, real) == pytest.approx(2)
+
+
+class TestKernels:
+    def test_rbf_mmd_equals_the_definition(self):
+        x, y = SYNTHETIC.numpy(), REAL.numpy()
+        pooled = np.sort(pdist(np.concatenate([x, y]), "sqeuclidean"))
+        median = pooled[(len(pooled) - 1) // 2]
+        xx, yy, xy = (np.exp(-cdist(a, b, "sqeuclidean") / median) for a, b in ((x, x), (y, y), (x, y)))
+        n, m = len(x), len(y)
+        squared = (xx.sum() - n) / n / (n - 1) + (yy.sum() - m) / m / (m - 1) - 2 * xy.mean()
+        assert functional.rbf_mmd(SYNTHETIC, REAL).item() == pytest.approx(squared**0.5, rel=1e-9)
+
+    def test_rbf_mmd_of_one_distribution_is_small_and_never_negative(self):
+        values = [float(functional.rbf_mmd(rows(40, seed=s), rows(40, seed=s + 99))) for s in range(12)]
+        assert min(values) == 0
+        assert max(values) < 0.5 * float(functional.rbf_mmd(rows(40), rows(40, seed=3, shift=1.0)))
+
+    def test_rbf_mmd_has_no_unit(self):
+        assert functional.rbf_mmd(7 * SYNTHETIC, 7 * REAL) == pytest.approx(functional.rbf_mmd(SYNTHETIC, REAL).item())
+
+    def test_rbf_mmd_of_constant_sets_is_finite(self):
+        assert functional.rbf_mmd(torch.ones(4, 2), torch.ones(5, 2)) == 0
+
+    @pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance` will save")
+    def test_kid_equals_torchmetrics_on_whole_sets(self):
+        real = REAL[:30]
+        twin = KernelInceptionDistance(feature=identity(6), subsets=1, subset_size=30)
+        twin.set_dtype(torch.float64)
+        twin.update(real, real=True)
+        twin.update(SYNTHETIC, real=False)
+        assert functional.kid(SYNTHETIC, real).item() == pytest.approx(float(twin.compute()[0]), rel=1e-6)
+
+    def test_kid_weighs_sets_of_different_size(self):
+        def kernel(a, b):
+            return (a @ b.T / 6 + 1) ** 3
+
+        x, y = SYNTHETIC.numpy(), REAL.numpy()
+        off = [k[~np.eye(len(k), dtype=bool)].mean() for k in (kernel(x, x), kernel(y, y))]
+        expected = sum(off) - 2 * kernel(x, y).mean()
+        assert functional.kid(SYNTHETIC, REAL).item() == pytest.approx(expected, rel=1e-9)
+
+    @pytest.mark.parametrize("metric", [functional.rbf_mmd, functional.kid])
+    def test_chunks_do_not_matter(self, metric, monkeypatch):
+        whole = metric(SYNTHETIC, REAL).item()
+        monkeypatch.setattr(functional, "_CHUNK", 7)
+        assert metric(SYNTHETIC, REAL).item() == pytest.approx(whole, rel=1e-9)
+
+    def test_thinning_is_fixed_and_close(self):
+        real = rows(3000, seed=5)
+        whole = functional.kid(SYNTHETIC + 1, real).item()
+        thin = [functional.kid(SYNTHETIC + 1, real, max_real=1000).item() for _ in range(2)]
+        assert thin[0] == thin[1] != whole
+        assert thin[0] == pytest.approx(whole, rel=0.1)
+
+
+class TestCosines:
+    def test_representativeness_is_the_worst_of_the_best(self):
+        unit = [part / part.norm(dim=1, keepdim=True) for part in (SYNTHETIC, REAL)]
+        expected = min(max(float(s @ r) for r in unit[1]) for s in unit[0])
+        assert functional.representativeness(SYNTHETIC, REAL).item() == pytest.approx(expected)
+        assert functional.representativeness(REAL[:9] * 5, REAL).item() == pytest.approx(1)
+
+    def test_diversity_is_the_distance_of_the_closest_pair(self):
+        unit = SYNTHETIC / SYNTHETIC.norm(dim=1, keepdim=True)
+        expected = min(1 - float(unit[i] @ unit[j]) for i in range(30) for j in range(i))
+        assert functional.diversity(SYNTHETIC).item() == pytest.approx(expected)
+        assert functional.diversity(torch.cat([SYNTHETIC, 3 * SYNTHETIC[:1]])).item() == pytest.approx(0, abs=1e-12)
+
+
+class TestBalls:
+    @pytest.mark.parametrize("k", [1, 3, 5])
+    def test_equals_brute_force(self, k):
+        x, y = SYNTHETIC.numpy(), REAL.numpy()
+        across = cdist(x, y)
+        ball_x, ball_y = (np.sort(cdist(a, a), axis=1)[:, k] for a in (x, y))
+        found = functional.precision_recall_density_coverage(SYNTHETIC, REAL, k)
+        assert found.precision == pytest.approx(np.mean([(row <= ball_y).any() for row in across]))
+        assert found.recall == pytest.approx(np.mean([(column <= ball_x).any() for column in across.T]))
+        assert found.density == pytest.approx((across <= ball_y).sum() / (k * len(x)))
+        assert found.coverage == pytest.approx(np.mean([(across[:, j] <= ball_y[j]).any() for j in range(len(y))]))
+
+    def test_a_set_against_itself(self):
+        found = functional.precision_recall_density_coverage(REAL, REAL, 4)
+        assert [float(v) for v in (found.precision, found.recall, found.coverage)] == [1, 1, 1]
+        assert float(found.density) == pytest.approx(1.25)  # k neighbours and the image itself, over k
+
+    def test_far_apart(self):
+        assert [float(v) for v in functional.precision_recall_density_coverage(SYNTHETIC + 99, REAL, 3)] == [0] * 4
+
+    def test_copies_lie_on_surfaces_whatever_the_origin(self):
+        real = rows(200, 12, seed=7)
+        near, far = (functional.precision_recall_density_coverage((real + o)[:40], real + o, 3) for o in (0.0, 1000.0))
+        assert list(map(float, near)) == list(map(float, far))
+
+    def test_more_neighbours_than_images(self):
+        found = functional.precision_recall_density_coverage(SYNTHETIC[:3], REAL, 3)
+        assert torch.isnan(found.recall)
+        assert not torch.isnan(found.precision)
+        found = functional.precision_recall_density_coverage(SYNTHETIC, REAL[:3], 3)
+        assert [bool(torch.isnan(value)) for value in found] == [True, False, True, True]
+        with pytest.raises(ValueError, match="k: expected 1 or more, got 0"):
+            functional.precision_recall_density_coverage(SYNTHETIC, REAL, 0)
+
+
+class TestFrechet:
+    def test_equals_scipy_and_torchmetrics(self):
+        x, y = SYNTHETIC.numpy(), REAL.numpy()
+        cx, cy = np.cov(x.T), np.cov(y.T)
+        shift = ((x.mean(0) - y.mean(0)) ** 2).sum()
+        expected = shift + np.trace(cx + cy - 2 * linalg.sqrtm(cx @ cy).real)
+        assert functional.frechet_distance(SYNTHETIC, REAL).item() == pytest.approx(expected, rel=1e-9)
+        twin = FrechetInceptionDistance(feature=identity(6))
+        twin.set_dtype(torch.float64)
+        twin.update(REAL, real=True)
+        twin.update(SYNTHETIC, real=False)
+        assert functional.frechet_distance(SYNTHETIC, REAL).item() == pytest.approx(float(twin.compute()), rel=1e-5)
+
+    def test_shift_and_scale_in_closed_form(self):
+        centred = REAL - REAL.mean(0)
+        assert functional.frechet_distance(REAL + 2, REAL).item() == pytest.approx(4 * 6)
+        trace = float(centred.square().sum() / (len(REAL) - 1))
+        assert functional.frechet_distance(3 * centred, centred).item() == pytest.approx(4 * trace)
+
+    def test_fewer_images_than_dimensions(self):
+        few = rows(5, 40)
+        assert functional.frechet_distance(few, few).item() == pytest.approx(0, abs=1e-9)
+        assert functional.frechet_distance(few + 1, few).item() == pytest.approx(40)
+
+    def test_is_symmetric(self):
+        there, back = functional.frechet_distance(SYNTHETIC, REAL), functional.frechet_distance(REAL, SYNTHETIC)
+        assert there.item() == pytest.approx(back.item())
+
+    def test_bias_falls_with_the_number_of_images(self):
+        real = rows(4000, 32, seed=9)
+        few, many = (functional.frechet_distance(rows(n, 32, seed=n), real).item() for n in (40, 1000))
+        assert few > 5 * many > 0
+
+
+class TestBoundaries:
+    @pytest.mark.parametrize("metric", PAIRWISE)
+    def test_results_are_float64_scalars_and_inputs_stay(self, metric):
+        synthetic, real = SYNTHETIC.float(), REAL.float()
+        copies = synthetic.clone(), real.clone()
+        value = metric(synthetic, real)
+        assert value.shape == ()
+        assert value.dtype == torch.float64
+        assert torch.equal(synthetic, copies[0])
+        assert torch.equal(real, copies[1])
+
+    @pytest.mark.parametrize("metric", PAIRWISE)
+    def test_shapes_are_checked(self, metric):
+        with pytest.raises(ValueError, match="expected equal E, got 6 and 5"):
+            metric(SYNTHETIC, REAL[:, :5])
+        with pytest.raises(ValueError, match=r"real: expected embeddings \[n, E\], got \(90,\)"):
+            metric(SYNTHETIC, REAL[:, 0])
+
+    @pytest.mark.parametrize("metric", [functional.rbf_mmd, functional.kid, functional.frechet_distance])
+    def test_one_image_is_too_few(self, metric):
+        assert torch.isnan(metric(SYNTHETIC[:1], REAL))
+        assert torch.isnan(metric(SYNTHETIC, REAL[:1]))
+        assert torch.isnan(functional.diversity(SYNTHETIC[:1]))
+
+
+class TestClasses:
+    CASES = (
+        (metrics.MeanL2, functional.mean_l2),
+        (metrics.MeanCosine, functional.mean_cosine),
+        (metrics.RBFMMD, functional.rbf_mmd),
+        (metrics.KernelDistance, functional.kid),
+        (metrics.Representativeness, functional.representativeness),
+        (metrics.Diversity, lambda synthetic, real: functional.diversity(synthetic)),
+    )
+
+    @pytest.mark.parametrize(("make", "function"), CASES)
+    def test_batches_add_up_to_the_function(self, make, function):
+        metric = make()
+        for part in REAL.split(40):
+            metric.update(part, real=True)
+        for part in SYNTHETIC.split(7):
+            metric.update(part, real=False)
+        assert metric.compute().item() == pytest.approx(function(SYNTHETIC, REAL).item())
+        metric.reset()
+        metric.update(REAL, real=False)
+        metric.update(SYNTHETIC, real=True)
+        assert metric.compute().item() == pytest.approx(function(REAL, SYNTHETIC).item())
+
+    def test_frechet_distance_comes_with_the_set_sizes(self):
+        metric = metrics.FrechetDistance()
+        metric.update(SYNTHETIC, real=False)
+        metric.update(REAL, real=True)
+        found = metric.compute()
+        assert (int(found["num_synthetic"]), int(found["num_real"])) == (30, 90)
+        assert found["frechet_distance"] == functional.frechet_distance(SYNTHETIC, REAL)
+
+    def test_collection_gives_every_metric_and_names_do_not_mix(self):
+        collection = set_metrics(k=3)
+        for part in SYNTHETIC.split(11):
+            collection.update(part, real=False)
+        collection.update(REAL, real=True)
+        found = collection.compute()
+        balls = functional.precision_recall_density_coverage(SYNTHETIC, REAL, 3)
+        expected = {
+            "mean_l2": functional.mean_l2(SYNTHETIC, REAL),
+            "mean_cosine": functional.mean_cosine(SYNTHETIC, REAL),
+            "rbf_mmd": functional.rbf_mmd(SYNTHETIC, REAL),
+            "kid": functional.kid(SYNTHETIC, REAL),
+            "representativeness": functional.representativeness(SYNTHETIC, REAL),
+            "diversity": functional.diversity(SYNTHETIC),
+            "frechet_distance": functional.frechet_distance(SYNTHETIC, REAL),
+            "num_synthetic": 30,
+            "num_real": 90,
+            **balls._asdict(),
+        }
+        assert {name: float(value) for name, value in found.items()} == pytest.approx(
+            {name: float(value) for name, value in expected.items()}
+        )
+        assert set_measures(SYNTHETIC, REAL, k=3) == pytest.approx(
+            {name: float(value) for name, value in expected.items() if not name.startswith("num_")}
+        )
+
+    @pytest.mark.parametrize(("n", "m"), [(0, 0), (0, 90), (30, 0), (1, 1)])
+    def test_too_few_images_give_nan_and_no_crash(self, n, m):
+        collection = set_metrics(k=3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchmetrics on compute before update
+            if n:
+                collection.update(SYNTHETIC[:n], real=False)
+            if m:
+                collection.update(REAL[:m], real=True)
+            found = collection.compute()
+        undefined = {"frechet_distance", "kid", "rbf_mmd", "recall", "precision", "density", "coverage"}
+        if (n, m) != (1, 1):
+            undefined |= {"mean_l2", "mean_cosine", "representativeness"}
+        assert {name for name, value in found.items() if torch.isnan(value.double())} - {"diversity"} == undefined
+        assert torch.isnan(found["diversity"]) == (n < 2)
+        assert (int(found["num_synthetic"]), int(found["num_real"])) == (n, m)
+
+    def test_arguments_are_checked(self):
+        with pytest.raises(UserError, match=r"metrics\.k: expected an integer >= 1, got 0"):
+            metrics.PrecisionRecallDensityCoverage(k=0)
+        with pytest.raises(ValueError, match=r"embeddings: expected \[b, E\], got \(6,\)"):
+            metrics.MeanL2().update(SYNTHETIC[0], real=False)
+
+
+class TestEmbed:
+    IMAGES = torch.randint(0, 256, (11, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+    def test_batches_do_not_matter_and_nothing_is_tracked(self):
+        network = torch.nn.Conv2d(3, 2, 3)
+
+        def features(batch):
+            return network(batch.float() / 255)
+
+        one, all_at_once = (embed(features, self.IMAGES, batch_size=size) for size in (1, 64))
+        assert one.shape == (11, 8)
+        assert not one.requires_grad
+        torch.testing.assert_close(one, all_at_once)
+
+    @pytest.mark.parametrize("images", [IMAGES.float(), IMAGES[0], IMAGES[:0]], ids=["dtype", "dimensions", "empty"])
+    def test_images_are_checked(self, images):
+        with pytest.raises(ValueError, match=r"images: expected uint8 \[n, C, H, W\]"):
+            embed(lambda batch: batch.float().flatten(1), images)
+
+    def test_features_have_to_be_finite(self):
+        with pytest.raises(ValueError, match="finite"):
+            embed(lambda batch: batch.float().flatten(1) / 0, self.IMAGES)

@@ -1,0 +1,276 @@
+"""Every pixel of a grid is where it belongs; plots survive what is missing."""
+
+import io
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from manifoldgd.report import figures, grids, latent_map, sections
+from manifoldgd.report.numbers import Spread
+from manifoldgd.report.palette import CLASS_COLOURS, DARK, LIGHT
+
+STEPS = [
+    {"index": i, "ratio_mean": 0.5 * 0.9 ** (9 - i), "ratio_std": 0.02, "kept_mean": 0.5, "kept_std": 0.1}
+    for i in range(9, 3, -1)
+]
+
+
+def _solid(values, channels=1, height=2, width=3):
+    pixels = torch.tensor(values, dtype=torch.uint8).view(len(values), -1, 1, 1)
+    return pixels.expand(-1, channels, height, width).contiguous()
+
+
+def _cell(image, layout, row, column):
+    x, y = layout.corner(row, column)
+    return np.asarray(image.crop((x, y, x + layout.cell_width, y + layout.cell_height)))
+
+
+def _left(names):
+    return grids._label_width(grids._fit_names(names))
+
+
+@pytest.mark.parametrize("scale", [1, 4])
+def test_grid_puts_class_in_row_and_rank_in_column(scale):
+    names = ("a", "bb", "empty")
+    images = _solid([10, 20, 30, 40, 50])
+    labels, ranks = torch.tensor([1, 0, 1, 1, 0]), torch.tensor([2, 1, 0, 1, 0])
+    image = grids.image_grid(images, labels, names, scale=scale, ranks=ranks)
+    layout = grids.Layout(_left(names), 3 * scale, 2 * scale)
+    assert image.size == layout.corner(3, 3)
+    for row, values in enumerate([[50, 20], [30, 40, 10]]):
+        for column, value in enumerate(values):
+            assert (_cell(image, layout, row, column) == value).all()
+    assert (_cell(image, layout, 0, 2) == 255).all()
+    by_appearance = grids.image_grid(images, labels, names, scale=scale)
+    assert (_cell(by_appearance, layout, 1, 0) == 10).all()
+    gap_x = layout.corner(0, 1)[0] - 1
+    assert image.getpixel((gap_x, layout.corner(0, 0)[1])) == (255, 255, 255)
+
+
+def test_enlargement_repeats_pixels_exactly():
+    image = torch.randint(0, 256, (1, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    grid = grids.image_grid(image, torch.tensor([0]), ["x"], scale=5)
+    expected = image[0].permute(1, 2, 0).numpy().repeat(5, axis=0).repeat(5, axis=1)
+    assert (_cell(grid, grids.Layout(_left(["x"]), 40, 40), 0, 0) == expected).all()
+
+
+def test_reduction_averages():
+    image = torch.tensor([[0, 100], [100, 200]], dtype=torch.uint8).view(1, 1, 2, 2)
+    grid = grids.image_grid(image, torch.tensor([0]), ["x"], scale=0.5)
+    assert (_cell(grid, grids.Layout(_left(["x"]), 1, 1), 0, 0) == 100).all()
+
+
+@pytest.mark.parametrize(("pixels", "scale"), [(8, 8), (28, 2), (32, 2), (64, 1), (50, 1), (256, 0.25)])
+def test_scale_brings_cells_near_64_pixels(pixels, scale):
+    assert grids.scale_for(pixels) == scale
+
+
+def test_names_are_drawn_and_long_ones_end_in_an_ellipsis():
+    names = ["Größe", "Shetland sheepdog, Shetland sheep dog, Shetland"]
+    grid = grids.image_grid(_solid([0, 0], height=32, width=32), torch.tensor([0, 1]), names, scale=1)
+    column = np.asarray(grid)[:, : _left(names)]
+    assert (column[:36] < 128).any()
+    assert (column[40:] < 128).any()
+    fitted = grids._fit_names(names)
+    assert fitted[0] == names[0]
+    assert fitted[1].startswith("Shetland")
+    assert fitted[1].endswith("…")
+    assert _left(names) <= grids.LABEL_PIXELS + 2 * grids.GAP + 8
+
+
+def test_pairs_stand_prototype_above_outcome():
+    before, after = _solid([10, 20, 30]), _solid([110, 120, 130])
+    image = grids.pairs_grid(before, after, torch.tensor([0, 1, 0]), ("a", "b"), scale=3)
+    layout = grids.Layout(_left(("a", "b")), 9, 12 + grids.SEAM, row_gap=grids.PAIR_GAP)
+    for row, column, value in ((0, 0, 10), (0, 1, 30), (1, 0, 20)):
+        cell = _cell(image, layout, row, column)
+        assert (cell[:6] == value).all()
+        assert (cell[6 : 6 + grids.SEAM] == 255).all()
+        assert (cell[-6:] == value + 100).all()
+    assert image.height == layout.corner(1, 0)[1] + layout.cell_height + grids.GAP
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": _solid([1, 2]).float()}, "uint8"),
+        ({"images": _solid([1, 2], channels=2)}, "C = 1 or 3"),
+        ({"labels": torch.tensor([0])}, "2 images"),
+        ({"labels": torch.tensor([0, 5])}, r"\[0, 1\)"),
+        ({"ranks": torch.tensor([0])}, "2 images"),
+        ({"scale": 1.5}, "whole number"),
+        ({"scale": 0}, "whole number"),
+    ],
+)
+def test_grid_refuses_what_does_not_fit(change, message):
+    arguments = {"images": _solid([1, 2]), "labels": torch.tensor([0, 0]), "class_names": ["a"], "scale": 1} | change
+    with pytest.raises(ValueError, match=message):
+        grids.image_grid(**arguments)
+
+
+def test_pairs_refuse_different_shapes():
+    with pytest.raises(ValueError, match="one shape"):
+        grids.pairs_grid(_solid([1]), _solid([1, 2]), torch.tensor([0, 0]), ["a"], scale=1)
+
+
+def test_save_png_round_trips(tmp_path):
+    image = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
+    grids.save_png(image, tmp_path / "a.png")
+    assert (np.asarray(Image.open(tmp_path / "a.png")) == np.asarray(image)).all()
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+def _decoded(png):
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+def _has_colour(png, colour, pixels=20):
+    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+    return (np.abs(_decoded(png) - wanted).max(axis=2) < 6).sum() >= pixels
+
+
+def test_guidance_plot_has_a_second_panel_only_where_something_was_projected():
+    both = figures.guidance_plot(STEPS)
+    one = figures.guidance_plot([{**step, "kept_mean": None, "kept_std": None} for step in STEPS])
+    assert _has_colour(both, LIGHT.accent)
+    assert _has_colour(both, LIGHT.second)
+    assert not _has_colour(one, LIGHT.second)
+    assert _decoded(one).shape[0] < _decoded(both).shape[0]
+    assert figures.guidance_plot(STEPS) == both
+    assert figures.guidance_plot(STEPS[::-1]) == both
+
+
+def test_guidance_plot_survives_missing_numbers_and_zero_guidance():
+    figures.guidance_plot([{"index": 3, "ratio_mean": 0.0, "ratio_std": None, "kept_mean": math.nan}])
+    figures.guidance_plot([*STEPS, {"index": 10, "ratio_mean": None, "ratio_std": None}])
+    with pytest.raises(ValueError, match="guided step"):
+        figures.guidance_plot([{"index": 3, "ratio_mean": None, "ratio_std": None}])
+    with pytest.raises(ValueError, match="guided step"):
+        figures.guidance_plot([])
+
+
+def test_idle_steps_are_found():
+    assert figures._runs([0, 1, 2, 5, 7, 8]) == [(0, 2), (5, 5), (7, 8)]
+    assert figures._runs([]) == []
+
+
+def test_svg_is_text_and_reproducible():
+    svg = figures.guidance_plot(STEPS, file_format="svg")
+    assert b"<svg" in svg
+    assert svg == figures.guidance_plot(STEPS, file_format="svg")
+
+
+def test_dark_plots_are_dark():
+    curve = [(1, 0.1), (2, None), (3, 0.5)]
+    light, dark = (_decoded(figures.accuracy_curve([curve], names=["$a$"], scheme=s)) for s in (LIGHT, DARK))
+    assert light.mean() > 200
+    assert dark.mean() < 60
+
+
+@pytest.mark.parametrize("from_zero", [True, False])
+def test_bars_take_missing_values(from_zero):
+    png = figures.bars(["a", "b_$"], [Spread(90, 1), Spread(None)], title="%", from_zero=from_zero)
+    assert _has_colour(png, LIGHT.accent)
+    with pytest.raises(ValueError, match="got 1 and 2"):
+        figures.bars(["a"], [Spread(1), Spread(2)], title="%", from_zero=from_zero)
+
+
+@pytest.mark.parametrize(("count", "size"), [(12, 40), (200, 30), (40, 600)])
+def test_principal_plane_equals_the_svd(count, size):
+    rng = np.random.default_rng(0)
+    points = (rng.normal(size=(count, size)) * np.linspace(3, 0.1, size) + 5).astype(np.float32)
+    plane = latent_map.principal_plane(points)
+    centred = points.astype(np.float64) - points.mean(axis=0, dtype=np.float64)
+    _, values, axes = np.linalg.svd(centred, full_matrices=False)
+    expected = centred @ axes[:2].T
+    found = plane.transform(points)
+    signs = np.sign((found * expected).sum(axis=0))
+    assert np.allclose(found, expected * signs, atol=2e-3)
+    assert np.allclose(plane.explained_variance_ratio_, values[:2] ** 2 / (values**2).sum(), rtol=1e-4)
+    assert np.array_equal(latent_map.principal_plane(points).transform(points), found)
+
+
+def test_latent_maps_show_every_class_and_accept_absent_parts():
+    labels = torch.arange(3).repeat_interleave(10)
+    real = torch.randn(30, 2, 2, 2, generator=torch.Generator().manual_seed(0)) + 6 * labels.view(-1, 1, 1, 1)
+    cloud, some = latent_map.Cloud.of(real, labels), latent_map.Cloud.of(real[::5], labels[::5])
+    names = ["a", "b$", "c" * 40]
+    png = latent_map.latent_map(cloud, some, some, names)
+    assert png == latent_map.latent_map(cloud, some, some, names)
+    assert all(_has_colour(png, colour) for colour in CLASS_COLOURS[:3])
+    assert latent_map.latent_map(cloud, None, some, names) != png
+    nobody = latent_map.Cloud.of(real[:0], labels[:0])
+    latent_map.latent_map(cloud, None, nobody, names)
+    latent_map.latent_map_by_class(cloud, some, some, [*names, "empty"])
+    with pytest.raises(ValueError, match="two points"):
+        latent_map.principal_plane(np.zeros((1, 4)))
+    with pytest.raises(ValueError, match="one length"):
+        latent_map.Cloud.of(real, labels[:2])
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures as objects, before they are encoded."""
+    seen = []
+    for module in (figures, latent_map):
+        monkeypatch.setattr(module, "encode", lambda figure, _: seen.append(figure) or b"")
+    return seen
+
+
+def test_guidance_plot_draws_the_records(drawn):
+    figures.guidance_plot(STEPS)
+    ratio, kept = drawn[0].axes
+    for panel, key in ((ratio, "ratio"), (kept, "kept")):
+        x, y = panel.lines[0].get_data()
+        assert list(x) == [9, 8, 7, 6, 5, 4]
+        assert y == pytest.approx([step[f"{key}_mean"] for step in STEPS])
+        band = panel.collections[0].get_paths()[0].vertices
+        top = STEPS[0][f"{key}_mean"] + STEPS[0][f"{key}_std"]
+        assert band[band[:, 0] == 9][:, 1].max() == pytest.approx(top)
+    assert ratio.get_xlim() == (9.5, -0.5)
+    (idle,) = ratio.patches
+    assert (idle.get_x(), idle.get_x() + idle.get_width()) == (-0.5, 3.5)
+
+
+def test_ratios_over_decades_get_a_log_axis_and_gaps_break_the_line(drawn):
+    wide = [{"index": i, "ratio_mean": 10.0**-i, "ratio_std": 10.0**-i} for i in (0, 1, 4, 5)]
+    figures.guidance_plot(wide)
+    (panel,) = drawn[0].axes
+    assert panel.get_yscale() == "log"
+    assert [list(line.get_xdata()) for line in panel.lines] == [[5, 4], [1, 0]]
+    assert all((band.get_paths()[0].vertices[:, 1] > 0).all() for band in panel.collections)
+    figures.guidance_plot(STEPS)
+    assert drawn[1].axes[0].get_yscale() == "linear"
+
+
+def test_curves_and_bars_draw_percentages_and_values(drawn):
+    figures.accuracy_curve([[(10, 0.25), (20, 0.5)]])
+    assert [list(map(float, line.get_ydata())) for line in drawn[0].axes[0].lines] == [[25, 50], [50]]
+    figures.bars(["a", "b"], [Spread(90, 1), Spread(80)], title="%")
+    panel = drawn[1].axes[0]
+    assert [bar.get_width() for bar in panel.patches] == [90, 80]
+    assert [text.get_text() for text in panel.get_yticklabels()] == ["a", "b"]
+    assert panel.get_ylim() == (1.5, -0.5)
+    assert panel.get_xlim()[0] == 0
+
+
+def test_maps_draw_each_kind_in_the_plane_of_the_real_latents(drawn):
+    generator = torch.Generator().manual_seed(0)
+    real, labels = torch.randn(30, 5, generator=generator), torch.arange(30) % 2
+    other = torch.randn(6, 5, generator=generator) + 3
+    latents = {
+        "real": real, "real_labels": labels, "prototypes": other[:2], "prototype_labels": labels[:2],
+        "synthetic": other[2:], "synthetic_labels": labels[2:6],
+    }  # fmt: skip
+    sections.map_section(latents, ["a", "b"])
+    whole, by_class = drawn[0], drawn[2]
+    plane = latent_map.principal_plane(real.numpy())
+    kinds = [dots.get_offsets() for dots in whole.axes[0].collections]
+    for dots, points in zip([kinds[0], kinds[1], kinds[-1]], [real, other[:2], other[2:]], strict=True):
+        assert np.allclose(dots, plane.transform(points.numpy()), atol=1e-4)
+    own = latent_map.principal_plane(real[1::2].numpy())
+    assert np.allclose(by_class.axes[1].collections[-1].get_offsets(), own.transform(other[3::2].numpy()), atol=1e-4)
