@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 
 from manifoldgd.data import digits, fashion_mnist, image_folder
 from manifoldgd.data.dataset import ImageDataset, in_memory_split, limit_per_class
+from manifoldgd.data.image_files import check_files
 from manifoldgd.data.transforms import centre_crop, eight_bit, image_tensor, upright
 from manifoldgd.errors import UserError
 
@@ -295,7 +296,7 @@ def test_centre_crop_agrees_with_its_twin(width, height):
     cropped = np.asarray(centre_crop(image, 16), np.float64)
     assert cropped.shape == (16, 16, 3)
     difference = np.abs(cropped - crop_twin(np.asarray(image), 16))
-    # Which axis goes first, and so what is rounded in between, differs between Pillow 12.0 and 13.0: one or two grey levels.
+    # Pillow 12.0 and 13.0 differ in which axis goes first, so in what is rounded in between: one or two grey levels.
     assert difference.max() <= 2
     assert difference.mean() <= 0.35
 
@@ -626,7 +627,14 @@ def test_several_bad_files_are_counted(root):
         (root / name).write_bytes(b"no")
     message = message_of(load_folder, root)
     assert str(root / "train/cat/5.png") in message
-    assert "2 more bad files" in message
+    assert "bad files in all: 3" in message
+
+
+def test_no_file_escapes_the_check(root):
+    good, bad = root / "train/cat/0.png", root / "bad.png"
+    bad.write_bytes(b"no")
+    message = message_of(check_files, [good] * 256 + [bad] + [good] * 255 + [bad])
+    assert "bad files in all: 2" in message
 
 
 def test_damage_inside_a_file_is_named_when_decoding(root):

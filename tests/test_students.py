@@ -506,7 +506,7 @@ NO_FLIP = "student.protocol.augmentation.operations=[crop,scale,rotate]"
 
 
 def test_a_hundred_digits_teach_far_more_than_chance(digits):
-    result = train(digits, "student.protocol.epochs=60", NO_FLIP)
+    result = train(digits, "student.protocol.epochs=60", "student.protocol.batch_size=20", NO_FLIP)
     assert result.last_top1 > 0.7
     assert result.train_accuracy > 0.9
     assert result.last_epoch == 60
@@ -571,10 +571,11 @@ def test_training_checks_tensors_and_numbers_first(digits):
         learner.train(images, labels[:5], test_images, test_labels, num_classes=10, mean=MEAN, std=STD, seed=0, ipc=1)
     with pytest.raises(UserError, match="at least 64 pixels, got 8x8"):
         student("student/protocol=hard_small", member="convnet6").check((1, 8, 8), 10, 10)
+    numbers = {"architecture": "convnet", "width": 4, "depth": 3, "protocol": learner.protocol}
     with pytest.raises(UserError, match=r"student.architecture: expected one of .* got 'vgg'"):
-        student("student.architecture=vgg")
+        Student(**numbers | {"architecture": "vgg"})
     with pytest.raises(UserError, match=r"student.width: expected at least 1, got 0"):
-        student("student.width=0")
+        Student(**numbers | {"width": 0})
 
 
 def test_names():

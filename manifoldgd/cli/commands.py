@@ -12,8 +12,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from manifoldgd.cli.components import check_type
-from manifoldgd.cli.explain import suggest
 from manifoldgd.cli.experiment import Experiment
+from manifoldgd.cli.explain import suggest
 from manifoldgd.cli.sweep import record_job
 from manifoldgd.errors import UserError, require
 

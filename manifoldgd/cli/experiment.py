@@ -3,154 +3,28 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.cli.components import build
+from manifoldgd.cli.setup import DIFFUSION, IN_LATENT_SPACE, Setup
 from manifoldgd.cli.sweep import FOLDER_VARIABLE
 from manifoldgd.distill.module import Targets, find_targets
 from manifoldgd.errors import require
 from manifoldgd.files import atomic_write_text
-from manifoldgd.machine import Machine
 from manifoldgd.priors.prior import Prior
-from manifoldgd.prototypes import SELECTIONS
 from manifoldgd.stages import evaluation, latents, pages, prior, sets
 from manifoldgd.store.keys import key_of, read_json
 from manifoldgd.store.results import claim_result
 from manifoldgd.store.sets import load_set
-from manifoldgd.tracking import Tracker
-
-DIFFUSION = "diffusion"
-IN_LATENT_SPACE = ("kmeans_nearest",)  # the other real baselines compare embeddings of the classifier
 
 
-class Experiment:
-    """Objects built from one configuration, each on first use.
-
-    Building checks a component's numbers, so :meth:`check` builds all that a command needs before any long work.
-    """
-
-    def __init__(self, command: str, config: DictConfig) -> None:
-        self.command, self.config = command, config
-        self.cache = Path(config.cache)
-        self.machine: Machine = build(config, "machine")
-        self.machine.prepare()
-
-    # ------------------------------------------------------------------------------------------------- components
-
-    @cached_property
-    def dataset(self) -> Any:
-        """The images."""
-        return build(self.config, "dataset")
-
-    @cached_property
-    def prior(self) -> Prior:
-        """The latent diffusion model, on the machine's device."""
-        return build(self.config, "prior").to(self.machine.device)
-
-    @cached_property
-    def guidance(self) -> Any:
-        """The guidance method."""
-        return build(self.config, "guidance")
-
-    @cached_property
-    def sampler(self) -> Any:
-        """The sampler."""
-        return build(self.config, "sampler")
-
-    @cached_property
-    def student(self) -> Any:
-        """The student."""
-        return build(self.config, "student")
-
-    @cached_property
-    def tracker(self) -> Tracker:
-        """Where curves go."""
-        return build(self.config, "logger")
-
-    # ----------------------------------------------------------------------------------------------- what it is
-
-    @property
-    def guided(self) -> bool:
-        """Whether the set is synthesised towards prototypes."""
-        return self.config.source == DIFFUSION and self._guidance_name != "none"
-
-    @property
-    def needs_prior(self) -> bool:
-        """Whether making the set takes the prior."""
-        return self.config.source in (DIFFUSION, *IN_LATENT_SPACE) or self.config.reconstruct
-
-    @property
-    def _guidance_name(self) -> str:
-        names = {"NoGuidance": "none", "ModeGuidance": "mode", "ManifoldGuidance": "manifold"}
-        target = self.config.guidance._target_.rsplit(".", 1)[1]
-        return names.get(target, "manifold_released" if target == "ManifoldReleasedGuidance" else target)
-
-    @property
-    def method(self) -> str:
-        """What tables call the way the set was made."""
-        if self.config.source != DIFFUSION:
-            return f"{self.config.source}{' (reconstructed)' if self.config.reconstruct else ''}"
-        name = self._guidance_name
-        return f"{name} ({self.config.guidance.estimator})" if name == "manifold" else name
-
-    @property
-    def set_config(self) -> dict[str, Any]:
-        """The part of the configuration that the set depends on, and nothing else."""
-        keys = ["dataset", "ipc", "source", "seed"]
-        if self.config.source == DIFFUSION:
-            keys += ["prior", "sampler", "guidance"] + (["clusterer"] if self.guided else [])
-        else:
-            keys += ["reconstruct"] + (["prior"] if self.needs_prior else [])
-        whole = OmegaConf.to_container(self.config, resolve=True)
-        return {key: whole[key] for key in keys}
-
-    @property
-    def evaluation_config(self) -> dict[str, Any]:
-        """The part of the configuration that the judgement of a set depends on."""
-        whole = OmegaConf.to_container(self.config, resolve=True)
-        return {key: whole[key] for key in ("dataset", "student", "student_seeds")}
-
-    def folder(self, *parts: dict[str, Any]) -> Path:
-        """Where the result goes: ``output``, or a name made of what the result is."""
-        if self.config.output is not None:
-            return Path(self.config.output)
-        name = self.method.replace(" (", "-").rstrip(")")
-        return Path("outputs") / self.dataset.name / f"{name}-ipc{self.config.ipc}-{key_of(*parts)[:8]}"
-
-    # ---------------------------------------------------------------------------------------------------- commands
-
-    def check(self, *, makes_set: bool, judges: bool) -> None:
-        """Build and check all that will be needed, cheap things first."""
-        config = self.config
-        if judges:
-            require(len(config.student_seeds) >= 1, "student_seeds: expected at least one seed, got []; set [0]")
-            _ = self.student, self.tracker
-        if makes_set:
-            sources = (DIFFUSION, *SELECTIONS)
-            require(
-                config.source in sources, f"source: expected one of {', '.join(sources)}, got {config.source!r}"
-            )
-            require(
-                not (config.reconstruct and config.source == DIFFUSION),
-                "reconstruct: only real sources can be reconstructed; set source=random or reconstruct=false",
-            )
-            _ = self.sampler, self.guidance, build(config, "clusterer")
-            require(config.ipc >= 1, f"ipc: expected at least 1 image per class, got {config.ipc}; set ipc=1 or more")
-            latents.check_ipc(self.dataset, config.ipc)
-            if self.guided:
-                latents.check_neighbourhood(self.dataset, self.guidance.neighbourhood)
-            if self.needs_prior:
-                self.prior.check_images(self.dataset.name, self.dataset.image_shape)
-                sets.match_classes(self.dataset, self.prior)
-                self.prior.schedule.respaced(self.sampler.steps, self.sampler.spacing)
-        if judges and makes_set:
-            self.student.check(self.dataset.image_shape, len(self.dataset.class_names), config.ipc)
+class Experiment(Setup):
+    """The commands."""
 
     def run(self) -> dict[str, Any]:
         """Distil and evaluate; a finished result is read, a half-finished one continued."""
@@ -182,7 +56,7 @@ class Experiment:
 
     def train_prior(self) -> dict[str, Any]:
         """Train a prior on the dataset's training split and judge it."""
-        recipe = build_recipe(self.config)
+        recipe = self.recipe()
         folder = Path(self.config.output or f"outputs/priors/{self.dataset.name}")
         facts = prior.train_and_judge(
             folder, self.dataset, **recipe, seed=self.config.seed, machine=self.machine, cache=self.cache
@@ -190,8 +64,6 @@ class Experiment:
         judge = facts["judge"]
         print(f"prior: {folder}; {100 * judge['recognised']:.1f} % of {judge['samples']} unguided samples recognised")
         return facts
-
-    # ------------------------------------------------------------------------------------------------------- parts
 
     def _make_set(self, folder: Path) -> DistilledSet:
         claim_result(folder, "set", self.set_config)
@@ -257,8 +129,10 @@ class Experiment:
             result = self._evaluate_tracked(folder, distilled)
         accuracy = result["accuracy"]["last"]
         spread = "" if accuracy["std"] is None else f" ± {100 * accuracy['std']:.1f}"
-        print(f"{result['dataset']}, {result['method']}, ipc {result['ipc']}, {result['student']}: last-epoch "
-              f"accuracy {100 * accuracy['mean']:.1f}{spread} % over {len(accuracy['values'])} students")
+        print(
+            f"{result['dataset']}, {result['method']}, ipc {result['ipc']}, {result['student']}: last-epoch "
+            f"accuracy {100 * accuracy['mean']:.1f}{spread} % over {len(accuracy['values'])} students"
+        )
         print(f"result: {folder}/report.html")
         return result
 
@@ -309,15 +183,3 @@ class Experiment:
         if self.command != "run" or self.config.source != DIFFUSION:
             return None, None
         return self.prior, self._targets().prototypes.prototypes if self.guided else None
-
-
-def build_recipe(config: DictConfig) -> dict[str, Any]:
-    """The numbers of a prior's training."""
-    from manifoldgd.cli.components import check_node, check_type
-
-    recipe = config.recipe
-    for key, hint in {"cfg_scale": float, "judge_samples": int}.items():
-        check_type(f"recipe.{key}", recipe[key], hint)
-    check_node(recipe, "recipe")
-    parts = {name: build(recipe, name) for name in ("autoencoder", "denoiser")}
-    return {**parts, "cfg_scale": recipe.cfg_scale, "judge_samples": recipe.judge_samples}

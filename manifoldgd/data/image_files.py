@@ -80,7 +80,7 @@ def check_files(paths: Sequence[Path]) -> None:
         checked = pool.map(lambda batch: [_fault(path) for path in batch], batches)
         faults = [fault for batch in checked for fault in batch if fault is not None]
     if faults:
-        more = f" (and {len(faults) - 1} more bad files)" if len(faults) > 1 else ""
+        more = f" (bad files in all: {len(faults)})" if len(faults) > 1 else ""
         raise UserError(f"dataset.folder: {faults[0]}{more}; replace or remove it")
 
 

@@ -79,7 +79,7 @@ class Prior:
 
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
-        """``[n, C, h, w]`` uint8 images -> ``[n, C, H, W]`` scaled latents (posterior means, so encoding is a function).
+        """``[n, C, h, w]`` uint8 images -> ``[n, C, H, W]`` scaled latents (the posterior means).
 
         Images smaller than :attr:`image_size` are padded with black, centred.
         """

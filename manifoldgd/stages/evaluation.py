@@ -171,14 +171,12 @@ def evaluate(
         "epochs": students[0]["last_epoch"],
         "student": student.name,
         "student_seeds": list(seeds),
-        "accuracy": {
-            epoch: summary([one[f"{epoch}_top1"] for one in students]) for epoch in ("last", "best")
-        },
+        "accuracy": {epoch: summary([one[f"{epoch}_top1"] for one in students]) for epoch in ("last", "best")},
         "students": students,
         "set_metrics": measures,
         "embedding": {"name": "classifier of the real training split", **_described(network)},
         "guidance": guidance_steps(distilled),
-        "seconds": {**distilled.manifest.get("seconds", {}), **{name: round(value, 2) for name, value in seconds.items()}},
+        "seconds": distilled.manifest.get("seconds", {}) | {name: round(value, 2) for name, value in seconds.items()},
     }
     atomic_write_json(folder / "metrics.json", result)
     return result

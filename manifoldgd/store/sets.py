@@ -1,7 +1,7 @@
 """A distilled set as a folder that any tool can read: ``<class name>/<rank>.png`` and a manifest.
 
-While a set is being made, each finished image is in place with one row in ``progress.jsonl``; a row is written after its
-image, so what has a row is whole. The manifest, made of the rows in order, says that the set is complete.
+While a set is being made, each finished image is in place with one row in ``progress.jsonl``; a row is written after
+its image, so what has a row is whole. The manifest, made of the rows in order, says that the set is complete.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from typing import ClassVar, Literal, Protocol
 
 import torch
@@ -32,6 +33,10 @@ class Augmentation(Protocol):
 
     def __call__(self, images: Tensor, generator: Generator, size: tuple[int, int]) -> Tensor:
         """Float images ``[B, C, H, W]`` -> augmented ones ``[B, C, *size]``; the input stays as it is."""
+        ...
+
+    def without_flip(self) -> Augmentation:
+        """The same for images whose mirror image belongs to another class."""
         ...
 
 
@@ -134,6 +139,12 @@ class DSA:
         self.cutout_ratio = cutout_ratio
         self.brightness, self.saturation, self.contrast = brightness, saturation, contrast
 
+    def without_flip(self) -> DSA:
+        """The same operations but ``flip``."""
+        other = copy(self)
+        other.operations = tuple(each for each in self.operations if each != "flip")
+        return other
+
     def __call__(self, images: Tensor, generator: Generator, size: tuple[int, int]) -> Tensor:
         """Normalised images ``[B, C, H, W]`` -> augmented ones ``[B, C, *size]``, resized beforehand."""
         if tuple(images.shape[2:]) != size:
@@ -233,6 +244,12 @@ class LargeImage:
         self.flip_probability = flip_probability
         self.jitter = jitter
         self.lighting = lighting
+
+    def without_flip(self) -> LargeImage:
+        """The same with a flip probability of 0."""
+        other = copy(self)
+        other.flip_probability = 0.0
+        return other
 
     def __call__(self, images: Tensor, generator: Generator, size: tuple[int, int]) -> Tensor:
         """Images ``[B, C, H, W]`` in [0, 1] -> ``[B, C, *size]``, about in [0, 1] (lighting is not clamped)."""

@@ -166,6 +166,7 @@ class Student:
         std: Sequence[float],
         seed: int,
         ipc: int,
+        flip: bool = True,
         on_epoch: OnEpoch | None = None,
         progress: bool = True,
         accelerator: str = "auto",
@@ -183,6 +184,7 @@ class Student:
             std: As ``mean``.
             seed: Of initial weights, batch order and augmentation.
             ipc: Images per class, by which the protocol chooses the epochs.
+            flip: Whether a mirrored image keeps its class; if not, the augmentation leaves mirroring out.
             on_epoch: Called after each epoch with its number (from 1), the number of epochs and ``loss``, and ``top1``
                 where the test set was evaluated.
             progress: Show a bar.
@@ -205,7 +207,7 @@ class Student:
             train.images,
             train.labels,
             judge.pixels,
-            augmentation=self.protocol.augmentation,
+            augmentation=self.protocol.augmentation if flip else self.protocol.augmentation.without_flip(),
             size=judge.size,
             cutmix_alpha=self.protocol.cutmix_alpha,
             generator=generator(seed, "student", "augmentation"),

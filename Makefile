@@ -1,0 +1,38 @@
+# ManifoldGD: `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO ?= dataset=digits
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all lint format bench
+
+help:  ## show this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(BIN)/.installed  ## create .venv with the exact versions of constraints.txt
+
+$(BIN)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install  ## the main job on the embedded digits: distil, train students, write report.html (installs if needed)
+	$(BIN)/manifoldgd run $(DEMO)
+
+test: install  ## the quick tests: minutes on two cores
+	$(BIN)/python -m pytest
+
+test-all: install  ## all tests, whole trainings and sweeps included
+	$(BIN)/python -m pytest -m ''
+
+lint: install  ## ruff: style, imports, docstrings, annotations
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: install  ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install  ## speed as ratios: guided over unguided steps, tangent spaces against a full eigendecomposition
+	$(BIN)/python -m experiments.bench
