@@ -35,4 +35,4 @@ format: install  ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 bench: install  ## speed as ratios: guided over unguided steps, tangent spaces against a full eigendecomposition
-	$(BIN)/python -m experiments.bench
+	$(BIN)/python experiments/bench.py

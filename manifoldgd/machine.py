@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import platform
@@ -44,7 +45,7 @@ class Machine:
         )
         require(
             self.accelerator not in ("gpu", "cuda") or torch.cuda.is_available(),
-            f"machine.accelerator: {self.accelerator} asked for, but torch finds no GPU; set machine=cpu or machine=auto",
+            f"machine.accelerator: {self.accelerator} asked for, but torch finds no GPU; set machine=cpu",
         )
         require(
             self.precision in PRECISIONS,
@@ -57,7 +58,9 @@ class Machine:
         )
 
     def prepare(self) -> None:
-        """Set the thread counts of this process and quiet what Lightning says on every start."""
+        """Set up this process: threads, allocator, and silence about what is as we want it."""
+        if self.device.type == "cpu":
+            _keep_freed_memory()
         if self.threads is not None:
             import faiss
 
@@ -91,6 +94,22 @@ class Machine:
             "enable_checkpointing": False,
             **changes,
         }
+
+
+def _keep_freed_memory() -> None:
+    """Ask glibc to keep large freed blocks instead of returning them to the system; nothing elsewhere.
+
+    Every step of a training or a sampling frees and asks for the same tens of MiB again. From the system they come page
+    by page, each cleared first: measured, two thirds of the time of a prior's training step.
+    """
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # names of mallopt(3)
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, (1 << 31) - 1)
+    mallopt(top_pad, 1 << 26)
 
 
 def hardware() -> str:

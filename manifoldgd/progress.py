@@ -12,14 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @contextmanager
 def progress_bar(title: str, total: int, *, enabled: bool) -> Iterator[Callable[[], None]]:
-    """Yield a function that advances the bar by one; on a pipe or file the bar is one line at the end.
+    """Yield a function that advances the bar by one; on a pipe or file one line at the end stands for the bar.
 
     Args:
         title: what is under way.
         total: steps in all.
-        enabled: ``False`` draws nothing.
+        enabled: ``False`` draws nothing, and so does a total of 0.
     """
-    if not enabled:
+    if not enabled or total == 0:
         yield lambda: None
         return
     console = Console(stderr=True)

@@ -36,3 +36,29 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 def largest_errors(pytestconfig: pytest.Config) -> dict[str, dict[str, float]]:
     """File name -> group -> largest error, printed at the end of the session."""
     return pytestconfig.stash[ERRORS]
+
+
+@pytest.fixture(scope="session")
+def tiny_prior(tmp_path_factory) -> Path:
+    """A prior for 8x8 grey digits with random weights, as ``write_prior`` writes it."""
+    from tiny import write_tiny_prior
+
+    return write_tiny_prior(tmp_path_factory.mktemp("priors") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def dit_lookalike(tmp_path_factory) -> Path:
+    """DiT-XL/2-256 in small: learned variance, DDIM scheduler, weights in ``.bin`` files, ImageNet's way with names."""
+    from tiny import write_dit_lookalike
+
+    return write_dit_lookalike(tmp_path_factory.mktemp("priors") / "dit")
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory) -> Path:
+    """A cache with an embedding network for digits that took a moment to train."""
+    from tiny import quick_classifier
+
+    cache = tmp_path_factory.mktemp("cache")
+    quick_classifier(cache)
+    return cache

@@ -506,12 +506,13 @@ NO_FLIP = "student.protocol.augmentation.operations=[crop,scale,rotate]"
 
 
 def test_a_hundred_digits_teach_far_more_than_chance(digits):
-    result = train(digits, "student.protocol.epochs=60", "student.protocol.batch_size=20", NO_FLIP)
-    assert result.last_top1 > 0.7
-    assert result.train_accuracy > 0.9
-    assert result.last_epoch == 60
-    assert [epoch for epoch, _ in result.curve] == [20, 40, 60]
-    assert result.curve[-1] == (60, result.last_top1)
+    numbers = ["epochs=30", "batch_size=20", "learning_rate=0.05"]
+    result = train(digits, NO_FLIP, *(f"student.protocol.{each}" for each in numbers))
+    assert result.last_top1 > 0.55
+    assert result.train_accuracy > 0.8
+    assert result.last_epoch == 30
+    assert [epoch for epoch, _ in result.curve] == [10, 20, 30]
+    assert result.curve[-1] == (30, result.last_top1)
     assert result.best_top1 == max(top1 for _, top1 in result.curve)
     sizes = torch.bincount(digits[3], minlength=10).double()
     mean = float((torch.tensor(result.per_class, dtype=torch.float64) * sizes).sum() / sizes.sum())
@@ -612,7 +613,7 @@ def test_test_images_are_cropped_at_the_centre_of_eight_sevenths():
 # The embedding network
 
 
-QUICK = dataclasses.replace(STANDARD, width=16, images_shown=20_000, batch_size=64)
+QUICK = dataclasses.replace(STANDARD, width=16, images_shown=15_000, learning_rate=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -625,7 +626,7 @@ def classifier():
 
 
 def test_the_embedding_network_recognises_digits(classifier, digits):
-    assert classifier.accuracy(digits[2], digits[3]) > 0.93
+    assert classifier.accuracy(digits[2], digits[3]) > 0.9
     embedding = classifier.embed(digits[2][:5])
     assert embedding.shape == (5, classifier.embedding_size)
     torch.testing.assert_close(classifier.network.classifier(embedding), classifier.logits(digits[2][:5]))

@@ -43,7 +43,7 @@ def run_job(command: str, config: DictConfig) -> dict[str, Any] | None:
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
         return _run(command, config)
-    varied = dict(override.split("=", 1) for override in hydra.overrides.task)
+    varied = {key: value for key, _, value in (override.partition("=") for override in hydra.overrides.task)}
     try:
         result = _run(command, config)
     except Exception as error:

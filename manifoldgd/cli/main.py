@@ -79,7 +79,10 @@ def run(arguments: list[str]) -> int:
     except (UserError, HydraException, OmegaConfBaseException) as error:
         print(f"manifoldgd: error: {explain(error, conf_dir())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as stop:
+        # Lightning turns Ctrl-C inside a loop into sys.exit(1).
+        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
+            raise
         print("manifoldgd: stopped; the same command continues where it was", file=sys.stderr)
         return 130
 

@@ -1,7 +1,8 @@
 """What a denoiser and a guidance look like to the sampler.
 
 Symbols, as in the paper: ``x_t`` noisy latent, ``x0`` clean latent predicted from it, ``abar_t`` cumulative product of
-alphas. Shape letters: ``B`` rows of the batch, ``C, H, W`` a latent, ``M`` real latents of a neighbourhood, ``D = C*H*W``.
+alphas. Shape letters: ``B`` rows of the batch, ``C, H, W`` a latent, ``M`` real latents of a neighbourhood, and
+``D = C*H*W``.
 """
 
 from __future__ import annotations

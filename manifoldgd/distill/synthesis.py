@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
 from manifoldgd.distill.items import WorkItem
@@ -15,15 +15,17 @@ from manifoldgd.distill.module import DistillModule, Synthesised
 SaveBatch = Callable[[Synthesised], None]
 
 
-class BatchWriter(BasePredictionWriter):
-    """Gives each finished batch to ``save``; nothing piles up in memory, and a kill loses at most one batch."""
+class BatchWriter(Callback):
+    """Gives each finished batch to ``save``; nothing piles up in memory, and a kill loses at most one batch.
+
+    Not a ``BasePredictionWriter``: that one asks the loader for sample indices, which batches of items do not have.
+    """
 
     def __init__(self, save: SaveBatch) -> None:
-        super().__init__(write_interval="batch")
         self.save = save
 
-    def write_on_batch_end(self, trainer: Trainer, module: LightningModule, prediction: Synthesised, *_: Any) -> None:
-        self.save(prediction)
+    def on_predict_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Synthesised, *_: Any) -> None:
+        self.save(outputs)
 
 
 def fixed_batches(items: Sequence[WorkItem], batch_size: int) -> list[list[WorkItem]]:

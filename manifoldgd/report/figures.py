@@ -47,7 +47,8 @@ def guidance_plot(
     _band(panels[0], index, _column(steps, "ratio_mean"), _column(steps, "ratio_std"), scheme.accent)
     headline(panels[0], "guidance norm / noise norm", scheme)
     if with_kept:
-        _band(panels[1], index, _column(steps, "kept_mean"), _column(steps, "kept_std"), scheme.second)
+        kept, spread = _column(steps, "kept_mean"), _column(steps, "kept_std")
+        _band(panels[1], index, kept, spread, scheme.second, log_allowed=False)
         panels[1].set_ylim(0, 1)
         headline(panels[1], "share of the mode vector kept", scheme)
     for panel in panels:
@@ -143,11 +144,13 @@ def bars(
     return encode(figure, file_format)
 
 
-def _band(panel: Axes, index: np.ndarray, mean: np.ndarray, spread: np.ndarray, colour: str) -> None:
+def _band(
+    panel: Axes, index: np.ndarray, mean: np.ndarray, spread: np.ndarray, colour: str, *, log_allowed: bool = True
+) -> None:
     """Mean line and band. A gap in ``index`` breaks the line: nothing was measured there."""
     breaks = np.flatnonzero(np.abs(np.diff(index)) > 1.5) + 1
     positive = mean[np.isfinite(mean) & (mean > 0)]
-    logarithmic = bool(positive.size == mean.size and positive.max() > LOG_FROM * positive.min())
+    logarithmic = log_allowed and bool(positive.size == mean.size and positive.max() > LOG_FROM * positive.min())
     low, high = mean - np.nan_to_num(spread), mean + np.nan_to_num(spread)
     if logarithmic:
         panel.set_yscale("log")

@@ -29,6 +29,9 @@ MEASURES: Mapping[str, tuple[str, Literal["high", "low"] | None, str]] = {
     "coverage": ("coverage", "high", "share of real neighbourhoods that hold an image of the set"),
 }
 
+# How many embeddings each side had: without them the measures cannot be read, but they measure nothing themselves.
+COUNTS = ("num_synthetic", "num_real")
+
 
 def check_format(result: Mapping[str, Any]) -> None:
     """Refuse a record that another version wrote.

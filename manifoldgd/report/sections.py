@@ -12,7 +12,7 @@ from manifoldgd.artifacts import DistilledSet
 from manifoldgd.report.figures import accuracy_curve, bars, guidance_plot
 from manifoldgd.report.grids import image_grid, pairs_grid, scale_for
 from manifoldgd.report.latent_map import Cloud, latent_map, latent_map_by_class
-from manifoldgd.report.measures import MEASURES, measure_end, measure_title
+from manifoldgd.report.measures import COUNTS, MEASURES, measure_end, measure_title
 from manifoldgd.report.numbers import Spread, finite, number_format, number_text, percent, seconds_text, spread_of
 from manifoldgd.report.page import Figure, Section
 from manifoldgd.report.palette import DARK, LIGHT, Scheme
@@ -165,8 +165,17 @@ def measures_section(measures: Mapping[str, Any] | None, embedding: Mapping[str,
             MEASURES[key][2] if key in MEASURES else "",
         ]
         for key, value in measures.items()
+        if key not in COUNTS
     ]
-    return Section(title, [*blocks, Table(columns, rows)])
+    return Section(title, [*blocks, Table(columns, rows, _compared(measures))])
+
+
+def _compared(measures: Mapping[str, Any]) -> str:
+    """How many images stand on each side; most measures are biased when one is small."""
+    synthetic, real = (measures.get(key) for key in COUNTS)
+    if not (finite(synthetic) and finite(real)):
+        return ""
+    return f"n = {synthetic:.0f} images of the set against {real:.0f} real ones; compare values at equal n only."
 
 
 def time_sentence(seconds: Mapping[str, float | None]) -> str:

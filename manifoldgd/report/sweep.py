@@ -11,6 +11,7 @@ from typing import Any
 from manifoldgd.files import atomic_write_text
 from manifoldgd.report.figures import bars
 from manifoldgd.report.measures import (
+    COUNTS,
     accuracy,
     accuracy_values,
     check_format,
@@ -150,6 +151,7 @@ def _table(jobs: Sequence[Job], caption: str, seed_key: str | None) -> Table:
     if seed_key not in varying:
         rows = {position: [job] for position, job in enumerate(jobs)}
     measures = list(dict.fromkeys(key for _, result in jobs for key in result.get("set_metrics") or {}))
+    measures = [key for key in measures if key not in COUNTS]
     ranked = sorted(rows.values(), key=_rank)
     columns = [
         *(Column(key, key.replace("_", " "), "setting") for key in COMPARABLE),

@@ -127,15 +127,23 @@ def load_set(folder: Path) -> DistilledSet:
         manifest.get("format") == FORMAT,
         f"set: {folder} has format {manifest.get('format')}, expected {FORMAT}; make it again with this version",
     )
-    rows = manifest["images"]
-    return DistilledSet(
-        images=torch.stack([_read_image(folder / row["file"]) for row in rows]),
-        labels=torch.tensor([row["label"] for row in rows]),
-        ranks=torch.tensor([row["rank"] for row in rows]),
-        class_names=tuple(manifest["class_names"]),
-        folder=folder,
-        manifest=manifest,
-    )
+    try:
+        rows = manifest["images"]
+        return DistilledSet(
+            images=torch.stack([_read_image(folder / row["file"]) for row in rows]),
+            labels=torch.tensor([row["label"] for row in rows]),
+            ranks=torch.tensor([row["rank"] for row in rows]),
+            class_names=tuple(manifest["class_names"]),
+            folder=folder,
+            manifest=manifest,
+        )
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"set: {folder / 'manifest.json'} does not fit its images ({reason}); make the set again"
+        ) from error
 
 
 def _read_image(file: Path) -> Tensor:

@@ -53,7 +53,7 @@ class Recipe:
 
 
 STANDARD = Recipe(
-    width=48, images_shown=180_000, batch_size=128, learning_rate=0.1, momentum=0.9, weight_decay=5e-4, shift=1 / 14
+    width=32, images_shown=180_000, batch_size=64, learning_rate=0.05, momentum=0.9, weight_decay=1e-4, shift=1 / 28
 )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -38,21 +37,6 @@ class Pixels:
         """Float ``[B, C, H, W]`` in [0, 1] -> zero mean and unit variance over the dataset."""
         shape = (1, -1, 1, 1)
         return (images - images.new_tensor(self.mean).view(shape)) / images.new_tensor(self.std).view(shape)
-
-
-def keep_freed_memory() -> None:
-    """Ask glibc to keep large freed blocks instead of returning them to the system; nothing elsewhere.
-
-    A training step frees and asks for the same tens of MiB again; getting them from the system means clearing them and
-    mapping them page by page, which took up to a quarter of a step's time. Holds for the process.
-    """
-    trim_threshold, mmap_threshold = -1, -3  # names of mallopt(3)
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    mallopt(mmap_threshold, 1 << 30)
-    mallopt(trim_threshold, (1 << 31) - 1)
 
 
 class ShuffledIndices:
@@ -187,7 +171,6 @@ def fit(
         title: Of the progress bar; ``None`` for no bar.
         logger: A Lightning logger, or ``False`` for none.
     """
-    keep_freed_memory()
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():

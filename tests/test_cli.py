@@ -1,0 +1,277 @@
+"""Bad input, each kind once: exit code 2, one line on stderr, no traceback, and what to do."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from command import manifoldgd, quick
+from PIL import Image
+from tiny import cpu, write_tiny_prior
+
+from manifoldgd import __version__
+from manifoldgd.data import digits
+from manifoldgd.priors import load_prior
+from manifoldgd.stages import latents
+from manifoldgd.store.results import claim_result
+
+
+@pytest.fixture(autouse=True)
+def somewhere_else(monkeypatch, tmp_path):
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.chdir(tmp_path)
+
+
+def complaint(capsys, code):
+    """The one line on stderr, without its beginning."""
+    err = capsys.readouterr().err
+    assert code == 2, err
+    assert err.count("\n") == 1, err
+    assert err.startswith("manifoldgd: error: ")
+    assert "Traceback" not in err
+    return err.removeprefix("manifoldgd: error: ").strip()
+
+
+def holds(text, *parts):
+    missing = [part for part in parts if part not in text]
+    assert not missing, text
+
+
+# What is wrong, what the message must say.
+COMPOSITION = [
+    (["run", "dataset=digit"], ("dataset: no choice named 'digit'", "digits, fashion_mnist, image_folder")),
+    (["run", "student/protocol=soft"], ("student/protocol: no choice named 'soft'", "hard_large")),
+    (["run", "guidence=mode"], ("unknown key 'guidence'", "did you mean 'guidance'")),
+    (["run", "guidance.scael=1"], ("unknown key 'guidance.scael'", "did you mean 'guidance.scale'")),
+    (["run", "+guidance.scael=1"], ("unknown key 'guidance.scael'", "did you mean 'scale'")),
+    (["run", "+speed=1"], ("unknown key 'speed'", "did you mean 'seed'")),
+    (["run", "wibble=1"], ("unknown key 'wibble'",)),
+    (["rum"], ("unknown command 'rum'", "run, distill, evaluate, prior")),
+    (["run", "ipc"], ("ipc",)),
+    (["distill", "student=resnet18"], ("`manifoldgd distill` does not use 'student'", "it uses")),
+    (["distill", "student_seeds=[1]"], ("does not use 'student_seeds'",)),
+    (["evaluate", "guidance=mode"], ("`manifoldgd evaluate` does not use 'guidance'",)),
+    (["prior", "guidance.scale=1"], ("`manifoldgd prior` does not use 'guidance.scale'",)),
+    (["evaluate", "logger=none"], ("set: needs the folder of a distilled set",)),
+    (
+        ["evaluate", "logger=none", "set=nowhere"],
+        ("set: nowhere holds no complete distilled set", "manifoldgd distill"),
+    ),
+    (["run", "dataset=image_folder"], ("dataset.folder: needs a value",)),
+    (["run", "dataset=image_folder", "dataset.folder=nowhere"], ("dataset.folder", "nowhere")),
+]
+
+
+@pytest.mark.parametrize(("arguments", "parts"), COMPOSITION, ids=lambda each: " ".join(map(str, each))[:40])
+def test_what_cannot_be_composed(capsys, arguments, parts):
+    quiet = ["logger=none"] if arguments[0] == "run" and len(arguments) > 1 and "folder" in arguments[-1] else []
+    holds(complaint(capsys, manifoldgd(*arguments, *quiet)), *parts)
+
+
+NUMBERS = [
+    (["ipc=0"], ("ipc: expected at least 1", "got 0", "set ipc=1")),
+    (["ipc=-1"], ("ipc: expected at least 1", "got -1")),
+    (["ipc=1.5"], ("ipc: expected a whole number, got 1.5",)),
+    (["ipc=5000"], ("ipc: expected at most", "got 5000", "lower ipc")),
+    (["guidance.scale=-0.1"], ("guidance.scale: needs to be >= 0", "got -0.1")),
+    (
+        ["guidance.tangent_dim=8", "guidance.neighbours=8"],
+        ("guidance.tangent_dim", "neighbours=8", "lower tangent_dim"),
+    ),
+    (["guidance.neighbourhood=1000"], ("guidance.neighbourhood: expected at most the", "got 1000")),
+    (["guidance.estimator=magic"], ("guidance.estimator: expected", "magic")),
+    (["sampler.steps=0"], ("sampler.steps", "got 0")),
+    (["sampler.steps=2000"], ("sampler.steps", "2000")),
+    (["student_seeds=[]"], ("student_seeds: expected at least one seed",)),
+    (["student_seeds=3"], ("student_seeds: expected", "got 3")),
+    (["source=pixie"], ("source: expected one of diffusion, random", "got 'pixie'")),
+    (["reconstruct=true"], ("reconstruct: only real sources",)),
+    (["student.depth=9"], ("student",)),
+    (["machine.precision=8"], ("machine.precision: expected", "got 8")),
+    (["machine.batch_size=0"], ("machine.batch_size: expected at least 1, got 0",)),
+    (["machine=gpu"], ("machine.accelerator: gpu asked for, but torch finds no GPU; set machine=cpu",)),
+    (["dataset.train_per_class=0"], ("dataset.train_per_class: expected null or at least 1, got 0",)),
+    (["logger=wandb", "logger.mode=online"], ("logger.mode: online needs a W&B API key", "logger=none")),
+    (["logger=wandb", "logger.mode=never"], ("logger.mode: expected one of",)),
+    (["prior.path=./missing"], ("prior.path: folder ./missing does not exist", "manifoldgd prior")),
+    (["prior.path=bundled:missing"], ("prior.path: no bundled prior 'bundled:missing'",)),
+]
+
+
+@pytest.mark.parametrize(("changes", "parts"), NUMBERS, ids=lambda each: " ".join(map(str, each))[:40])
+def test_numbers_that_cannot_work(capsys, tiny_prior, tmp_path, changes, parts):
+    import torch
+
+    if changes == ["machine=gpu"] and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    code = quick("run", tiny_prior, tmp_path / "cache", tmp_path / "out", *changes)
+    holds(complaint(capsys, code), *parts)
+    assert not (tmp_path / "out").exists()  # nothing was begun
+
+
+def test_a_hub_prior_without_network(capsys, monkeypatch, tmp_path):
+    import huggingface_hub
+
+    def unreachable(*args, **kwargs):
+        raise OSError("no route to host\nsecond line")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    code = quick("run", "facebook/DiT-XL-2-256", tmp_path / "cache", tmp_path / "out")
+    holds(complaint(capsys, code), "prior.path: facebook/DiT-XL-2-256", "hf download", "HF_HOME")
+
+
+def test_priors_for_other_data(capsys, tmp_path):
+    other = write_tiny_prior(tmp_path / "few", class_names=("0", "1", "2"))
+    holds(
+        complaint(capsys, quick("run", other, tmp_path / "c", tmp_path / "o")),
+        "dataset.prior_labels: 7 of 10 classes match no single class",
+        "which has 3",
+        "set dataset.prior_labels",
+    )
+    colour = write_tiny_prior(tmp_path / "colour", image_channels=3)
+    holds(
+        complaint(capsys, quick("run", colour, tmp_path / "c", tmp_path / "o")),
+        "takes images with 3 channels, dataset digits has 1",
+        "manifoldgd prior",
+    )
+
+
+def folder_of_images(root, *, classes=("0", "1"), side=8):
+    for split in ("train", "test"):
+        for name in classes:
+            (root / split / name).mkdir(parents=True)
+            for i in range(3):
+                pixels = np.random.default_rng(i).integers(0, 256, (side, side), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+    return root
+
+
+def of_folder(command, prior, root, tmp_path, *changes):
+    return manifoldgd(
+        command,
+        "dataset=image_folder",
+        f"dataset.folder={root}",
+        "dataset.channels=1",
+        *(() if any(change.startswith("dataset.image_size") for change in changes) else ("dataset.image_size=8",)),
+        f"prior.path={prior}",
+        "prior.cfg_scale=null",
+        "prior.cfg_channels=null",
+        "guidance=none",
+        "ipc=1",
+        "machine.progress=false",
+        f"cache={tmp_path / 'c'}",
+        f"output={tmp_path / 'o'}",
+        *changes,
+    )
+
+
+def test_images_larger_than_the_prior_takes(capsys, tmp_path):
+    prior = write_tiny_prior(tmp_path / "p", class_names=("0", "1"))
+    root = folder_of_images(tmp_path / "photos", side=16)
+    code = of_folder("distill", prior, root, tmp_path, "dataset.image_size=16")
+    holds(complaint(capsys, code), "at most 8x8", "16x16", "set dataset.image_size=8")
+
+
+@pytest.mark.parametrize("what", ["empty class", "truncated", "no image", "one split only"])
+def test_damaged_image_folders(capsys, tmp_path, what):
+    root = folder_of_images(tmp_path / "photos")
+    file = root / "train" / "1" / "2.png"
+    if what == "empty class":
+        shutil.rmtree(root / "train" / "1")
+        (root / "train" / "1").mkdir()
+        named = str(root / "train" / "1")
+    elif what == "one split only":
+        shutil.rmtree(root / "test" / "1")
+        named = "'1'"
+    else:
+        data = file.read_bytes()
+        file.write_bytes(data[: len(data) // 2] if what == "truncated" else b"once upon a time")
+        named = str(file)
+    prior = write_tiny_prior(tmp_path / "p", class_names=("0", "1"))
+    holds(complaint(capsys, of_folder("distill", prior, root, tmp_path)), named)
+
+
+def test_a_corrupt_cache(capsys, tiny_prior, tmp_path):
+    prior = load_prior(path=str(tiny_prior), autoencoder=None, cfg_scale=None, cfg_channels=None)
+    found, _ = latents.encode(digits(train_per_class=None), prior, cpu(), tmp_path / "cache")
+    with (tmp_path / "cache" / "latents" / found.key / "latents.npy").open("r+b") as stream:
+        stream.seek(500)
+        stream.write(b"oops")
+    code = quick("distill", tiny_prior, tmp_path / "cache", tmp_path / "out")
+    holds(complaint(capsys, code), "corrupt cache file", found.key, "remove the folder")
+
+
+def test_an_output_that_holds_something_else(capsys, tiny_prior, tmp_path):
+    claim_result(tmp_path / "out", "evaluation", {"dataset": {"x": 1}})
+    code = quick("run", tiny_prior, tmp_path / "cache", tmp_path / "out")
+    holds(complaint(capsys, code), "output: ", "holds another config's result (different: ", "choose another output")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    code = quick("run", tiny_prior, tmp_path / "cache", tmp_path / "mine")
+    holds(complaint(capsys, code), "is not empty and holds no result of ours")
+
+
+def test_sets_of_other_data(capsys, tmp_path):
+    from test_store import write
+
+    write(tmp_path / "set")
+    code = quick("evaluate", None, tmp_path / "c", tmp_path / "o", f"set={tmp_path / 'set'}")
+    holds(complaint(capsys, code), "set: ", "'cat'", "choose the dataset that the set was made from")
+
+
+def test_usage_version_and_nothing(capsys):
+    assert manifoldgd() == 2
+    assert manifoldgd("--help") == 0
+    assert manifoldgd("--version") == 0
+    out = capsys.readouterr().out
+    assert out.count("usage: manifoldgd COMMAND") == 2
+    assert out.splitlines()[-1] == __version__
+
+
+@pytest.mark.parametrize("command", ["run", "evaluate"])
+def test_help_of_a_command(capsys, command):
+    with pytest.raises(SystemExit) as stop:
+        raise SystemExit(manifoldgd(command, "--help"))
+    assert not stop.value.code
+    out, err = capsys.readouterr()
+    assert err == ""
+    holds(out, "usage: manifoldgd", "guidance: manifold, manifold_released, mode, none", "t_stop:", "Examples:")
+    assert "== " not in out  # Hydra's own headings
+
+
+def test_cfg_job_prints_the_configuration(capsys):
+    assert manifoldgd("run", "--cfg", "job", "ipc=7") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    holds(out, "ipc: 7", "_target_: manifoldgd.guidance.ManifoldGuidance")
+
+
+def test_ctrl_c_says_that_work_continues(capsys, monkeypatch, tiny_prior, tmp_path):
+    from manifoldgd.cli.experiment import Experiment
+
+    def stopped(self):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise SystemExit(1)  # noqa: B904  as Lightning does
+
+    monkeypatch.setattr(Experiment, "run", stopped)
+    assert quick("run", tiny_prior, tmp_path / "c", tmp_path / "o") == 130
+    assert capsys.readouterr().err == "manifoldgd: stopped; the same command continues where it was\n"
+
+
+def test_results_are_named_by_what_they_are(tiny_prior, tmp_path):
+    """Without ``output`` the folder's name depends on all that the set depends on, and on nothing else."""
+    names = []
+    for changes in ([], ["machine.batch_size=3"], ["seed=1"], ["sampler.steps=4"]):
+        code = quick("distill", tiny_prior, tmp_path / "c", None, "guidance=none", *changes)
+        assert code == 0
+        names.append({folder.name for folder in (tmp_path / "outputs" / "digits").iterdir()})
+    assert [len(each) for each in names] == [1, 1, 2, 3]
+    (first,) = names[0]
+    assert first.startswith("none-ipc1-")
+    manifest = json.loads((tmp_path / "outputs" / "digits" / first / "set" / "manifest.json").read_text())
+    assert manifest["method"] == "none"
+    assert "student" not in manifest["config"]

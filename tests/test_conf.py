@@ -1,0 +1,155 @@
+"""Every value has one owner: the YAML files and the constructors name the same keys, and everything composes."""
+
+import inspect
+import itertools
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import get_object
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from manifoldgd.cli.commands import PLAIN_KEYS, USED_KEYS
+from manifoldgd.cli.components import check_node
+from manifoldgd.cli.main import conf_dir
+from manifoldgd.errors import UserError
+
+CONF = conf_dir()
+GROUPS = ("clusterer", "dataset", "guidance", "logger", "machine", "prior", "recipe", "sampler", "student")
+MEMBERS = {group: sorted(file.stem for file in (CONF / group).glob("*.yaml")) for group in GROUPS}
+PROTOCOLS = sorted(file.stem for file in (CONF / "student" / "protocol").glob("*.yaml"))
+FILES = sorted(CONF.rglob("*.yaml"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hydra():
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def nodes(config):
+    """All nodes with a target, however deep."""
+    if isinstance(config, DictConfig):
+        if "_target_" in config:
+            yield config
+        keys = [key for key in config if not OmegaConf.is_missing(config, key)]
+        for key in keys:
+            yield from nodes(config._get_node(key) if OmegaConf.is_interpolation(config, key) else config[key])
+    elif isinstance(config, ListConfig):
+        for each in config:
+            yield from nodes(each)
+
+
+def same_keys(node):
+    target = get_object(node["_target_"])
+    parameters = inspect.signature(target).parameters
+    assert {str(key) for key in node} - {"_target_"} == set(parameters), node["_target_"]
+    for name, parameter in parameters.items():
+        assert parameter.default is inspect.Parameter.empty, f"{node['_target_']}: {name} has a second owner"
+
+
+@pytest.mark.parametrize(
+    ("group", "member"), [(group, member) for group in GROUPS for member in MEMBERS[group]], ids="=".join
+)
+def test_members_and_constructors_name_the_same_keys(group, member):
+    found = list(nodes(compose("config", [f"{group}={member}"])[group]))
+    assert found
+    for node in found:
+        same_keys(node)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_protocols_and_constructors_name_the_same_keys(protocol):
+    found = list(nodes(compose("config", [f"student/protocol={protocol}"]).student))
+    assert len(found) == 3  # student, protocol, augmentation
+    for node in found:
+        same_keys(node)
+
+
+def test_components_live_in_groups_with_two_members():
+    assert all(len(members) >= 2 for members in MEMBERS.values())
+    assert {path.name for path in CONF.iterdir() if path.is_dir()} == {*GROUPS, "experiment"}
+
+
+def test_commands_know_every_key_of_the_configuration():
+    keys = {str(key) for key in compose("config")}
+    assert keys == set(PLAIN_KEYS) | set(GROUPS)
+    assert set().union(*USED_KEYS.values()) == keys | {"experiment"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONF)))
+def test_values_that_are_numbers_are_explained(file):
+    """A scientific number without a comment is a number without a unit and a source."""
+    for line in file.read_text().splitlines():
+        key, _, value = line.partition(":")
+        if file.parts[-2] in ("guidance", "clusterer", "sampler") and value.strip() and not key.startswith(("#", "_")):
+            assert "#" in value, f"{file.name}: {line}"
+
+
+@pytest.mark.parametrize(("dataset", "student"), itertools.product(MEMBERS["dataset"], MEMBERS["student"]))
+def test_datasets_and_students_compose(dataset, student):
+    config = compose("config", [f"dataset={dataset}", f"student={student}", "dataset.train_per_class=3"])
+    own = {"digits": "digits", "fashion_mnist": "fashion_mnist", "image_folder": "dit_xl_2_256"}[dataset]
+    path = OmegaConf.load(CONF / "prior" / f"{own}.yaml").path
+    assert config.prior.path == path
+    small = "hard_large" if dataset == "image_folder" else "hard_small"
+    assert config.student.protocol.name == small
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "choices", itertools.product(*(MEMBERS[group] for group in ("dataset", "guidance", "clusterer", "sampler")))
+)
+def test_every_combination_composes(choices):
+    groups = ("dataset", "guidance", "clusterer", "sampler")
+    chosen = [f"{group}={choice}" for group, choice in zip(groups, choices, strict=True)]
+    for student in MEMBERS["student"]:
+        config = compose("config", [*chosen, f"student={student}", "dataset.train_per_class=3"])
+        assert len(list(nodes(config))) >= 9
+
+
+def test_smoke_composes_and_choices_on_the_command_line_win():
+    config = compose("config", ["experiment=smoke"])
+    assert config.dataset._target_ == "manifoldgd.data.digits"
+    assert config.logger._target_ == "manifoldgd.tracking.NoTracker"
+    assert (config.ipc, config.sampler.steps, config.student.protocol.epochs) == (2, 10, 10)
+    assert compose("config", ["experiment=smoke", "ipc=3"]).ipc == 3
+
+
+def test_experiments_set_known_keys_only():
+    for file in (CONF / "experiment").glob("*.yaml"):
+        before, after = compose("config"), compose("config", [f"experiment={file.stem}"])
+        assert set(before) == set(after)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("guidance.scale=strong", r"guidance\.scale: expected a number, got 'strong'"),
+        ("sampler.steps=1.5", r"sampler\.steps: expected a whole number, got 1\.5"),
+        ("sampler.steps=true", r"sampler\.steps: expected a whole number, got True"),
+        ("machine.threads=many", r"machine\.threads: expected a whole number or null"),
+        ("machine.progress=1", r"machine\.progress: expected true or false, got 1"),
+        ("+guidance.scael=1", r"unknown key 'guidance\.scael'; did you mean 'scale'\?"),
+        ("~guidance.kernel", r"guidance\.kernel: expected a value, got none; set guidance\.kernel=\.\.\."),
+        ("student.protocol.momentum=[1]", r"student\.protocol\.momentum: expected a number, got \[1\]"),
+        ("student.protocol.augmentation.mode=3", r"student\.protocol\.augmentation\.mode: expected "),
+    ],
+)
+def test_types_and_keys_are_checked_against_the_constructor(override, message):
+    config = compose("config", [override])
+    group = override.lstrip("+~").split(".")[0]
+    with pytest.raises(UserError, match=message):
+        check_node(config[group], group)
+
+
+def test_missing_values_are_named():
+    config = compose("config", ["dataset=image_folder"])
+    with pytest.raises(UserError, match=r"dataset\.folder: needs a value and has none; set dataset\.folder="):
+        check_node(config.dataset, "dataset")
+
+
+def test_wheel_and_checkout_find_the_configuration():
+    assert (Path(CONF) / "config.yaml").is_file()

@@ -1,0 +1,182 @@
+"""Training a prior: it can be killed anywhere, continues to the same weights, and never mixes recipes."""
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+from tiny import cpu
+
+from manifoldgd.data import digits
+from manifoldgd.errors import UserError
+from manifoldgd.priors import fit as fitting
+from manifoldgd.priors import load_prior
+from manifoldgd.priors.autoencoder import exponential_average, warmup_cosine
+from manifoldgd.priors.batches import StepBatches
+from manifoldgd.priors.training import AutoencoderRecipe, DenoiserRecipe, train_prior
+
+AUTOENCODER = AutoencoderRecipe(
+    image_size=8,
+    block_channels=[8, 8],
+    latent_channels=2,
+    layers_per_block=1,
+    steps=12,
+    batch_size=8,
+    lr=1e-3,
+    kl_weight=1e-3,
+    ema=0.9,
+)
+DENOISER = DenoiserRecipe(
+    width=8, heads=2, layers=1, patch_size=2, steps=12, batch_size=8, lr=1e-3, class_dropout=0.2, ema=0.9
+)
+
+
+class Killed(BaseException):
+    """Nobody catches this on the way out."""
+
+
+def train(folder, *, autoencoder=AUTOENCODER, denoiser=DENOISER, seed=0, said=None, count=5):
+    trainer = cpu().trainer(enable_checkpointing=True)
+    dataset = digits(train_per_class=count)
+    say = (lambda line: None) if said is None else said.append
+    return train_prior(
+        dataset, folder, autoencoder=autoencoder, denoiser=denoiser, seed=seed, trainer=trainer, announce=say
+    )
+
+
+def weights(folder):
+    prior = load_prior(path=str(folder), autoencoder=None, cfg_scale=None, cfg_channels=None)
+    return {**prior.transformer.state_dict(), **{f"vae.{n}": v for n, v in prior.autoencoder.state_dict().items()}}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "prior"
+    said = []
+    seconds = train(folder, said=said)
+    return folder, seconds, said
+
+
+def test_a_trained_prior_loads_and_its_latents_have_unit_spread(trained):
+    folder, seconds, said = trained
+    prior = load_prior(path=str(folder), autoencoder=None, cfg_scale=None, cfg_channels=None)
+    assert prior.class_names == tuple("0123456789")
+    assert float(prior.encode(digits(train_per_class=5).train.images()).std()) == pytest.approx(1, abs=0.02)
+    assert set(seconds) == {"autoencoder", "denoiser"}
+    assert all(value > 0 for value in seconds.values())
+    assert [line.split(":")[0] for line in said] == ["autoencoder", "denoiser"]
+    assert all(torch.isfinite(value).all() for value in weights(folder).values())
+
+
+@pytest.mark.parametrize("killed_at", [("AutoencoderTraining", 7), ("DenoiserTraining", 8)], ids=lambda each: each[0])
+def test_killed_and_resumed_equals_uninterrupted(trained, tmp_path, monkeypatch, killed_at):
+    name, step_of_death = killed_at
+    monkeypatch.setattr(fitting, "CHECKPOINT_EVERY", 3)
+    from manifoldgd.priors import training
+
+    module = getattr(training, name)
+    step = module.training_step
+
+    def dying_step(self, batch):
+        if batch[0] == step_of_death:
+            raise Killed
+        return step(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "training_step", dying_step)
+        with pytest.raises(Killed):
+            train(tmp_path / "p")
+    assert not (tmp_path / "p" / "model_index.json").exists()
+    seen = []
+
+    def watched_step(self, batch):
+        seen.append(batch[0])
+        return step(self, batch)
+
+    monkeypatch.setattr(module, "training_step", watched_step)
+    train(tmp_path / "p")
+    assert seen == list(range(6, 12))  # from the last checkpoint on
+    expected, found = weights(trained[0]), weights(tmp_path / "p")
+    assert all(torch.equal(value, found[key]) for key, value in expected.items())
+
+
+def test_another_seed_gives_other_weights(trained, tmp_path):
+    train(tmp_path / "p", seed=1)
+    expected, found = weights(trained[0]), weights(tmp_path / "p")
+    assert not torch.equal(expected["pos_embed.proj.weight"], found["pos_embed.proj.weight"])
+
+
+def test_checkpoints_of_another_recipe_are_refused(tmp_path, monkeypatch):
+    from manifoldgd.priors import training
+
+    def dying_step(self, batch):
+        raise Killed
+
+    monkeypatch.setattr(training.AutoencoderTraining, "training_step", dying_step)
+    with pytest.raises(Killed):
+        train(tmp_path / "p")
+    for changes, named in (
+        ({"autoencoder": dataclasses.replace(AUTOENCODER, lr=2e-3)}, "lr"),
+        ({"denoiser": dataclasses.replace(DENOISER, layers=2)}, "denoiser"),
+        ({"seed": 1}, "seed"),
+        ({"count": 4}, "dataset"),
+    ):
+        with pytest.raises(UserError, match=rf"another recipe \(different: {named}\); choose another output"):
+            train(tmp_path / "p", **changes)
+
+
+def test_a_finished_prior_is_not_overwritten(trained):
+    with pytest.raises(UserError, match="already holds a trained prior"):
+        train(trained[0])
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: dataclasses.replace(AUTOENCODER, image_size=9), r"autoencoder\.image_size: expected a multiple of 2"),
+        (lambda: dataclasses.replace(AUTOENCODER, steps=0), r"autoencoder\.steps: expected at least 1, got 0"),
+        (lambda: dataclasses.replace(DENOISER, heads=3), r"denoiser\.heads: expected a divisor of denoiser\.width=8"),
+        (lambda: dataclasses.replace(DENOISER, steps=0), r"denoiser\.steps"),
+        (lambda: dataclasses.replace(DENOISER, class_dropout=1.0), r"denoiser\.class_dropout"),
+    ],
+)
+def test_recipes_check_their_numbers(build, message):
+    with pytest.raises(UserError, match=message):
+        build()
+
+
+def test_every_epoch_shows_every_image_once():
+    batches = StepBatches(num_items=10, batch_size=4, seed=0, first=0, last=5)
+    rows = torch.cat([batches.positions(step) for step in range(5)])
+    assert sorted(rows[:10].tolist()) == sorted(rows[10:].tolist()) == list(range(10))
+    assert rows[:10].tolist() != rows[10:].tolist()
+    late = StepBatches(num_items=10, batch_size=4, seed=0, first=3, last=5)
+    assert [(step, rows.tolist()) for step, rows in late] == [
+        (step, batches.positions(step).tolist()) for step in (3, 4)
+    ]
+    other = StepBatches(num_items=10, batch_size=4, seed=1, first=0, last=5)
+    assert [each.tolist() for _, each in other] != [each.tolist() for _, each in batches]
+
+
+def test_a_batch_may_be_larger_than_the_data():
+    batches = StepBatches(num_items=3, batch_size=8, seed=0, first=0, last=2)
+    rows = torch.cat([positions for _, positions in batches])
+    assert len(rows) == 16
+    assert rows[:15].bincount().tolist() == [5, 5, 5]
+
+
+def test_learning_rate_warms_up_and_ends_at_zero():
+    factors = [warmup_cosine(step, warmup=4, total=20) for step in range(21)]
+    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert factors[4] == 1.0
+    assert factors[12] == pytest.approx(0.5)
+    assert factors[20] == pytest.approx(0.0, abs=1e-12)
+    assert all(a >= b for a, b in itertools.pairwise(factors[4:]))
+
+
+def test_the_average_starts_as_a_mean_and_then_decays():
+    update = exponential_average(0.9)
+    zero, one = torch.zeros(1), torch.ones(1)
+    assert float(update(zero, one, 0)) == pytest.approx(0.9)
+    assert float(update(zero, one, 10_000)) == pytest.approx(0.1)
+    assert [float(update(zero, one, n)) for n in (1, 5)] == pytest.approx([9 / 11, 9 / 15])

@@ -1,0 +1,109 @@
+"""Whole runs, as small as they get: what they leave, and what they do not do twice."""
+
+import json
+
+import pytest
+import torch
+from command import quick
+
+from manifoldgd.data.digits import digits
+from manifoldgd.stages import evaluation
+from manifoldgd.students import Student
+
+
+@pytest.fixture(autouse=True)
+def somewhere_else(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+def metrics(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_a_run_and_the_same_again(capfd, recwarn, monkeypatch, tiny_prior, shared_cache, tmp_path):
+    folder = tmp_path / "out"
+    assert quick("run", tiny_prior, shared_cache, folder) == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert [
+        str(each.message) for each in recwarn.list if "lightning" in each.filename or "manifoldgd" in each.filename
+    ] == []
+    assert "digits, manifold (posterior), ipc 1, ConvNet-3 (width 8): last-epoch accuracy" in out
+    assert f"result: {folder}/report.html" in out
+    files = {file.name for file in folder.iterdir()}
+    assert files >= {"result.json", "config.yaml", "metrics.json", "grid.png", "pairs.png", "guidance.png"}
+    assert files >= {"report.html", "latent_map.png", "students", "set"}
+    check_metrics(metrics(folder))
+
+    def never(*args, **kwargs):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(Student, "train", never)
+    monkeypatch.setattr(evaluation, "train_classifier", never)
+    before = (folder / "metrics.json").read_text()
+    assert quick("run", tiny_prior, shared_cache, folder) == 0
+    assert (folder / "metrics.json").read_text() == before
+    assert capfd.readouterr().out == out
+    (folder / "metrics.json").unlink()  # as if killed while judging: finished students are not trained again
+    assert quick("run", tiny_prior, shared_cache, folder) == 0
+    assert metrics(folder)["accuracy"] == json.loads(before)["accuracy"]
+
+
+def check_metrics(result):
+    assert result["dataset"] == "digits"
+    assert (result["method"], result["source"], result["ipc"]) == ("manifold (posterior)", "diffusion", 1)
+    assert (result["num_images"], result["distillation_seed"], result["student_seeds"]) == (10, 0, [0])
+    assert (result["student"], result["label_protocol"], result["epochs"]) == ("ConvNet-3 (width 8)", "hard_small", 1)
+    assert set(result["accuracy"]) == {"last", "best"}
+    assert set(result["accuracy"]["last"]) == {"mean", "std", "ci95", "values"}
+    assert result["accuracy"]["last"]["std"] is None  # one student has no spread
+    assert len(result["students"][0]["per_class"]) == 10
+    assert {"mean_l2", "rbf_mmd", "frechet_distance", "diversity", "coverage"} <= set(result["set_metrics"])
+    assert {"distill", "students", "metrics"} == set(result["seconds"])
+    steps = result["guidance"]["steps"]
+    assert [step["index"] for step in steps] == [2, 1, 0]
+    assert steps[0]["ratio_mean"] > 0
+    assert 0 <= steps[0]["kept_mean"] <= 1
+    assert steps[2]["ratio_mean"] is None
+
+
+def test_evaluate_a_real_set(tiny_prior, shared_cache, tmp_path):
+    """Real baselines come from the training split; an existing set can be judged on its own."""
+    made = tmp_path / "random"
+    assert quick("distill", "./not-needed", shared_cache, made, "source=random", "ipc=2") == 0
+    manifest = json.loads((made / "set" / "manifest.json").read_text())
+    rows = torch.tensor([row["train_image"] for row in manifest["images"]])
+    assert digits(train_per_class=None).train.labels[rows].tolist() == [label for label in range(10) for _ in range(2)]
+    assert manifest["inputs"]["prior"] is None
+    judged = tmp_path / "judged"
+    assert quick("evaluate", None, shared_cache, judged, f"set={made}") == 0
+    result = metrics(judged)
+    assert (result["method"], result["ipc"], result["guidance"]) == ("random", 2, None)
+    assert not (judged / "latent_map.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [["source=herding"], ["source=k_center"], ["source=kmeans_nearest"]], ids=str)
+@pytest.mark.parametrize("reconstruct", [False, True])
+def test_real_baselines(tiny_prior, shared_cache, tmp_path, changes, reconstruct):
+    changes = [*changes, f"reconstruct={str(reconstruct).lower()}"]
+    assert quick("run", tiny_prior, shared_cache, tmp_path / "o", *changes) == 0
+    result = metrics(tmp_path / "o")
+    assert result["method"] == changes[0].split("=")[1] + (" (reconstructed)" if reconstruct else "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guidance", ["none", "mode", "manifold_released"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
+def test_other_methods(tiny_prior, shared_cache, tmp_path, guidance, sampler):
+    changes = [f"guidance={guidance}", f"sampler={sampler}", "sampler.steps=4"]
+    assert quick("run", tiny_prior, shared_cache, tmp_path / "o", *changes) == 0
+    assert metrics(tmp_path / "o")["method"] == guidance
+
+
+def test_summaries_use_student_s_t():
+    found = evaluation.summary([0.5, 0.7])
+    assert found["mean"] == pytest.approx(0.6)
+    assert found["std"] == pytest.approx(0.1414213562)
+    assert found["ci95"] == pytest.approx(12.7062047362 * 0.1)  # t(0.975, 1) * std / sqrt(2)
+    assert evaluation.summary([0.5])["ci95"] is None

@@ -1,0 +1,70 @@
+"""A sweep makes one table; a failing job is listed and stops nobody."""
+
+import csv
+import json
+
+import pytest
+from command import QUICK, manifoldgd
+
+from manifoldgd.cli.sweep import FOLDER_VARIABLE, is_sweep
+
+
+@pytest.fixture(autouse=True)
+def somewhere_else(monkeypatch, tmp_path):
+    monkeypatch.setenv(FOLDER_VARIABLE, "")  # restored afterwards
+    monkeypatch.chdir(tmp_path)
+
+
+def sweep(prior, cache, *changes):
+    given = {change.split("=", 1)[0] for change in changes}
+    keys = [each for each in QUICK if each.split("=", 1)[0] not in given]
+    return manifoldgd("run", "--multirun", "dataset=digits", *keys, f"prior.path={prior}", f"cache={cache}", *changes)
+
+
+def folder_of(tmp_path):
+    (folder,) = (tmp_path / "outputs" / "sweeps").glob("run-*")
+    return folder
+
+
+def test_flags():
+    assert is_sweep(["ipc=1,2", "-m"])
+    assert is_sweep(["--multirun"])
+    assert not is_sweep(["ipc=1"])
+
+
+@pytest.mark.slow
+def test_two_by_two(capsys, tiny_prior, shared_cache, tmp_path):
+    assert sweep(tiny_prior, shared_cache, "guidance=mode,none", "ipc=1,2") == 0
+    out = capsys.readouterr().out
+    folder = folder_of(tmp_path)
+    assert f"sweep: 4 finished, 0 failed; tables in {folder.relative_to(tmp_path)}" in out
+    assert "last epoch, %" in out
+    rows = list(csv.DictReader((folder / "sweep.csv").open()))
+    assert sorted((row["guidance"], row["ipc"]) for row in rows) == [
+        ("mode", "1"),
+        ("mode", "2"),
+        ("none", "1"),
+        ("none", "2"),
+    ]
+    assert {"sweep.csv", "sweep.md", "sweep.html", "failed.csv"} <= {file.name for file in folder.iterdir()}
+    assert [float(row["last_top1"].split()[0]) for row in rows] == sorted(
+        (float(row["last_top1"].split()[0]) for row in rows), reverse=True
+    )
+
+
+def test_a_failing_job_is_listed_and_the_others_finish(capsys, tiny_prior, shared_cache, tmp_path):
+    assert sweep(tiny_prior, shared_cache, "guidance=none", "ipc=5000,1") == 1
+    out, err = capsys.readouterr()
+    assert "sweep: 1 finished, 1 failed" in out
+    assert "ipc=5000: ipc: expected at most" in out
+    assert "Traceback" not in err
+    records = [json.loads(file.read_text()) for file in sorted((folder_of(tmp_path) / "jobs").iterdir())]
+    assert [record["error"] is None for record in records] == [False, True]
+    assert "ipc=5000" in (folder_of(tmp_path) / "failed.csv").read_text()
+
+
+def test_a_sweep_that_cannot_be_composed_is_bad_input(capsys, tmp_path):
+    assert manifoldgd("run", "--multirun", "dataset=digits", "guidance=mode,mood") == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "guidance: no choice named 'mood'" in err
