@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -108,6 +109,8 @@ class Experiment(Setup):
         if self.config.source in IN_LATENT_SPACE:
             encoded, _ = latents.encode(self.dataset, self.prior, self.machine, self.cache)
             features = encoded.latents.flatten(1)
+        elif self.config.source == "random":
+            features = torch.zeros(len(self.dataset.train), 1)  # a draw looks at nothing
         else:
             network = evaluation.embedding_network(self.dataset, self.machine, self.cache)
             features = network.embed(self.dataset.train.images())

@@ -90,17 +90,23 @@ def run(arguments: list[str]) -> int:
 def _compose_and_run(command: str, overrides: list[str]) -> None:
     # Hydra would print its own traceback-like summary and exit; with this it raises and we say it in one line.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    errors: list[Exception] = []
 
     def task(config: DictConfig) -> Any:
         from manifoldgd.cli.commands import run_job  # here, because it imports torch
 
-        return run_job(command, config)
+        try:
+            return run_job(command, config)
+        except Exception as error:  # carried past Hydra, which would print a line of its own about it
+            errors.append(error)
 
     given, sys.argv = sys.argv, ["manifoldgd", *overrides]
     try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
     finally:
         sys.argv = given
+    if errors:
+        raise errors[0]
 
 
 def _complete(arguments: list[str]) -> int:

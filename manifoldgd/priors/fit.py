@@ -73,10 +73,11 @@ def fit(
     # Lightning writes a checkpoint to a temporary file first, so a kill never leaves half of one.
     save = ModelCheckpoint(dirpath=folder, filename="last", every_n_train_steps=CHECKPOINT_EVERY, save_top_k=1)
     save._enable_version_counter = False  # one file, replaced, instead of last-v1, last-v2 ...
+    bar = [StepProgressBar(refresh_rate=10, leave=True)] if trainer.get("enable_progress_bar", True) else []
     runner = Trainer(
         max_steps=steps,
         max_epochs=-1,
-        callbacks=[stopwatch, save, StepProgressBar(refresh_rate=10, leave=True)],
+        callbacks=[stopwatch, save, *bar],
         log_every_n_steps=25,
         **trainer,
     )
