@@ -88,7 +88,7 @@ def test_values_that_are_numbers_are_explained(file):
             assert "#" in value, f"{file.name}: {line}"
 
 
-@pytest.mark.parametrize(("dataset", "student"), itertools.product(MEMBERS["dataset"], MEMBERS["student"]))
+@pytest.mark.parametrize(("dataset", "student"), list(itertools.product(MEMBERS["dataset"], MEMBERS["student"])))
 def test_datasets_and_students_compose(dataset, student):
     config = compose("config", [f"dataset={dataset}", f"student={student}", "dataset.train_per_class=3"])
     own = {"digits": "digits", "fashion_mnist": "fashion_mnist", "image_folder": "dit_xl_2_256"}[dataset]
@@ -100,7 +100,7 @@ def test_datasets_and_students_compose(dataset, student):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "choices", itertools.product(*(MEMBERS[group] for group in ("dataset", "guidance", "clusterer", "sampler")))
+    "choices", list(itertools.product(*(MEMBERS[group] for group in ("dataset", "guidance", "clusterer", "sampler"))))
 )
 def test_every_combination_composes(choices):
     groups = ("dataset", "guidance", "clusterer", "sampler")
@@ -147,7 +147,7 @@ def test_types_and_keys_are_checked_against_the_constructor(override, message):
 
 def test_missing_values_are_named():
     config = compose("config", ["dataset=image_folder"])
-    with pytest.raises(UserError, match=r"dataset\.folder: needs a value and has none; set dataset\.folder="):
+    with pytest.raises(UserError, match=r"dataset\.folder: expected a value, got none; set dataset\.folder="):
         check_node(config.dataset, "dataset")
 
 

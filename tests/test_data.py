@@ -16,9 +16,9 @@ import torch
 from PIL import Image, ImageOps
 
 from manifoldgd.data import digits, fashion_mnist, image_folder
-from manifoldgd.data.dataset import ImageDataset, in_memory_split, limit_per_class
 from manifoldgd.data.image_files import check_files
 from manifoldgd.data.transforms import centre_crop, eight_bit, image_tensor, upright
+from manifoldgd.dataset import ImageDataset, in_memory_split, limit_per_class
 from manifoldgd.errors import UserError
 
 # The package binds the functions' names, so the modules of the same name are fetched by path.

@@ -9,7 +9,7 @@ from tiny import IMAGENET_LIKE, cpu
 
 from manifoldgd.artifacts import LatentSet, PrototypeSet
 from manifoldgd.data import digits
-from manifoldgd.data.dataset import ImageDataset, in_memory_split
+from manifoldgd.dataset import ImageDataset, in_memory_split
 from manifoldgd.diffusion import DDIM, DDPM
 from manifoldgd.distill.items import work_items
 from manifoldgd.distill.module import DistillModule, find_targets

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from manifoldgd.data.dataset import ImageDataset, in_memory_split, limit_per_class
+from manifoldgd.dataset import ImageDataset, in_memory_split, limit_per_class
 
 # Every fifth image of a class, in the bundle's order, is a test image: 1,442 train, 355 test, the same for everyone.
 TEST_EVERY = 5

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifoldgd.data.dataset import ImageDataset, in_memory_split, limit_per_class
+from manifoldgd.dataset import ImageDataset, in_memory_split, limit_per_class
 from manifoldgd.errors import UserError, require
 from manifoldgd.files import atomic_write_bytes
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from manifoldgd.data.dataset import ImageDataset, Split
 from manifoldgd.data.image_files import ImageFile, check_files, class_files, load_images, visible_entries
 from manifoldgd.data.transforms import PILLOW_MODE, VERSION
+from manifoldgd.dataset import ImageDataset, Split
 from manifoldgd.errors import require
 
 # Per channel over ImageNet's training images, pixels in [0, 1]; what most published students subtract.

@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from manifoldgd.data.dataset import Split
+from manifoldgd.dataset import Split
 from manifoldgd.priors.prior import Prior
 
 

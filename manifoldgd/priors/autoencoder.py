@@ -15,7 +15,7 @@ from lightning import LightningModule
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
-from manifoldgd.data.dataset import Split
+from manifoldgd.dataset import Split
 from manifoldgd.priors.prior import as_pixels, pad_to
 from manifoldgd.randomness import generator
 

@@ -18,7 +18,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
 from torch import Tensor, nn
 
-from manifoldgd.data.dataset import ImageDataset, Split
+from manifoldgd.dataset import ImageDataset, Split
 from manifoldgd.diffusion.schedule import NoiseSchedule
 from manifoldgd.errors import UserError, require
 from manifoldgd.files import atomic_write_json

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from manifoldgd.artifacts import DistilledSet
-from manifoldgd.data.dataset import ImageDataset
+from manifoldgd.dataset import ImageDataset
 from manifoldgd.errors import require
 from manifoldgd.files import atomic_write_json
 from manifoldgd.machine import Machine

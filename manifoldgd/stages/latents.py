@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from manifoldgd.artifacts import LatentSet, PrototypeSet
-from manifoldgd.data.dataset import ImageDataset
+from manifoldgd.dataset import ImageDataset
 from manifoldgd.errors import require
 from manifoldgd.latents.encoding import encode_split
 from manifoldgd.machine import Machine

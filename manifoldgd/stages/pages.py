@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from manifoldgd.artifacts import DistilledSet
-from manifoldgd.data.dataset import ImageDataset
+from manifoldgd.dataset import ImageDataset
 from manifoldgd.machine import Machine
 from manifoldgd.priors.prior import Prior
 from manifoldgd.report.run import write_run_report

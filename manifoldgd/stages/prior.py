@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from manifoldgd.artifacts import DistilledSet
-from manifoldgd.data.dataset import ImageDataset
+from manifoldgd.dataset import ImageDataset
 from manifoldgd.diffusion import DDPM
 from manifoldgd.files import atomic_write_json, atomic_write_text
 from manifoldgd.guidance import NoGuidance

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from manifoldgd.artifacts import DistilledSet, PrototypeSet
-from manifoldgd.data.dataset import ImageDataset
+from manifoldgd.dataset import ImageDataset
 from manifoldgd.diffusion.protocol import Guidance
 from manifoldgd.diffusion.samplers import Sampler
 from manifoldgd.distill.classes import prior_labels

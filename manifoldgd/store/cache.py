@@ -45,7 +45,9 @@ def cached_latents(
         UserError: the cached files are damaged.
     """
     folder = cache / "latents" / key
+    exists = folder.is_dir()  # asked first: another process names a folder only when it is whole
     cached = (folder / "meta.json").is_file()
+    require(cached or not exists, f"{folder}: corrupt cache (no meta.json); remove the folder to encode again")
     if not cached:
         partial = folder.with_name(f".{key}.{secrets.token_hex(8)}")
         partial.mkdir(parents=True)
