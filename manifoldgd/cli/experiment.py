@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from omegaconf import OmegaConf
+from PIL import Image
 from torch import Tensor
 
 from manifoldgd.artifacts import DistilledSet
@@ -140,12 +141,6 @@ class Experiment(Setup):
         return result
 
     def _evaluate_tracked(self, folder: Path, distilled: DistilledSet) -> dict[str, Any]:
-        facts = {
-            "source": distilled.manifest["config"]["source"],
-            "method": distilled.manifest["method"],
-            "ipc": distilled.manifest["ipc"],
-            "distillation_seed": distilled.manifest["seed"],
-        }
         sweep = os.environ.get(FOLDER_VARIABLE)
         self.tracker.start(
             name=folder.name,
@@ -154,32 +149,43 @@ class Experiment(Setup):
         )
         exit_code = 1
         try:
-            result = evaluation.evaluate(
-                folder,
-                distilled,
-                self.dataset,
-                self.student,
-                self.config.student_seeds,
-                machine=self.machine,
-                cache=self.cache,
-                logger_of=self.tracker.student_logger,
-                facts=facts,
-            )
-            grid = pages.write(
-                folder,
-                result,
-                distilled,
-                self.dataset,
-                *self._map_parts(distilled),
-                machine=self.machine,
-                cache=self.cache,
-                config_text=OmegaConf.to_yaml(self.config, resolve=True),
-            )
-            self.tracker.finish(**pages.tracked(result), grid=grid)
+            result = self._evaluated(folder, distilled)
+            self.tracker.finish(**pages.tracked(result), grid=self._write_pages(folder, result, distilled))
             exit_code = 0
         finally:
             self.tracker.close(exit_code)
         return result
+
+    def _evaluated(self, folder: Path, distilled: DistilledSet) -> dict[str, Any]:
+        manifest = distilled.manifest
+        return evaluation.evaluate(
+            folder,
+            distilled,
+            self.dataset,
+            self.student,
+            self.config.student_seeds,
+            machine=self.machine,
+            cache=self.cache,
+            logger_of=self.tracker.student_logger,
+            facts={
+                "source": manifest["config"]["source"],
+                "method": manifest["method"],
+                "ipc": manifest["ipc"],
+                "distillation_seed": manifest["seed"],
+            },
+        )
+
+    def _write_pages(self, folder: Path, result: dict[str, Any], distilled: DistilledSet) -> Image.Image:
+        return pages.write(
+            folder,
+            result,
+            distilled,
+            self.dataset,
+            *self._map_parts(distilled),
+            machine=self.machine,
+            cache=self.cache,
+            config_text=OmegaConf.to_yaml(self.config, resolve=True),
+        )
 
     def _map_parts(self, distilled: DistilledSet) -> tuple[Prior | None, Tensor | None]:
         """The prior in whose latent space the map is drawn, and the prototypes; real images do without."""
