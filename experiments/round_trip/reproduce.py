@@ -14,7 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
 
-COMMON = ["source=random", "student_seeds=[0]", "logger=none", "machine=cpu", "machine.threads=1"]
+COMMON = [
+    "source=random",
+    "student_seeds=[0]",
+    "student.protocol.evaluations=1",
+    "logger=none",
+    "machine=cpu",
+    "machine.threads=1",
+]
 
 
 def run_cell(dataset: str, ipc: int, reconstruct: bool, seed: int) -> float:

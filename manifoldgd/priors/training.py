@@ -34,7 +34,7 @@ SCHEDULE = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "nu
 
 @dataclass(frozen=True)
 class AutoencoderRecipe:
-    """Size and training of the autoencoder; all numbers live in ``conf/prior_training``."""
+    """Size and training of the autoencoder; all numbers live in ``conf/recipe``."""
 
     image_size: int  # pixels a side, a multiple of 2 ** (len(block_channels) - 1); smaller images are padded
     block_channels: list[int]
@@ -58,7 +58,7 @@ class AutoencoderRecipe:
 
 @dataclass(frozen=True)
 class DenoiserRecipe:
-    """Size and training of the diffusion transformer; all numbers live in ``conf/prior_training``."""
+    """Size and training of the diffusion transformer; all numbers live in ``conf/recipe``."""
 
     width: int
     heads: int
