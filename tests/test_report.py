@@ -270,7 +270,7 @@ def test_what_may_not_be_compared_gets_tables_of_its_own():
 
 def test_sweep_files(tmp_path):
     jobs = [({"g": g}, _result(g, last=(v, v))) for g, v in (("a", 0.5), ("b", 0.7))]
-    jobs.append(({"h": "1"}, _result(dataset="other", last=(0.9, 0.9), set_metrics={"kernel_distance": 0.1})))
+    jobs.append(({"h": "1"}, _result(dataset="other", last=(0.9, 0.9), set_metrics={"kid": 0.1})))
     failed = [({"g": "c", "ipc": "0"}, "ipc: needs to be positive, got 0 <b>")]
     report = write_sweep_report(tmp_path, jobs=jobs, failed=failed, title=NASTY)
     names = {"sweep.csv", "sweep.md", "sweep.html", "failed.csv"}
@@ -278,7 +278,7 @@ def test_sweep_files(tmp_path):
     assert "failed (1):\n  g=c ipc=0: ipc: needs to be positive, got 0 <b>" in report.text
     assert re.search(r"^b +b +70 ± 0\*", report.text, re.MULTILINE)
     rows = list(csv.DictReader((tmp_path / "sweep.csv").open()))
-    columns = ("dataset", "label_protocol", "g", "last_top1", "set_kernel_distance")
+    columns = ("dataset", "label_protocol", "g", "last_top1", "set_kid")
     found = [" ".join(row[key] for key in columns) for row in rows]
     assert found == ["toy hard_small b 0.7 ", "toy hard_small a 0.5 ", "other hard_small  0.9 0.1"]
     assert next(csv.reader((tmp_path / "failed.csv").open().readlines()[1:])) == ["g=c ipc=0", failed[0][1]]

@@ -50,7 +50,9 @@ def check_node(node: Any, path: str) -> None:
     target = get_object(node[TARGET])
     function = target.__init__ if inspect.isclass(target) else target
     hints = get_type_hints(function)
-    parameters = [name for name in inspect.signature(target).parameters if name != "self"]
+    signature = inspect.signature(target).parameters
+    # Scientific numbers have no Python default; one that has is an engineering number and needs no line in the YAML.
+    parameters = [name for name, one in signature.items() if name in node or one.default is one.empty]
     for key in node:
         if key != TARGET and key not in parameters:
             raise UserError(f"unknown key '{path}.{key}'{suggest(str(key), parameters)}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +101,7 @@ def _compose_and_run(command: str, overrides: list[str]) -> None:
         except Exception as error:  # carried past Hydra, which would print a line of its own about it
             errors.append(error)
 
-    given, sys.argv = sys.argv, ["manifoldgd", *overrides]
-    try:
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
-    finally:
-        sys.argv = given
+    _with_arguments(overrides, task)
     if errors:
         raise errors[0]
 
@@ -119,6 +116,14 @@ def _complete(arguments: list[str]) -> int:
     elif len(words) == 2 and arguments[1:] and arguments[1].startswith("query="):
         print("\n".join(name for name in COMMANDS if name.startswith(words[1])))
         return 0
-    sys.argv = ["manifoldgd", *arguments]
-    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(lambda config: None)()
+    _with_arguments(arguments, lambda config: None)
     return 0
+
+
+def _with_arguments(arguments: list[str], task: Callable[[DictConfig], Any]) -> None:
+    """Hand ``arguments`` to Hydra, which reads them from ``sys.argv``."""
+    given, sys.argv = sys.argv, ["manifoldgd", *arguments]
+    try:
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
+    finally:
+        sys.argv = given

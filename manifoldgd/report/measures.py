@@ -17,7 +17,7 @@ MEASURES: Mapping[str, tuple[str, Literal["high", "low"] | None, str]] = {
         "low",
         "Gaussians fitted to the embeddings; biased upwards for few images",
     ),
-    "kernel_distance": ("KID", "low", "squared MMD with a cubic kernel, unbiased: near zero it may be negative"),
+    "kid": ("KID", "low", "squared MMD with a cubic kernel, unbiased: near zero it may be negative"),
     "mean_l2": ("l2 of means", "low", "between mean embeddings"),
     "mean_cosine": ("cosine distance of means", "low", "between mean embeddings"),
     "rbf_mmd": ("RBF MMD", "low", "unbiased, median bandwidth"),
