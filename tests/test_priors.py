@@ -10,6 +10,7 @@ from tiny import IMAGENET_LIKE, randomise, write_tiny_prior
 
 from manifoldgd.errors import UserError
 from manifoldgd.priors import load_prior
+from manifoldgd.priors.denoiser import build_transformer
 from manifoldgd.priors.prior import as_images, as_pixels, crop_to, pad_to
 
 
@@ -180,3 +181,11 @@ def test_transformer_is_the_saved_one(tiny_prior):
     twin = DiTTransformer2DModel.from_pretrained(tiny_prior, subfolder="transformer", low_cpu_mem_usage=False)
     loaded = load(tiny_prior).transformer.state_dict()
     assert all(torch.equal(value.float(), loaded[name]) for name, value in twin.state_dict().items())
+
+
+def test_a_written_prior_keeps_its_class_names(tmp_path):
+    vae = AutoencoderKL(block_out_channels=(8,), latent_channels=2, norm_num_groups=2, in_channels=1, out_channels=1)
+    shape = {"latent_shape": (2, 4, 4), "num_classes": 2}
+    write_prior(tmp_path, vae, build_transformer(**shape, width=8, heads=2, layers=1, patch_size=2), ("cat", "dog"))
+    prior = load_prior(path=str(tmp_path), autoencoder=None, cfg_scale=None, cfg_channels=None)
+    assert prior.class_names == ("cat", "dog")

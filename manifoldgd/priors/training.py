@@ -25,6 +25,7 @@ from manifoldgd.files import atomic_write_json
 from manifoldgd.priors.autoencoder import AutoencoderTraining, build_autoencoder
 from manifoldgd.priors.denoiser import DenoiserTraining, build_transformer
 from manifoldgd.priors.fit import fit
+from manifoldgd.priors.loading import CARD
 from manifoldgd.priors.prior import as_pixels, pad_to
 from manifoldgd.randomness import derived_seed
 
@@ -106,7 +107,7 @@ def train_prior(
         UserError: ``folder`` already holds a prior, or the checkpoints in it belong to another recipe.
     """
     require(
-        not (folder / "model_index.json").exists(),
+        not (folder / CARD).exists(),
         f"output: {folder} already holds a trained prior; choose another output or remove it",
     )
     work = folder / "training"
@@ -125,15 +126,21 @@ def train_prior(
 def write_prior(
     folder: Path, vae: AutoencoderKL, transformer: DiTTransformer2DModel, class_names: tuple[str, ...]
 ) -> None:
-    """Write a prior in diffusers format, half precision; ``model_index.json``, last, says that it is complete."""
+    """Write a prior in diffusers format, half precision; ``model_index.json`` comes last."""
     partial = folder / "training" / "weights"
     shutil.rmtree(partial, ignore_errors=True)
     scheduler = DDPMScheduler(**SCHEDULE, variance_type="fixed_small", clip_sample=False, timestep_spacing="linspace")
     id2label = {str(label): name for label, name in enumerate(class_names)}
     pipeline = DiTPipeline(transformer.half(), vae.half(), scheduler, id2label=id2label)
     pipeline.save_pretrained(partial)
-    for name in ("transformer", "vae", "scheduler", "model_index.json"):
+    # The pipeline takes class names but does not save them; the hub's DiT has them in its index, and so have ours.
+    index = json.loads((partial / "model_index.json").read_text())
+    for name in ("transformer", "vae", "scheduler"):
+        for file in (partial / name).iterdir():
+            file.chmod(0o644)
+        shutil.rmtree(folder / name, ignore_errors=True)
         os.replace(partial / name, folder / name)
+    atomic_write_json(folder / "model_index.json", {**index, "id2label": id2label})
 
 
 def _claim(work: Path, recipe: dict[str, Any]) -> None:
