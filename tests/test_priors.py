@@ -12,6 +12,7 @@ from manifoldgd.errors import UserError
 from manifoldgd.priors import load_prior
 from manifoldgd.priors.denoiser import build_transformer
 from manifoldgd.priors.prior import as_images, as_pixels, crop_to, pad_to
+from manifoldgd.priors.training import write_prior
 
 
 def load(path, **changes):
