@@ -49,7 +49,6 @@ def same_keys(node):
     assert {str(key) for key in node} - {"_target_"} == required, node["_target_"]
 
 
-
 @pytest.mark.parametrize(
     ("group", "member"), [(group, member) for group in GROUPS for member in MEMBERS[group]], ids="=".join
 )

@@ -13,6 +13,7 @@ from manifoldgd.priors import fit as fitting
 from manifoldgd.priors import load_prior
 from manifoldgd.priors.autoencoder import exponential_average, warmup_cosine
 from manifoldgd.priors.batches import StepBatches
+from manifoldgd.priors.loading import CARD
 from manifoldgd.priors.training import AutoencoderRecipe, DenoiserRecipe, train_prior
 
 AUTOENCODER = AutoencoderRecipe(
@@ -126,8 +127,10 @@ def test_checkpoints_of_another_recipe_are_refused(tmp_path, monkeypatch):
 
 
 def test_a_finished_prior_is_not_overwritten(trained):
+    (trained[0] / CARD).write_text("{}")  # the card comes last: it says that the prior has been judged
     with pytest.raises(UserError, match="already holds a trained prior"):
         train(trained[0])
+    (trained[0] / CARD).unlink()
 
 
 @pytest.mark.parametrize(

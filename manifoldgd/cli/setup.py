@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from manifoldgd.cli.components import build, check_node, check_type
@@ -75,9 +76,8 @@ class Setup:
 
     @property
     def _guidance_name(self) -> str:
-        names = {"NoGuidance": "none", "ModeGuidance": "mode", "ManifoldGuidance": "manifold"}
-        target = self.config.guidance._target_.rsplit(".", 1)[1]
-        return names.get(target, "manifold_released" if target == "ManifoldReleasedGuidance" else target)
+        """The member of the group ``guidance`` that was chosen."""
+        return HydraConfig.get().runtime.choices["guidance"]
 
     @property
     def method(self) -> str:
