@@ -131,7 +131,8 @@ class Setup:
                 latents.check_neighbourhood(self.dataset, self.guidance.neighbourhood)
             if self.needs_prior:
                 self.prior.check_images(self.dataset.name, self.dataset.image_shape)
-                sets.match_classes(self.dataset, self.prior)
+                if config.source == DIFFUSION:
+                    sets.match_classes(self.dataset, self.prior)
                 self.prior.schedule.respaced(self.sampler.steps, self.sampler.spacing)
         if judges and makes_set:
             self.student.check(self.dataset.image_shape, len(self.dataset.class_names), config.ipc)
