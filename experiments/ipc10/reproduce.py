@@ -65,7 +65,7 @@ def accuracies(dataset: str, method: str) -> list[list[float]]:
 def write_tables(dataset: str) -> str:
     """Write the CSV and Markdown tables; returns the Markdown."""
     csv = ["method,sets,students,last_epoch_top1_percent,std_over_students,std_between_sets,values"]
-    lines = ["| method | last-epoch top-1 % (6 students) | std of the 3 sets' means |", "|---|---|---|"]
+    lines = ["| method | last-epoch top-1 % | std between the sets' means | sets | students |", "|---|---|---|---|---|"]
     for method in METHODS:
         sets = accuracies(dataset, method)
         values = [value for one in sets for value in one]
@@ -74,7 +74,8 @@ def write_tables(dataset: str) -> str:
         spread, between = stdev(values), stdev([mean(one) for one in sets])
         numbers = f"{mean(values):.2f},{spread:.2f},{between:.2f},{' '.join(f'{value:.2f}' for value in values)}"
         csv.append(f'"{method}",{len(sets)},{len(values)},{numbers}')
-        lines.append(f"| {method} | {mean(values):.1f} ± {spread:.1f} | {between:.1f} |")
+        counts = f"{len(sets)} | {len(values)}"
+        lines.append(f"| {method} | {mean(values):.1f} ± {spread:.1f} | {between:.1f} | {counts} |")
     atomic_write_text(HERE / f"{dataset}.csv", "\n".join(csv) + "\n")
     atomic_write_text(HERE / f"{dataset}.md", "\n".join(lines) + "\n")
     return "\n".join(lines)
