@@ -135,7 +135,7 @@ class Experiment(Setup):
         spread = "" if accuracy["std"] is None else f" ± {100 * accuracy['std']:.1f}"
         print(
             f"{result['dataset']}, {result['method']}, ipc {result['ipc']}, {result['student']}: last-epoch "
-            f"accuracy {100 * accuracy['mean']:.1f}{spread} % over {len(accuracy['values'])} students"
+            f"accuracy {100 * accuracy['mean']:.1f}{spread} % over {_students(len(accuracy['values']))}"
         )
         print(f"result: {folder}/report.html")
         return result
@@ -192,3 +192,7 @@ class Experiment(Setup):
         if self.command != "run" or self.config.source != DIFFUSION:
             return None, None
         return self.prior, self._targets().prototypes.prototypes if self.guided else None
+
+
+def _students(count: int) -> str:
+    return f"{count} student{'' if count == 1 else 's'}"

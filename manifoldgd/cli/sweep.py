@@ -44,12 +44,21 @@ class Sweep:
         from manifoldgd.report.sweep import write_sweep_report
 
         records = [json.loads(file.read_text()) for file in sorted((self.folder / "jobs").glob("*.json"))]
+        varied = _varied([record["overrides"] for record in records])
+        for record in records:
+            record["overrides"] = {key: value for key, value in record["overrides"].items() if key in varied}
         jobs = [(record["overrides"], record["result"]) for record in records if record["error"] is None]
         failed = [(record["overrides"], record["error"]) for record in records if record["error"] is not None]
         report = write_sweep_report(self.folder, jobs=jobs, failed=failed, title=f"Sweep {self.folder.name}")
         print(report.text)
         print(f"sweep: {len(jobs)} finished, {len(failed)} failed; tables in {self.folder}")
         return 1 if failed else 0
+
+
+def _varied(overrides: list[dict[str, str]]) -> set[str]:
+    """The keys that tell the jobs apart; all keys of a sweep of one job."""
+    keys = {key for each in overrides for key in each}
+    return {key for key in keys if len(overrides) == 1 or len({each.get(key) for each in overrides}) > 1}
 
 
 def record_job(number: int, overrides: dict[str, str], result: dict[str, Any] | None, error: str | None) -> None:
