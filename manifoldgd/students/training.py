@@ -12,6 +12,7 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.loggers import Logger
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Generator, Tensor, nn
 
@@ -132,7 +133,9 @@ class EpochBar(L.Callback):
 
     def __init__(self, title: str) -> None:
         columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"), TimeRemainingColumn())
-        self.progress = Progress(*columns, transient=True)
+        console = Console(stderr=True)
+        # Off a terminal there is no bar to remove afterwards, only an empty line for each.
+        self.progress = Progress(*columns, transient=True, console=console, disable=not console.is_terminal)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show the bar."""
