@@ -15,7 +15,7 @@ LAYERS = {
     1: {"geometry", "prototypes", "diffusion", "metrics"},
     1.5: {"guidance"},
     2: {"data", "priors", "latents", "distill", "students"},
-    3: {"store", "report", "stages", "progress"},
+    3: {"store", "report", "stages", "tables", "progress"},
     4: {"tracking", "cli", "__main__", "__init__"},
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}

@@ -1,0 +1,126 @@
+"""What a table holds once (some of) its cells are measured. The one artifact between the runner and the pages.
+
+A *cell* is one method in one column; it is measured on several distilled sets (distillation seeds), each judged by
+several students (student seeds). A :class:`SetResult` is one of these sets with its students.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from manifoldgd.errors import UserError, require
+from manifoldgd.files import atomic_write_json
+from manifoldgd.store.keys import read_json
+
+FORMAT = 1  # of results.json; raised when a reader of the old format would misread the new
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """Where methods are compared: one dataset, one number of images a class, one student under one protocol."""
+
+    key: str  # short and unique within the table, for instance "ipc10-convnet3"
+    dataset: str  # name of the dataset, variant included
+    ipc: int
+    student: str  # as results call it, for instance "ConvNet-3"
+    label_protocol: str  # for instance "hard_small"; hard and soft labels never share a table
+
+    @property
+    def title(self) -> str:
+        """For people."""
+        return f"{self.dataset}, ipc {self.ipc}, {self.student}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetResult:
+    """One distilled set, judged by its students. Accuracies are fractions in [0, 1]."""
+
+    method: str  # row of the table
+    column: str  # key of a Column
+    seed: int  # distillation seed
+    key: str  # hash of the configuration that was run: what makes the cell this cell
+    student_seeds: tuple[int, ...]
+    last: tuple[float, ...]  # last-epoch accuracy of each student: the headline
+    best: tuple[float, ...]  # best evaluated epoch of each student: shown apart, never ranked by
+    per_class: tuple[tuple[float, ...], ...]  # last-epoch accuracy of each class, for each student
+    seconds: Mapping[str, float]  # distill, students, metrics
+    measures: Mapping[str, float | None] = field(default_factory=dict)  # set metrics: frechet distance and so on
+    guidance: Mapping[str, float | None] = field(default_factory=dict)  # means over steps: "ratio", "kept"
+    grid: str | None = None  # path of grid.png, relative to the folder of results.json
+    code_version: str = ""
+    hardware: str = ""
+    run: str | None = None  # link to the tracked run
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailedSet:
+    """A set that could not be made or judged."""
+
+    method: str
+    column: str
+    seed: int
+    reason: str  # one line
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableResult:
+    """A table, finished or not."""
+
+    name: str  # folder under experiments/
+    title: str
+    question: str
+    columns: tuple[Column, ...]
+    methods: tuple[str, ...]  # rows, in the order of table.yaml
+    class_names: tuple[str, ...]
+    seeds: tuple[int, ...]  # distillation seeds asked for
+    student_seeds: tuple[int, ...]  # asked for
+    baseline: str  # method that the others are compared with, on the same seeds
+    split: Literal["test", "validation"]  # which images judged
+    number_family: str  # family of published numbers that may stand beside these (``published_results.csv``)
+    published_as: Mapping[str, str] = field(default_factory=dict)  # method -> its name in published_results.csv
+    parameters: Mapping[str, float] = field(default_factory=dict)  # method -> guidance scale, for that plot
+    notes: tuple[str, ...] = ()  # what a reader must know, for instance where the defaults were tuned
+    sets: tuple[SetResult, ...] = ()
+    failed: tuple[FailedSet, ...] = ()
+
+    def of(self, method: str, column: str) -> tuple[SetResult, ...]:
+        """The finished sets of one cell, by distillation seed."""
+        found = [one for one in self.sets if one.method == method and one.column == column]
+        return tuple(sorted(found, key=lambda one: one.seed))
+
+    def save(self, file: Path) -> None:
+        """Write ``results.json``, whole or not at all."""
+        atomic_write_json(file, {"format": FORMAT, **asdict(self)})
+
+    @classmethod
+    def load(cls, file: Path) -> TableResult:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            UserError: the file is unreadable, of another format, or does not hold a table.
+        """
+        held: dict[str, Any] = read_json(file)
+        require(
+            held.get("format") == FORMAT,
+            f"{file}: holds a table of format {held.get('format')}, this version reads {FORMAT}; "
+            "choose another output or remove the file",
+        )
+        try:
+            held = {key: value for key, value in held.items() if key != "format"}
+            parts: dict[str, Any] = {
+                "columns": tuple(Column(**each) for each in held.pop("columns")),
+                "sets": tuple(_set_result(each) for each in held.pop("sets")),
+                "failed": tuple(FailedSet(**each) for each in held.pop("failed")),
+            }
+            lists = {key: tuple(value) for key, value in held.items() if isinstance(value, list)}
+            return cls(**{**held, **lists, **parts})
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{file}: is no table of ours ({error}); choose another output or remove it") from error
+
+
+def _set_result(held: dict[str, Any]) -> SetResult:
+    lists = {key: tuple(value) for key, value in held.items() if isinstance(value, list)}
+    return SetResult(**{**held, **lists, "per_class": tuple(map(tuple, held["per_class"]))})
