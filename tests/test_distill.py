@@ -104,7 +104,12 @@ def latents_of(prior, dataset, guidance, batch_size, items=None):
         for item, image in zip(batch.items, batch.images, strict=True):
             found[item.class_name, item.rank] = image
 
-    synthesise(module, fixed_batches(items, batch_size), save, trainer=cpu().trainer(enable_progress_bar=False))
+    synthesise(
+        module,
+        fixed_batches(items, batch_size, whole_classes=False),
+        save,
+        trainer=cpu().trainer(enable_progress_bar=False),
+    )
     return found
 
 
@@ -232,8 +237,14 @@ def test_a_dit_lookalike_samples(dit_lookalike, tmp_path, guidance):
 
 def test_fixed_batches_do_not_depend_on_what_is_done():
     items = work_items(("a", "b"), (0, 1), 5)
-    assert [len(batch) for batch in fixed_batches(items, 4)] == [4, 4, 2]
-    assert [item for batch in fixed_batches(items, 4) for item in batch] == items
+    assert [len(batch) for batch in fixed_batches(items, 4, whole_classes=False)] == [4, 4, 2]
+    assert [item for batch in fixed_batches(items, 4, whole_classes=False) for item in batch] == items
+
+
+@pytest.mark.parametrize(("size", "batches"), [(1, [5, 5, 5]), (9, [5, 5, 5]), (10, [10, 5]), (64, [15])])
+def test_batches_of_whole_classes_hold_every_image_of_each(size, batches):
+    items = work_items(("a", "b", "c"), (0, 1, 2), 5)
+    assert [len(batch) for batch in fixed_batches(items, size, whole_classes=True)] == batches
 
 
 def test_real_sets_are_training_images_and_never_test_images(prior, dataset, tmp_path):

@@ -18,8 +18,10 @@ from manifoldgd.cli.sweep import FOLDER_VARIABLE
 from manifoldgd.distill.module import Targets, find_targets
 from manifoldgd.errors import require
 from manifoldgd.files import atomic_write_text
+from manifoldgd.matching.energy import Matching
 from manifoldgd.priors.prior import Prior
 from manifoldgd.stages import evaluation, latents, pages, prior, sets
+from manifoldgd.stages.matching import prepare_matching
 from manifoldgd.store.keys import key_of, read_json
 from manifoldgd.store.results import claim_result
 from manifoldgd.store.sets import load_set
@@ -87,6 +89,7 @@ class Experiment(Setup):
             self.sampler,
             self.guidance,
             targets,
+            self._matching() if self.guided and self.guidance.features else None,
             ipc=self.config.ipc,
             seed=self.config.seed,
             machine=self.machine,
@@ -105,6 +108,9 @@ class Experiment(Setup):
             cache=self.cache,
         )
         return find_targets(prototypes, encoded, self.guidance.neighbourhood)
+
+    def _matching(self) -> Matching:
+        return prepare_matching(self.dataset, self.guidance.features, self.machine, self.cache)
 
     def _choose_real(self, folder: Path, facts: dict[str, Any]) -> DistilledSet:
         if self.config.source in IN_LATENT_SPACE:

@@ -75,7 +75,8 @@ def sample(
         pull = None
         if guidance is not None:
             alpha_bar = float(schedule.alphas_cumprod[index])
-            pull = guidance(Step(index, len(schedule), x_t, prediction.x0, alpha_bar, noise))
+            with torch.autocast(x_t.device.type, enabled=False):  # networks may run in half precision, geometry may not
+                pull = guidance(Step(index, len(schedule), x_t, prediction.x0, alpha_bar, noise))
         draws = noise.normal("step", index, shape) if sampler.draws_noise(index) else None
         transition = sampler.step(schedule, index, x_t, prediction, pull, draws)
         x_t = transition.x_prev

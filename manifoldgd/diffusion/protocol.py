@@ -39,12 +39,23 @@ class Step:
 class Pull:
     """What a guidance asks for.
 
-    DDPM adds ``sigma_t * scaled + plain`` to the posterior mean; DDIM adds ``scaled + plain`` to ``x0``.
+    DDPM adds ``sigma_t * scaled + plain`` to the posterior mean; DDIM adds ``scaled + plain`` to ``x0``. Both step as
+    if the denoiser had predicted ``x0 + clean``: such a shift counts more the less noise is left.
     """
 
     scaled: Tensor | None  # [B, C, H, W]
     plain: Tensor | None  # [B, C, H, W]
-    kept: Tensor | None  # [B] share of the mode vector's energy that the projector keeps, in [0, 1]
+    kept: Tensor | None  # [B] share of the guidance vector's energy that the projector keeps, in [0, 1]
+    clean: Tensor | None = None  # [B, C, H, W]
+
+
+@dataclass(frozen=True)
+class FeatureSpace:
+    """The random features in which synthetic sets are compared with real ones."""
+
+    networks: int  # random networks in the pool
+    width: int  # filters of each
+    real_per_class: int  # real images averaged for each class
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,15 @@ class Anchors:
 
     prototypes: Tensor  # [B, C, H, W]
     neighbourhoods: Tensor | None  # [B, M, D] real latents of the class nearest to the prototype, nearest first
+    energy: SetEnergy | None = None  # of the batch, for guidances that ask for ``features``
+
+
+class SetEnergy(Protocol):
+    """How far the synthetic images of a batch are from the real ones of their classes, as sets."""
+
+    def __call__(self, x0: Tensor, draw: int) -> Tensor:
+        """Clean latents ``[B, C, H, W]`` -> scalar, differentiable; ``draw`` counts the evaluations of a batch."""
+        ...
 
 
 class BoundGuidance(Protocol):
@@ -67,6 +87,7 @@ class Guidance(Protocol):
     """A guidance method: its scientific numbers only."""
 
     neighbourhood: int  # real latents wanted around each prototype, 0 for none
+    features: FeatureSpace | None  # where sets are matched, for guidances of a whole class at once; None for others
 
     def bind(self, anchors: Anchors) -> BoundGuidance:
         """The guidance for one batch."""

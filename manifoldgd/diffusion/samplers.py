@@ -12,6 +12,7 @@ float32.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
@@ -148,13 +149,17 @@ class DDPM:
         pull: Pull | None,
         noise: Tensor | None,
     ) -> Transition:
-        """``x_prev = posterior mean + sigma_t * pull.scaled + pull.plain + sigma_t * noise`` (no noise at index 0)."""
+        """``x_prev = posterior mean + sigma_t * pull.scaled + pull.plain + sigma_t * noise`` (no noise at index 0).
+
+        The posterior mean is that of ``x0 + pull.clean``.
+        """
         sigma = (0.5 * prediction.log_variance).exp()
         weights = float(schedule.posterior_mean_coef1[index]), float(schedule.posterior_mean_coef2[index])
         x_prev = weights[0] * prediction.x0 + weights[1] * x_t
         shift = None
         if pull is not None:
-            shift = _total(None if pull.scaled is None else sigma * pull.scaled, pull.plain)
+            scaled = None if pull.scaled is None else sigma * pull.scaled
+            shift = _total(scaled, pull.plain, None if pull.clean is None else weights[0] * pull.clean)
             x_prev = x_prev if shift is None else x_prev + shift
         if not self.draws_noise(index):
             return Transition(x_prev, shift, None)
@@ -196,13 +201,13 @@ class DDIM:
     ) -> Transition:
         """``x_prev = sqrt(abar_prev) x0' + sqrt(1 - abar_prev - sigma_t^2) eps' + sigma_t * noise``.
 
-        ``x0' = x0 + pull.scaled + pull.plain`` and ``eps'`` is the noise that ``x0'`` implies, so a pull moves
-        ``x_prev`` by ``sqrt(abar_prev) - sqrt(1 - abar_prev - sigma_t^2) sqrt(abar / (1 - abar))`` times itself.
+        ``x0' = x0 + pull.scaled + pull.plain + pull.clean`` and ``eps'`` is the noise that ``x0'`` implies, so a pull
+        moves ``x_prev`` by ``sqrt(abar_prev) - sqrt(1 - abar_prev - sigma_t^2) sqrt(abar / (1 - abar))`` times itself.
         """
         alpha_bar, before = float(schedule.alphas_cumprod[index]), float(schedule.alphas_cumprod_prev[index])
         sigma = self.eta * math.sqrt((1 - before) / (1 - alpha_bar) * (1 - alpha_bar / before))
         to_noise = math.sqrt(max(1 - before - sigma**2, 0.0))
-        shift = None if pull is None else _total(pull.scaled, pull.plain)
+        shift = None if pull is None else _total(pull.scaled, pull.plain, pull.clean)
         x0 = prediction.x0 if shift is None else prediction.x0 + shift
         x_prev = math.sqrt(before) * x0 + to_noise * schedule.noise_from_x0(x_t, x0, index)
         if shift is not None:
@@ -213,10 +218,9 @@ class DDIM:
         return Transition(x_prev + added, shift, added)
 
 
-def _total(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    if first is None or second is None:
-        return second if first is None else first
-    return first + second
+def _total(*parts: Tensor | None) -> Tensor | None:
+    given = [part for part in parts if part is not None]
+    return functools.reduce(torch.add, given) if given else None
 
 
 def _given(noise: Tensor | None) -> Tensor:

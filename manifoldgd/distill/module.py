@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from lightning import LightningModule
@@ -16,6 +16,8 @@ from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, Guidance
 from manifoldgd.diffusion.samplers import Sampler
 from manifoldgd.distill.items import WorkItem
 from manifoldgd.geometry.neighbours import neighbourhood_indices
+from manifoldgd.matching.energy import Matching
+from manifoldgd.matching.networks import half_precision
 from manifoldgd.priors.prior import Prior
 from manifoldgd.randomness import RowNoise
 
@@ -71,6 +73,7 @@ class DistillModule(LightningModule):
         sampler: steps from ``x_t`` to ``x_prev``.
         guidance: a guidance method; acts only where there are ``targets``.
         targets: prototypes and neighbourhoods, or ``None`` for a guidance that needs none.
+        matching: random networks and real features, or ``None`` for a guidance that matches no sets.
         image_size: ``(h, w)`` of the images to return.
         seed: distillation seed.
     """
@@ -81,6 +84,7 @@ class DistillModule(LightningModule):
         sampler: Sampler,
         guidance: Guidance,
         targets: Targets | None,
+        matching: Matching | None = None,
         *,
         image_size: tuple[int, int],
         seed: int,
@@ -88,6 +92,7 @@ class DistillModule(LightningModule):
         super().__init__()
         self.transformer, self.autoencoder = prior.transformer, prior.autoencoder  # registered: Lightning moves them
         self.prior, self.sampler, self.guidance, self.targets = prior, sampler, guidance, targets
+        self.matching = matching
         self.image_size, self.seed = image_size, seed
         self.on_step: Callable[[StepRecord], None] = lambda record: None
         self.schedule = prior.schedule.respaced(sampler.steps, sampler.spacing)
@@ -120,7 +125,19 @@ class DistillModule(LightningModule):
         return Synthesised(items, images, *_curves(records))
 
     def _bound(self, items: list[WorkItem]) -> BoundGuidance | None:
-        return None if self.targets is None else self.guidance.bind(self.targets.anchors(items, self.device))
+        if self.targets is None:
+            return None
+        anchors = self.targets.anchors(items, self.device)
+        if self.matching is not None:
+            labels = torch.tensor([item.label for item in items])
+            anchors = replace(anchors, energy=self.matching.energy(self._decode, labels))
+        return self.guidance.bind(anchors)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Pixels that gradients flow through. The sampler runs guidances in full precision, so half is asked for."""
+        precision = "32-true" if self.matching is None else self.matching.networks.precision
+        with half_precision(precision, latents.device):
+            return self.prior.decode_pixels(latents, self.image_size).float()
 
 
 def _curves(records: list[StepRecord]) -> tuple[Tensor, Tensor]:

@@ -28,12 +28,18 @@ class BatchWriter(Callback):
         self.save(outputs)
 
 
-def fixed_batches(items: Sequence[WorkItem], batch_size: int) -> list[list[WorkItem]]:
+def fixed_batches(items: Sequence[WorkItem], batch_size: int, *, whole_classes: bool) -> list[list[WorkItem]]:
     """Cut the items of a set into batches, always the same ones.
+
+    With ``whole_classes``, for guidances that see the images of a class together, a batch holds as many classes as fit
+    into ``batch_size``, at least one.
 
     A batch that was interrupted is sampled again as a whole, so that a resumed run multiplies the same matrices as an
     uninterrupted one and its files come out the same to the last bit.
     """
+    if whole_classes:
+        per_class = max(1, sum(item.label == items[0].label for item in items))
+        batch_size = max(1, batch_size // per_class) * per_class
     return [list(items[start : start + batch_size]) for start in range(0, len(items), batch_size)]
 
 

@@ -1,8 +1,17 @@
 """Guidance methods: one file each, one signature (:class:`manifoldgd.diffusion.protocol.Guidance`)."""
 
+from manifoldgd.guidance.combined import CombinedGuidance
 from manifoldgd.guidance.manifold import ManifoldGuidance
 from manifoldgd.guidance.manifold_released import ManifoldReleasedGuidance
+from manifoldgd.guidance.matching import MatchingGuidance
 from manifoldgd.guidance.mode import ModeGuidance
 from manifoldgd.guidance.none import NoGuidance
 
-__all__ = ["ManifoldGuidance", "ManifoldReleasedGuidance", "ModeGuidance", "NoGuidance"]
+__all__ = [
+    "CombinedGuidance",
+    "ManifoldGuidance",
+    "ManifoldReleasedGuidance",
+    "MatchingGuidance",
+    "ModeGuidance",
+    "NoGuidance",
+]

@@ -7,7 +7,7 @@ nearest neighbours of ``x_t`` in the prototype's neighbourhood. The neighbours a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
@@ -80,6 +80,7 @@ class ManifoldGuidance:
     kernel: Kernel
     bandwidth: float
     t_stop: float
+    features: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         check_scale("guidance.scale", self.scale)

@@ -68,6 +68,7 @@ class ManifoldReleasedGuidance:
     max_multiplier: float
     t_stop: float
     neighbourhood: ClassVar[int] = 0
+    features: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         check_scale("guidance.scale", self.scale)

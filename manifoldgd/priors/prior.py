@@ -90,8 +90,12 @@ class Prior:
     @torch.inference_mode()
     def decode(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
         """``[n, C, H, W]`` scaled latents -> ``[n, C, *size]`` uint8 images (the padding cut off)."""
+        return as_images(self.decode_pixels(latents, size))
+
+    def decode_pixels(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
+        """``[n, C, H, W]`` scaled latents -> ``[n, C, *size]`` float pixels, about in [-1, 1]; differentiable."""
         unscaled = latents / self.autoencoder.config.scaling_factor + (self.autoencoder.config.shift_factor or 0.0)
-        return as_images(crop_to(self.autoencoder.decode(unscaled).sample, size))
+        return crop_to(self.autoencoder.decode(unscaled).sample, size)
 
     def denoise(self, x_t: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
         """The denoiser of the sampler's contract: ``[B, C, H, W]`` -> ``[B, C or 2C, H, W]``."""

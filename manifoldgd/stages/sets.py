@@ -19,6 +19,7 @@ from manifoldgd.distill.items import work_items
 from manifoldgd.distill.module import DistillModule, Synthesised, Targets
 from manifoldgd.distill.synthesis import fixed_batches, synthesise
 from manifoldgd.machine import Machine
+from manifoldgd.matching.energy import Matching
 from manifoldgd.priors.prior import Prior
 from manifoldgd.progress import progress_bar
 from manifoldgd.prototypes.coresets import select_classes
@@ -38,6 +39,7 @@ def distil(
     sampler: Sampler,
     guidance: Guidance,
     targets: Targets | None,
+    matching: Matching | None = None,
     *,
     ipc: int,
     seed: int,
@@ -53,6 +55,7 @@ def distil(
         sampler: how to step.
         guidance: what pulls.
         targets: what it pulls towards; ``None`` for unguided sampling.
+        matching: random networks and real features, for guidances that match sets.
         ipc: images a class.
         seed: distillation seed.
         machine: where to run.
@@ -65,15 +68,17 @@ def distil(
     items = work_items(dataset.class_names, labels, ipc)
     batches = [
         batch
-        for batch in fixed_batches(items, machine.batch_size)
+        for batch in fixed_batches(items, machine.batch_size, whole_classes=guidance.features is not None)
         if any((item.label, item.rank) not in writer.rows for item in batch)
     ]
-    module = DistillModule(prior, sampler, guidance, targets, image_size=dataset.image_shape[1:], seed=seed)
+    size = dataset.image_shape[1:]
+    module = DistillModule(prior, sampler, guidance, targets, matching, image_size=size, seed=seed)
     started = time.perf_counter()
     title = f"sample {sum(map(len, batches))} images"
     with progress_bar(title, len(batches) * sampler.steps, enabled=machine.progress) as advance:
         module.on_step = lambda record: advance()
-        trainer = machine.trainer(enable_progress_bar=False)
+        # Inference mode would forbid the gradients that matching follows.
+        trainer = machine.trainer(enable_progress_bar=False, inference_mode=matching is None)
         synthesise(module, batches, lambda batch: _save(writer, batch, targets), trainer=trainer)
     facts = {**facts, "prior_labels": dict(zip(dataset.class_names, labels, strict=True)), "seed": seed}
     facts["seconds"] = {**facts.get("seconds", {}), "distill": round(time.perf_counter() - started, 2)}

@@ -4,6 +4,7 @@
 
     <cache>/latents/<key>/        latents.npy  labels.npy  meta.json
     <cache>/prototypes/<key>.safetensors
+    <cache>/matching/<key>.safetensors
     <cache>/classifiers/<key>/    the embedding network
     <result>/                     result.json  config.yaml  metrics.json  grid.png  report.html  students/<seed>.json
     <result>/set/                 <class name>/<rank>.png  manifest.json  metadata.jsonl  README.md

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from manifoldgd.artifacts import LatentSet, PrototypeSet
@@ -124,3 +124,18 @@ def _read_prototypes(file: Path, key: str) -> PrototypeSet:
         return PrototypeSet(**tensors, class_names=names, key=key)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: corrupt cache file ({error}); remove it to cluster again") from error
+
+
+def cached_tensor(file: Path, make: Callable[[], Tensor]) -> Tensor:
+    """The one tensor of a safetensors file, made now if the file is not there.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    if not file.is_file():
+        with atomic_path(file) as partial:
+            save_file({"tensor": make().contiguous()}, partial)
+    try:
+        return load_file(file)["tensor"]
+    except (SafetensorError, OSError, KeyError) as error:
+        raise UserError(f"{file}: corrupt cache file ({error}); remove it to have it made again") from error

@@ -1,0 +1,60 @@
+"""Two guidances in one run: each acts in its own stretch of the steps, and where both act their pulls add up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, FeatureSpace, Guidance, Pull, Step
+
+
+@dataclass(frozen=True, kw_only=True)
+class CombinedGuidance:
+    """``first`` and ``then``, for instance mode guidance while noise is high and matching when it is low.
+
+    Attributes:
+        first: a guidance.
+        then: another.
+    """
+
+    first: Guidance
+    then: Guidance
+
+    @property
+    def neighbourhood(self) -> int:
+        """Real latents wanted around each prototype."""
+        return max(self.first.neighbourhood, self.then.neighbourhood)
+
+    @property
+    def features(self) -> FeatureSpace | None:
+        """Where sets are matched."""
+        return self.first.features or self.then.features
+
+    def bind(self, anchors: Anchors) -> _BoundBoth:
+        """Both, towards the same anchors."""
+        return _BoundBoth(self.first.bind(anchors), self.then.bind(anchors))
+
+
+@dataclass(frozen=True)
+class _BoundBoth:
+    first: BoundGuidance
+    then: BoundGuidance
+
+    def __call__(self, step: Step) -> Pull | None:
+        pulls = [pull for pull in (self.first(step), self.then(step)) if pull is not None]
+        if len(pulls) < 2:
+            return pulls[0] if pulls else None
+        one, two = pulls
+        return Pull(
+            scaled=_sum(one.scaled, two.scaled),
+            plain=_sum(one.plain, two.plain),
+            kept=one.kept if two.kept is None else two.kept,
+            clean=_sum(one.clean, two.clean),
+        )
+
+
+def _sum(one: Tensor | None, two: Tensor | None) -> Tensor | None:
+    if one is None or two is None:
+        return two if one is None else one
+    return one + two

@@ -1,0 +1,120 @@
+"""Networks with random weights, in whose features sets of images are compared.
+
+Random convolutional features tell distributions of images apart well enough to synthesise training sets by them, and
+need no training (Zhao & Bilen, *Dataset Condensation with Distribution Matching*, WACV 2023, arXiv 2110.04181).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from manifoldgd.dataset import ImageDataset
+from manifoldgd.randomness import generator
+from manifoldgd.students.networks import ConvNet, ImageShape
+
+LEAST_SIDE = 3  # pixels a side of the deepest feature map: depth 3 at 28 pixels, 6 at 224, as in the literature
+CHUNK = 256  # images embedded at once; bounds memory
+
+
+def depth_for(image_shape: ImageShape) -> int:
+    """Blocks of a ConvNet for images ``(C, H, W)``: as many halvings as leave :data:`LEAST_SIDE` pixels, at least 1."""
+    side = min(image_shape[1:])
+    depth = 1
+    while side >> (depth + 1) >= LEAST_SIDE:
+        depth += 1
+    return depth
+
+
+class RandomNetworks:
+    """A fixed pool of ConvNets whose weights were drawn and never trained. Everyone's pool is the same.
+
+    Args:
+        image_shape: ``(C, H, W)`` of the images.
+        count: networks in the pool.
+        width: filters of each block.
+        mean: per channel, of pixels in [0, 1].
+        std: as ``mean``.
+        precision: ``32-true``, or ``bf16-mixed`` / ``16-mixed`` for convolutions in half precision.
+    """
+
+    def __init__(
+        self,
+        image_shape: ImageShape,
+        *,
+        count: int,
+        width: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        precision: str,
+    ) -> None:
+        self.networks = [_network(image_shape, width, index) for index in range(count)]
+        self.mean, self.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+        self.precision = precision
+
+    def __len__(self) -> int:
+        return len(self.networks)
+
+    def to(self, device: torch.device | str) -> RandomNetworks:
+        """Move the networks, in place."""
+        for network in self.networks:
+            network.to(device)
+        self.mean, self.std = self.mean.to(device), self.std.to(device)
+        return self
+
+    def embed(self, index: int, pixels: Tensor) -> Tensor:
+        """Pixels ``[n, C, H, W]`` in [-1, 1] -> features ``[n, E]`` float32 of one network; differentiable."""
+        images = (pixels.add(1).div(2) - self.mean) / self.std
+        with half_precision(self.precision, pixels.device):
+            return self.networks[index].features(images).float()
+
+
+def half_precision(precision: str, device: torch.device) -> torch.autocast:
+    """Autocast as Lightning's ``precision`` asks for, off for ``32-true``."""
+    dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != "32-true")
+
+
+def _network(image_shape: ImageShape, width: int, index: int) -> nn.Module:
+    source = generator("matching", "weights", index)
+    network = ConvNet(image_shape, 1, width=width, depth=depth_for(image_shape), generator=source)
+    return network.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def real_means(
+    networks: RandomNetworks,
+    dataset: ImageDataset,
+    per_class: int,
+    device: torch.device,
+    on_network: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Mean features of real training images, ``[P, classes, E]`` float32 on the CPU, for the ``P`` networks.
+
+    Args:
+        networks: the pool.
+        dataset: its training split is read.
+        per_class: images of each class that are averaged, a fixed draw; all of a class that has fewer.
+        device: where the networks are.
+        on_network: called after each network.
+    """
+    pixels = [_drawn(dataset, label, per_class) for label in range(len(dataset.class_names))]
+    means = []
+    for index in range(len(networks)):
+        means.append(torch.stack([_mean(networks, index, each, device) for each in pixels]))
+        on_network()
+    return torch.stack(means)
+
+
+def _drawn(dataset: ImageDataset, label: int, count: int) -> Tensor:
+    """Real images ``[n, C, H, W]`` uint8 of one class."""
+    rows = torch.nonzero(dataset.train.labels == label).flatten()
+    source = generator("matching", "real", dataset.class_names[label])
+    return dataset.train.load(rows[torch.randperm(len(rows), generator=source)[:count]])
+
+
+def _mean(networks: RandomNetworks, index: int, images: Tensor, device: torch.device) -> Tensor:
+    parts = (part.to(device).float().div(127.5).sub(1) for part in images.split(CHUNK))
+    return (sum(networks.embed(index, part).sum(0) for part in parts) / len(images)).cpu()
