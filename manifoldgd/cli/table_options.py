@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
@@ -32,7 +31,7 @@ are skipped, so the same command continues after a kill. Without table= the tabl
 
 keys of the table:
   table=NAME            name, folder or table.yaml
-  jobs=N                processes at a time, one thread each (default: number of cores)
+  jobs=N                processes at a time, one thread each (default: number of cores; 1 on a GPU)
   output=FOLDER         where results go (default: outputs/tables/NAME)
   seeds=[0,1]           distillation seeds (default: those of the table)
   student_seeds=[0,1]   (default: those of the table; more of them join the finished ones)
@@ -83,11 +82,6 @@ class TableOptions:
             self.launcher is not None or not self.launcher_overrides,
             f"{''.join(self.launcher_overrides[:1])}: acts with launcher=NAME only; choose a launcher",
         )
-
-    @property
-    def at_once(self) -> int:
-        """Processes at a time."""
-        return self.jobs or os.cpu_count() or 1
 
 
 def read_options(arguments: Sequence[str]) -> TableOptions:

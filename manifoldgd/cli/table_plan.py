@@ -139,6 +139,14 @@ class Plan:
         return {method: scale for method, (scale, *others) in found.items() if scale is not None and not others}
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether every cell runs on the processor; a machine that is not there does not."""
+        try:
+            return all(row.setup.once("machine", row.config).device.type == "cpu" for row in self.rows)
+        except UserError:
+            return False
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Of the datasets; none while data is missing or where columns differ in them."""
         try:

@@ -21,7 +21,7 @@ from manifoldgd.tables.lock import locked
 from manifoldgd.tables.recording import check_nothing_lost, recorded_sets, write_record
 from manifoldgd.tables.rendering import write_table
 from manifoldgd.tables.results import SetResult, TableResult
-from manifoldgd.tables.runner import run_left
+from manifoldgd.tables.runner import cores, run_left
 from manifoldgd.tables.watching import Watch
 
 
@@ -64,6 +64,11 @@ class TableWork:
         """The cells asked for."""
         return self.scope.part(self.table)
 
+    @cached_property
+    def at_once(self) -> int:
+        """Processes at a time: as asked for, else one a core; one in all where they would share a GPU."""
+        return self.options.jobs or (cores() if self.plan.on_cpu else 1)
+
     def dry_run(self) -> int:
         """Say what would be done, what is missing and how long it takes; 1 if something is missing."""
         board = self.board()
@@ -72,7 +77,7 @@ class TableWork:
         known = [*board.sets.values(), *(self.record.sets if self.record else ())]
         problems = missing(self.plan)
         print("\n".join(["missing:", *problems]) if problems else "everything is there")
-        print(time_needed(self.plan, board.left, known, students, self.options.at_once))
+        print(time_needed(self.plan, board.left, known, students, self.at_once))
         return 1 if problems else 0
 
     def run(self) -> int:
@@ -143,14 +148,13 @@ class TableWork:
     def _run_left(self, board: Board) -> bool:
         """Run the cells; ``False`` if the disk filled up before all were tried."""
         environment = {FOLDER_VARIABLE: str(self.output.absolute())}  # by which trackers group the runs of a table
-        at_once = self.options.at_once
         if self.options.launcher is None:
-            with Watch(board, at_once) as watch:
-                return run_left(board, at_once=at_once, environment=environment, watch=watch)
+            with Watch(board, self.at_once) as watch:
+                return run_left(board, at_once=self.at_once, environment=environment, watch=watch)
         launch_left(
             board,
             launcher=self.options.launcher,
-            at_once=at_once,
+            at_once=self.at_once,
             environment=environment,
             settings=self.options.launcher_overrides,
             conf=self.conf,
