@@ -29,7 +29,7 @@ class Watch:
         self.console = console or Console(soft_wrap=True, highlight=False)
         self.running: dict[Cell, float] = {}
         columns = (TextColumn("table"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self.bar = Progress(*columns, TextColumn("{task.description}"), console=self.console)
+        self.bar = Progress(*columns, TextColumn("{task.description}"), console=self.console, auto_refresh=False)
         self.task = self.bar.add_task("", total=len(board.cells), completed=board.finished)
 
     def __enter__(self) -> Watch:
@@ -75,6 +75,8 @@ class Watch:
         more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
         text = f"{', '.join(names[:SHOWN_NAMES])}{more}{self._left()}"
         self.bar.update(self.task, completed=self.board.finished, description=text)
+        if self.console.is_terminal:
+            self.bar.refresh()
 
 
 def duration(seconds: float) -> str:
