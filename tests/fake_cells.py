@@ -4,6 +4,7 @@ import json
 import sys
 
 from manifoldgd import __version__
+from manifoldgd.store.keys import FORMAT
 from manifoldgd.tables.cells import Cell
 from manifoldgd.tables.jobs import Job
 from manifoldgd.tables.results import Column, TableResult
@@ -12,10 +13,11 @@ COLUMN = Column(key="c", dataset="digits", ipc=1, student="ConvNet-3", label_pro
 
 GOOD = """
 import json, os, pathlib, sys
-folder, name, metrics = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+folder, name, metrics, claim = pathlib.Path(sys.argv[1]), *sys.argv[2:]
 with open(folder / "order.txt", "a") as stream: stream.write(name + "\\n")
 made = folder / "sets" / name
 made.mkdir(parents=True, exist_ok=True)
+(made / "result.json").write_text(claim)
 (made / "metrics.json").write_text(metrics)
 """
 KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
@@ -62,8 +64,10 @@ def fake_job(scripts=None, *, default=GOOD, seeds=(0,)):
 
     def job(one, output):
         script = (scripts or {}).get(one.method, default)
-        metrics = json.dumps(metrics_of(seeds))
-        command = (sys.executable, "-S", "-c", script, str(output), one.name, metrics)
+        judged = {**one.judge_config, "student_seeds": list(seeds)}
+        claim = {"format": FORMAT, "set": one.set_config, "evaluation": judged}
+        texts = (json.dumps(each) for each in (metrics_of(seeds), claim))
+        command = (sys.executable, "-S", "-c", script, str(output), one.name, *texts)
         return Job(name=one.name, command=command, log=one.log(output))
 
     return job
