@@ -26,6 +26,12 @@ NO_DISK = "import errno, os; raise OSError(errno.ENOSPC, os.strerror(errno.ENOSP
 SILENT = "raise SystemExit(3)"
 IDLE = ""
 SLEEPING = "import time; time.sleep(60)"
+STUBBORN = """
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as good as what Lightning does
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
 
 
 def cell(method="m", seed=0, column="c", **changes):

@@ -11,12 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_cells import GOOD, IDLE, KILLED, NO_DISK, SILENT, SLEEPING, WRONG, blank, cell, fake_job, metrics_of
+from fake_cells import GOOD, IDLE, KILLED, NO_DISK, SILENT, SLEEPING, STUBBORN, WRONG, blank, cell, fake_job, metrics_of
 from rich.console import Console
 
 from manifoldgd import __version__
 from manifoldgd.errors import UserError
 from manifoldgd.store.results import claim_result
+from manifoldgd.tables import jobs
 from manifoldgd.tables.board import START_SECONDS, Board, seconds_for
 from manifoldgd.tables.cells import in_turn
 from manifoldgd.tables.gathering import check_folder, check_same_table, finished_set
@@ -151,6 +152,15 @@ def spy_on_jobs(monkeypatch):
     return started
 
 
+def test_a_job_that_will_not_end_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "GRACE_SECONDS", 0.2)
+    one = cell()
+    process = jobs.start(fake_job(default=STUBBORN)(one, tmp_path), {})
+    until(lambda: one.log(tmp_path).read_text().strip())
+    jobs.stop([process])
+    assert process.returncode == -signal.SIGKILL
+
+
 def test_ctrl_c_stops_the_jobs_and_keeps_what_is_finished(tmp_path, monkeypatch):
     board = board_of(tmp_path)
     started = spy_on_jobs(monkeypatch)
@@ -170,9 +180,9 @@ ALONE = """
 import sys
 sys.path[:0] = sys.argv[2:]
 from pathlib import Path
-from fake_cells import SLEEPING, fake_job
+from fake_cells import STUBBORN, fake_job
 from test_table_runner import board_of, run
-run(board_of(Path(sys.argv[1])), fake_job({"b": "import os; print(os.getpid(), flush=True)\\n" + SLEEPING}))
+run(board_of(Path(sys.argv[1])), fake_job({"b": STUBBORN}))
 """
 
 

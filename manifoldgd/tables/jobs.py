@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DISK_FULL = "No space left on device"  # what every library quotes from the system
-GRACE_SECONDS = 10  # between asking a process to end and ending it
+GRACE_SECONDS = 5  # between asking a process to end and ending it
 TAIL_BYTES = 20_000  # of a log: enough for a long traceback
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -103,4 +103,5 @@ def _end_with_parent() -> Callable[[], None] | None:
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl  # looked up here: nothing may be loaded between fork and exec
-    return lambda: prctl(PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    # Not SIGTERM: Lightning takes that as a wish and trains on.
+    return lambda: prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))
