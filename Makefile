@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO ?= dataset=digits
+TABLE ?= fashion_mnist
+TABLE_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint format bench
+.PHONY: help install demo reproduce-table test test-all lint format bench
 
 help:  ## show this help
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 install: $(BIN)/.installed  ## create .venv with the exact versions of constraints.txt
 
@@ -19,6 +21,9 @@ $(BIN)/.installed: pyproject.toml constraints.txt
 
 demo: install  ## the main job on the embedded digits: distil, train students, write report.html (installs if needed)
 	$(BIN)/manifoldgd run $(DEMO)
+
+reproduce-table: install  ## measure TABLE=fashion_mnist (or another of experiments/) cell by cell; continues after a kill
+	$(BIN)/manifoldgd table table=$(TABLE) $(TABLE_ARGS)
 
 test: install  ## the quick tests: minutes on two cores
 	$(BIN)/python -m pytest

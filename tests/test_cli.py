@@ -48,7 +48,7 @@ COMPOSITION = [
     (["run", "+guidance.scael=1"], ("unknown key 'guidance.scael'", "did you mean 'scale'")),
     (["run", "+speed=1"], ("unknown key 'speed'", "did you mean 'seed'")),
     (["run", "wibble=1"], ("unknown key 'wibble'",)),
-    (["rum"], ("unknown command 'rum'", "run, distill, evaluate, prior")),
+    (["rum"], ("unknown command 'rum'", "run, distill, evaluate, table, prior")),
     (["run", "ipc"], ("ipc",)),
     (["distill", "student=resnet18"], ("`manifoldgd distill` does not use 'student'", "it uses")),
     (["distill", "student_seeds=[1]"], ("does not use 'student_seeds'",)),

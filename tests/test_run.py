@@ -109,3 +109,27 @@ def test_summaries_use_student_s_t():
     assert found["std"] == pytest.approx(0.1414213562)
     assert found["ci95"] == pytest.approx(12.7062047362 * 0.1)  # t(0.975, 1) * std / sqrt(2)
     assert evaluation.summary([0.5])["ci95"] is None
+
+
+def test_students_join_those_that_a_folder_holds(monkeypatch, tiny_prior, shared_cache, tmp_path):
+    """More student seeds extend a result; fewer summarise fewer; no finished student is trained again."""
+    folder = tmp_path / "out"
+    assert quick("run", tiny_prior, shared_cache, folder, "guidance=none") == 0
+    first = metrics(folder)["students"]
+    trained, train = [], Student.train
+
+    def spy(self, *args, seed, **kwargs):
+        trained.append(seed)
+        return train(self, *args, seed=seed, **kwargs)
+
+    monkeypatch.setattr(Student, "train", spy)
+    assert quick("run", tiny_prior, shared_cache, folder, "guidance=none", "student_seeds=[0,4]") == 0
+    assert trained == [4]
+    grown = metrics(folder)
+    assert grown["student_seeds"] == [0, 4]
+    assert grown["students"][:1] == first
+    assert len(grown["accuracy"]["last"]["values"]) == 2
+    assert quick("run", tiny_prior, shared_cache, folder, "guidance=none", "student_seeds=[4]") == 0
+    assert metrics(folder)["students"] == grown["students"][1:]
+    assert trained == [4]
+    assert quick("run", tiny_prior, shared_cache, folder, "guidance=none", "student.width=9") == 2  # another student

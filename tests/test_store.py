@@ -154,6 +154,20 @@ def test_a_result_folder_is_claimed_once(tmp_path):
     }
 
 
+def test_some_keys_of_a_claim_may_differ(tmp_path):
+    folder = tmp_path / "r"
+    claim_result(folder, "evaluation", {"student": "x", "student_seeds": [0]}, free=("student_seeds",))
+    claim_result(folder, "evaluation", {"student": "x", "student_seeds": [0, 1]}, free=("student_seeds",))
+    claim_result(folder, "evaluation", {"student": "x"}, free=("student_seeds",))
+    with pytest.raises(UserError, match=r"student is 'x' there, 'y' here"):
+        claim_result(folder, "evaluation", {"student": "y"}, free=("student_seeds",))
+
+
+def test_a_note_cut_short_by_a_kill_claims_nothing(tmp_path):
+    (tmp_path / ".result.0123.json").write_text("{")
+    claim_result(tmp_path, "set", CONFIG)
+
+
 def test_a_claim_names_every_difference(tmp_path):
     claim_result(tmp_path / "r", "set", CONFIG)
     other = {"ipc": 2, "guidance": {"scale": 0.2, "kernel": "rbf"}, "seeds": [0, 1], "new": None, "x": 1}

@@ -57,7 +57,7 @@ def run_job(command: str, config: DictConfig) -> dict[str, Any] | None:
 
 
 def _run(command: str, config: DictConfig) -> dict[str, Any] | None:
-    _check_keys(command, config)
+    check_keys(command, config)
     stages: dict[str, Callable[[Experiment], dict[str, Any] | None]] = {
         "run": Experiment.run,
         "distill": Experiment.distill,
@@ -67,7 +67,7 @@ def _run(command: str, config: DictConfig) -> dict[str, Any] | None:
     return stages[command](Experiment(command, config))
 
 
-def _check_keys(command: str, config: DictConfig) -> None:
+def check_keys(command: str, config: DictConfig) -> None:
     """No key may be unknown, also not one added with ``+``, and none given that the command does not use."""
     known = {*PLAIN_KEYS, *(key for keys in USED_KEYS.values() for key in keys)}
     for key in config:

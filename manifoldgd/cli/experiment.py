@@ -13,7 +13,7 @@ from torch import Tensor
 
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.cli.components import build
-from manifoldgd.cli.setup import DIFFUSION, IN_LATENT_SPACE, Setup
+from manifoldgd.cli.setup import DIFFUSION, IN_LATENT_SPACE, MANY_IN_A_FOLDER, Setup
 from manifoldgd.cli.sweep import FOLDER_VARIABLE
 from manifoldgd.distill.module import Targets, find_targets
 from manifoldgd.errors import require
@@ -34,7 +34,7 @@ class Experiment(Setup):
         """Distil and evaluate; a finished result is read, a half-finished one continued."""
         self.check(makes_set=True, judges=True)
         folder = self.folder(self.set_config, self.evaluation_config)
-        claim_result(folder, "evaluation", self.evaluation_config)
+        claim_result(folder, "evaluation", self.evaluation_config, free=MANY_IN_A_FOLDER)
         distilled = self._make_set(folder)
         return self._judge(folder, distilled)
 
@@ -55,7 +55,8 @@ class Experiment(Setup):
         self.student.check(self.dataset.image_shape, len(distilled.class_names), distilled.manifest["ipc"])
         name = f"evaluation-{key_of(self.evaluation_config)[:8]}"
         folder = Path(self.config.output) if self.config.output else Path(self.config.set) / name
-        claim_result(folder, "evaluation", {**self.evaluation_config, "set": distilled.manifest.get("config")})
+        judged = {**self.evaluation_config, "set": distilled.manifest.get("config")}
+        claim_result(folder, "evaluation", judged, free=MANY_IN_A_FOLDER)
         return self._judge(folder, distilled)
 
     def train_prior(self) -> dict[str, Any]:
@@ -133,10 +134,7 @@ class Experiment(Setup):
         )
 
     def _judge(self, folder: Path, distilled: DistilledSet) -> dict[str, Any]:
-        if (folder / "metrics.json").is_file():
-            result = read_json(folder / "metrics.json")
-        else:
-            result = self._evaluate_tracked(folder, distilled)
+        result = self._held(folder / "metrics.json") or self._evaluate_tracked(folder, distilled)
         accuracy = result["accuracy"]["last"]
         spread = "" if accuracy["std"] is None else f" ± {100 * accuracy['std']:.1f}"
         print(
@@ -145,6 +143,11 @@ class Experiment(Setup):
         )
         print(f"result: {folder}/report.html")
         return result
+
+    def _held(self, file: Path) -> dict[str, Any] | None:
+        """The result of these students; of others it is made again, of the students that are finished."""
+        held = read_json(file) if file.is_file() else None
+        return held if held and held["student_seeds"] == list(self.config.student_seeds) else None
 
     def _evaluate_tracked(self, folder: Path, distilled: DistilledSet) -> dict[str, Any]:
         sweep = os.environ.get(FOLDER_VARIABLE)

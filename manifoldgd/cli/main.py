@@ -17,14 +17,17 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from manifoldgd import __version__
+from manifoldgd.cli.arguments import arguments_given
 from manifoldgd.cli.explain import explain
 from manifoldgd.cli.sweep import Sweep, is_sweep
+from manifoldgd.cli.table import run_table
 from manifoldgd.errors import UserError
 
 COMMANDS = {
     "run": "distil a set and evaluate it: set, metrics, report",
     "distill": "make the set only",
     "evaluate": "train students on an existing set and judge it: set=FOLDER",
+    "table": "measure a table of methods by columns, cell by cell: table=NAME",
     "prior": "train a small latent diffusion prior on a dataset: output=FOLDER",
 }
 USAGE = f"""manifoldgd {__version__}: training-free dataset distillation with manifold-guided latent diffusion
@@ -38,6 +41,7 @@ examples:
   manifoldgd run dataset=digits
   manifoldgd run dataset=image_folder dataset.folder=photos ipc=10
   manifoldgd run --multirun dataset=digits ipc=1,5,10 guidance=mode,manifold guidance.scale=0.05,0.1,0.2
+  manifoldgd table                   which tables there are
   manifoldgd COMMAND --help          what can be chosen and set
   eval "$(manifoldgd -sc install=bash)"   tab completion (also zsh, fish)"""
 COMPLETION = ("-sc", "--shell-completion")
@@ -58,7 +62,7 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command; returns the exit code: 0, 1 for failed jobs of a sweep, 2 for bad input, 130 when stopped."""
+    """Run one command; returns the exit code: 0, 1 for failed jobs or cells, 2 for bad input, 130 when stopped."""
     if arguments and arguments[0] in COMPLETION:
         return _complete(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -71,6 +75,8 @@ def run(arguments: list[str]) -> int:
     try:
         if command not in COMMANDS:
             raise UserError(f"unknown command {command!r}; choose one of {', '.join(COMMANDS)}")
+        if command == "table":
+            return run_table(rest, conf_dir())
         if is_sweep(rest):
             sweep = Sweep.of(command, rest)
             _compose_and_run(command, [*rest, f"hydra.sweep.dir={sweep.folder}"])
@@ -121,9 +127,6 @@ def _complete(arguments: list[str]) -> int:
 
 
 def _with_arguments(arguments: list[str], task: Callable[[DictConfig], Any]) -> None:
-    """Hand ``arguments`` to Hydra, which reads them from ``sys.argv``."""
-    given, sys.argv = sys.argv, ["manifoldgd", *arguments]
-    try:
+    """Hand ``arguments`` to Hydra."""
+    with arguments_given(arguments):
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
-    finally:
-        sys.argv = given

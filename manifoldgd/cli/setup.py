@@ -21,6 +21,9 @@ from manifoldgd.tracking import Tracker
 DIFFUSION = "diffusion"
 IN_LATENT_SPACE = ("kmeans_nearest",)  # the other real baselines compare embeddings of the classifier
 
+# A student of another seed joins those that a folder holds; it changes nothing about them.
+MANY_IN_A_FOLDER = ("student_seeds",)
+
 
 class Setup:
     """Objects built from one configuration, each on first use, and the names of what it makes.
@@ -30,6 +33,8 @@ class Setup:
 
     def __init__(self, command: str, config: DictConfig) -> None:
         self.command, self.config = command, config
+        # Read now: another configuration may have been composed before it is asked for.
+        self.guidance_name: str = HydraConfig.get().runtime.choices["guidance"]  # the chosen member of the group
         self.cache = Path(config.cache)
         self.machine: Machine = build(config, "machine")
         self.machine.prepare()
@@ -67,7 +72,7 @@ class Setup:
     @property
     def guided(self) -> bool:
         """Whether the set is synthesised towards prototypes."""
-        return self.config.source == DIFFUSION and self._guidance_name != "none"
+        return self.config.source == DIFFUSION and self.guidance_name != "none"
 
     @property
     def needs_prior(self) -> bool:
@@ -75,16 +80,11 @@ class Setup:
         return self.config.source in (DIFFUSION, *IN_LATENT_SPACE) or self.config.reconstruct
 
     @property
-    def _guidance_name(self) -> str:
-        """The member of the group ``guidance`` that was chosen."""
-        return HydraConfig.get().runtime.choices["guidance"]
-
-    @property
     def method(self) -> str:
         """What tables call the way the set was made."""
         if self.config.source != DIFFUSION:
             return f"{self.config.source}{' (reconstructed)' if self.config.reconstruct else ''}"
-        name = self._guidance_name
+        name = self.guidance_name
         return f"{name} ({self.config.guidance.estimator})" if name == "manifold" else name
 
     @property

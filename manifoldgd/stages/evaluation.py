@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 
+from manifoldgd import __version__
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.errors import require
 from manifoldgd.files import atomic_write_json
-from manifoldgd.machine import Machine
+from manifoldgd.machine import Machine, hardware
 from manifoldgd.metrics import set_metrics
 from manifoldgd.randomness import generator
 from manifoldgd.store.keys import FORMAT, key_of, read_json
@@ -178,6 +179,8 @@ def evaluate(
         "set_metrics": measures,
         "embedding": {"name": "classifier of the real training split", **_described(network)},
         "guidance": guidance_steps(distilled),
+        "code_version": __version__,
+        "hardware": hardware(),
         "seconds": distilled.manifest.get("seconds", {}) | {name: round(value, 2) for name, value in seconds.items()},
     }
     atomic_write_json(folder / "metrics.json", result)

@@ -1,0 +1,42 @@
+"""``manifoldgd table``: check every cell, run what is left, write the pages, list what failed."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from pathlib import Path
+
+from manifoldgd.cli.table_options import HELP, read_options
+from manifoldgd.errors import UserError
+from manifoldgd.tables.definition import read_definition
+from manifoldgd.tables.finding import known_tables
+
+
+def run_table(arguments: Sequence[str], conf: Path) -> int:
+    """The command; returns the exit code.
+
+    Raises:
+        UserError: bad input, found before any cell runs; or the disk filled up.
+    """
+    if {"-h", "--help"} & set(arguments):
+        print(HELP)
+        return 0
+    options = read_options(arguments)
+    if options.table is None:
+        lines = [f"  {name:24} {read_definition(file).title}" for name, file in known_tables().items()]
+        print("\n".join(["tables (manifoldgd table table=NAME):", *lines]))
+        return 0
+    from manifoldgd.cli.table_work import TableWork  # here, because it imports torch
+
+    work = TableWork(options, conf)
+    if options.dry_run:
+        return work.dry_run()
+    try:
+        return work.run()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise UserError(
+            f"output: the disk of {work.output} is full; finished cells are kept: free some space and run the same "
+            "command again"
+        ) from error

@@ -1,0 +1,132 @@
+"""The command line of ``manifoldgd table``: its own keys, and overrides for every cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, get_type_hints
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType, Sweep
+
+from manifoldgd.cli.components import check_type
+from manifoldgd.cli.explain import suggest
+from manifoldgd.errors import require
+from manifoldgd.tables.definition import check_reserved
+
+# Keys of `manifoldgd run` that every cell may be given; what columns and seeds decide is refused with a reason.
+RUN_KEYS = (
+    *("dataset", "prior", "clusterer", "guidance", "sampler", "source", "reconstruct", "student"),
+    *("machine", "logger", "cache", "experiment", "ipc", "seed", "set"),
+)
+NEUTRAL = ("machine", "logger", "cache", "dataset.folder", "dataset.download")  # change no number of the table
+LAUNCHER_KEYS = "hydra"
+FLAGS = {f"--{name.replace('_', '-')}": f"{name}=true" for name in ("dry_run", "record", "extend")}
+HELP = """manifoldgd table: measure a table of methods by columns, cell by cell
+
+usage: manifoldgd table table=NAME [key=value ...] [--dry-run]
+
+A table is a file experiments/NAME/table.yaml. Each cell is one `manifoldgd run` in a process of its own. Finished cells
+are skipped, so the same command continues after a kill. Without table= the tables that there are are listed.
+
+keys of the table:
+  table=NAME            name, folder or table.yaml
+  jobs=N                processes at a time, one thread each (default: number of cores; 1 on a GPU)
+  output=FOLDER         where results go (default: outputs/tables/NAME)
+  seeds=[0,1]           distillation seeds (default: those of the table)
+  student_seeds=[0,1]   (default: those of the table; more of them join the finished ones)
+  methods=[mode,...]    these rows only
+  columns=[KEY,...]     these columns only
+  dry_run=true          compose and check every cell, say what is missing and how long it would take; also --dry-run
+  record=true           copy the finished result beside table.yaml
+  extend=true           sets recorded there count as finished where their configuration is the same
+  launcher=NAME         spread the cells with a Hydra launcher: joblib, submitit_local, submitit_slurm;
+                        its own keys are hydra.launcher.KEY=VALUE
+
+Any other key=value goes to every cell, after the table's own; `manifoldgd run --help` lists them.
+
+examples:
+  manifoldgd table table=digits
+  manifoldgd table table=fashion_mnist columns=[ipc10-convnet3] seeds=[0] jobs=2
+  manifoldgd table table=imagenette machine=gpu jobs=1 dataset.folder=/data/imagenette --dry-run"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """What was asked for."""
+
+    table: str | None = None
+    jobs: int | None = None
+    output: str | None = None
+    seeds: list[int] | None = None
+    student_seeds: list[int] | None = None
+    methods: list[str] | None = None
+    columns: list[str] | None = None
+    dry_run: bool = False
+    record: bool = False
+    extend: bool = False
+    launcher: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # of every cell
+    launcher_overrides: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        require(self.jobs is None or self.jobs >= 1, f"jobs: expected at least 1, got {self.jobs}; set jobs=1 or more")
+        check_reserved("overrides: ", self.overrides)
+        foreign = [key for key in self.overrides if not key.startswith(NEUTRAL)]
+        require(
+            not (self.record and foreign),
+            f"record: {', '.join(foreign)} on the command line makes this another table than table.yaml; "
+            "put it there, or leave out record=true",
+        )
+        require(
+            self.launcher is not None or not self.launcher_overrides,
+            f"{''.join(self.launcher_overrides[:1])}: acts with launcher=NAME only; choose a launcher",
+        )
+
+
+def read_options(arguments: Sequence[str]) -> TableOptions:
+    """Parse and check a command line.
+
+    Raises:
+        UserError: a key is unknown, or a value is of another type.
+    """
+    words = [FLAGS.get(each, each) for each in arguments]
+    for each in words:
+        require(not each.startswith("-"), f"unknown option {each}; `manifoldgd table --help` lists the keys")
+    own: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
+    launcher: list[str] = []
+    hints = get_type_hints(TableOptions)
+    names = [each.name for each in fields(TableOptions) if not each.name.endswith("overrides")]
+    for text, each in zip(words, OverridesParser.create().parse_overrides(words), strict=True):
+        key = each.key_or_group
+        plain = each.type is OverrideType.CHANGE and each.package is None
+        require(plain, f"{text}: expected key=value; a table takes no +key, ~key or key@package")
+        top = key.replace("/", ".").split(".")[0]
+        if key in names:
+            own[key] = _own_value(each, hints[key])
+        elif top == LAUNCHER_KEYS:
+            launcher.append(text)
+        else:
+            require(top in RUN_KEYS, f"unknown key {key!r}{suggest(key, [*names, *RUN_KEYS])}")
+            require(
+                not each.is_sweep_override(),
+                f"{text}: a table takes one value for every cell; methods or columns of table.yaml vary",
+            )
+            overrides[key] = each.value()
+    return TableOptions(**own, overrides=overrides, launcher_overrides=tuple(launcher))
+
+
+def _own_value(override: Override, hint: Any) -> Any:
+    """A value of the table's own; ``a,b`` and a single value stand for a list where one is expected."""
+    value = override.value()
+    listed = hint in (list[int] | None, list[str] | None)
+    if isinstance(value, Sweep):
+        choices = [getattr(each, "text", each) for each in getattr(value, "list", [])]
+        value = choices if listed else f"{override.input_line}"
+    elif listed and value is not None and not isinstance(value, list):
+        value = [value]
+    if hint == list[str] | None and value is not None:
+        value = [str(each) for each in value]
+    check_type(override.key_or_group, value, hint)
+    return value

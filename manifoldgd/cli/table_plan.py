@@ -1,0 +1,243 @@
+"""Every cell of a table, composed and checked before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from manifoldgd.cli.commands import check_keys
+from manifoldgd.cli.components import build
+from manifoldgd.cli.explain import explain
+from manifoldgd.cli.setup import DIFFUSION, MANY_IN_A_FOLDER, Setup
+from manifoldgd.errors import UserError, require
+from manifoldgd.priors.prior import Prior
+from manifoldgd.store.keys import key_of
+from manifoldgd.store.results import differences
+from manifoldgd.tables.cells import Cell, in_turn
+from manifoldgd.tables.definition import ColumnDefinition, Overrides, TableDefinition, check_labels, merged, override
+from manifoldgd.tables.results import Column
+
+Built = dict[str, Any]  # what was built, or the UserError that it raised, by what describes it
+
+
+class CellSetup(Setup):
+    """The setup of one cell; cells that describe a dataset or a prior alike share it, and a failure to build it too.
+
+    Nothing runs here, so everything is kept on the processor.
+    """
+
+    def __init__(self, config: DictConfig, built: Built) -> None:
+        config = config.copy()
+        config.machine.accelerator, config.machine.threads = "cpu", None
+        super().__init__("run", config)
+        self._built = built
+
+    @cached_property
+    def dataset(self) -> Any:
+        """The images."""
+        return self.once("dataset", self.config)
+
+    @cached_property
+    def prior(self) -> Prior:
+        """The latent diffusion model."""
+        return self.once("prior", self.config)
+
+    def once(self, group: str, config: DictConfig) -> Any:
+        """What a group describes, built the first time only."""
+        key = key_of(group, OmegaConf.to_container(config[group], resolve=True))
+        if key not in self._built:
+            try:
+                self._built[key] = build(config, group)
+            except UserError as error:
+                self._built[key] = error
+        if isinstance(self._built[key], UserError):
+            raise self._built[key]
+        return self._built[key]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One method in one column: what its cells have in common."""
+
+    method: str
+    column: ColumnDefinition
+    config: DictConfig  # as composed, with the first seed
+    setup: CellSetup
+    cells: tuple[Cell, ...]
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"{self.column.key}/{self.method}"
+
+    def problems(self) -> list[str]:
+        """Why the cells cannot work, one line each; nothing if they can."""
+        steps: list[Callable[[], Any]] = [
+            lambda: self.setup.once("machine", self.config),
+            lambda: self.setup.dataset,
+            lambda: self.setup.prior if self.setup.needs_prior else None,
+            lambda: self.setup.check(makes_set=True, judges=True),
+        ]
+        found: dict[str, None] = {}
+        for step in steps:
+            try:
+                step()
+            except UserError as error:
+                found[str(error)] = None
+        return list(found)
+
+    def described(self) -> Column:
+        """The column, as results call it; the dataset by the name of its group while its data is missing."""
+        try:
+            name = self.setup.dataset.name
+        except UserError:
+            name = self.column.dataset
+        student = self.setup.student
+        protocol = student.protocol.name
+        return Column(
+            key=self.column.key, dataset=name, ipc=self.config.ipc, student=student.name, label_protocol=protocol
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A table, composed."""
+
+    rows: tuple[Row, ...]
+    seeds: tuple[int, ...]
+
+    @property
+    def columns(self) -> dict[str, Row]:
+        """One row of each column, by key."""
+        found: dict[str, Row] = {}
+        for row in self.rows:
+            found.setdefault(row.column.key, row)
+        return found
+
+    @property
+    def cells(self) -> list[Cell]:
+        """In the order they are to be run."""
+        return in_turn((cell for row in self.rows for cell in row.cells), self.seeds)
+
+    @property
+    def scales(self) -> dict[str, float]:
+        """Strength of the guidance by method, where there is one and all columns agree on it."""
+        found: dict[str, set[float]] = {}
+        for row in self.rows:
+            scale = OmegaConf.select(row.config, "guidance.scale") if row.config.source == DIFFUSION else None
+            found.setdefault(row.method, set()).add(scale)
+        return {method: scale for method, (scale, *others) in found.items() if scale is not None and not others}
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether every cell runs on the processor; a machine that is not there does not."""
+        try:
+            return all(row.setup.once("machine", row.config).device.type == "cpu" for row in self.rows)
+        except UserError:
+            return False
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the datasets; none while data is missing or where columns differ in them."""
+        try:
+            names = {tuple(row.setup.dataset.class_names) for row in self.columns.values()}
+        except UserError:
+            return ()
+        return names.pop() if len(names) == 1 else ()
+
+    def part(self, table: TableDefinition) -> Plan:
+        """The rows, columns and seeds of ``table`` only."""
+        keys = {column.key for column in table.columns}
+        rows = tuple(
+            replace(row, cells=tuple(cell for cell in row.cells if cell.seed in table.seeds))
+            for row in self.rows
+            if row.method in table.methods and row.column.key in keys
+        )
+        return Plan(rows=rows, seeds=table.seeds)
+
+
+def plan_table(table: TableDefinition, extra: Overrides, conf: Path) -> Plan:
+    """Compose every cell and check that the cells of a column can stand in one.
+
+    Args:
+        table: what is to be measured.
+        extra: overrides of every cell, after the table's own.
+        conf: configuration folder.
+
+    Raises:
+        UserError: a cell cannot be composed, or a column mixes protocols; one line that names it.
+    """
+    rows: list[Row] = []
+    built: Built = {}
+    with initialize_config_dir(config_dir=str(conf), version_base="1.3"):
+        for column in table.columns:
+            for method in table.methods:
+                with _named(f"{column.key}/{method}", conf):
+                    rows.append(_row(table, column, method, extra, built))
+    plan = Plan(rows=tuple(rows), seeds=table.seeds)
+    for row in rows:
+        _check_comparable(plan.columns[row.column.key], row)
+    check_labels({key: row.config.student.protocol.name for key, row in plan.columns.items()})
+    return plan
+
+
+def _row(table: TableDefinition, column: ColumnDefinition, method: str, extra: Overrides, built: Built) -> Row:
+    own = merged(column.choices, table.overrides, column.overrides, table.methods[method], extra)
+    texts = [override(key, value) for key, value in own.items()]
+    texts.append(override("student_seeds", table.student_seeds))
+    config = compose("config", [*texts, override("seed", table.seeds[0])], return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    check_keys("run", config)
+    _check_split(table.split, config)
+    setup = CellSetup(config, built)
+    judge = {key: value for key, value in setup.evaluation_config.items() if key not in MANY_IN_A_FOLDER}
+    cells = tuple(
+        Cell(
+            method=method,
+            column=column.key,
+            seed=seed,
+            overrides=(*texts, override("seed", seed)),
+            set_config={**setup.set_config, "seed": seed},
+            judge_config=judge,
+        )
+        for seed in table.seeds
+    )
+    return Row(method=method, column=column, config=config, setup=setup, cells=cells)
+
+
+def _check_split(split: str, config: DictConfig) -> None:
+    held_out = OmegaConf.select(config, "dataset.validation")
+    require(
+        bool(held_out) == (split == "validation"),
+        f"split: the table says {split}, but dataset.validation is {held_out}; make them agree",
+    )
+
+
+def _check_comparable(first: Row, row: Row) -> None:
+    judged = [each.cells[0].judge_config | {"ipc": each.config.ipc} for each in (first, row)]
+    different = differences(*judged)
+    require(
+        not different,
+        f"methods: {row.method} in column {row.column.key} is judged otherwise than {first.method} (different: "
+        f"{', '.join(different)}); the cells of a column differ in how the set is made only",
+    )
+
+
+@contextmanager
+def _named(cell: str, conf: Path) -> Iterator[None]:
+    """Put the name of a cell before whatever is wrong with it."""
+    try:
+        yield
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"cell {cell}: {explain(error, conf)}") from error

@@ -1,0 +1,187 @@
+"""One table, from its file to its pages: what ``manifoldgd table`` does with what it was given."""
+
+from __future__ import annotations
+
+import sys
+from functools import cached_property
+from pathlib import Path
+
+from manifoldgd import __version__
+from manifoldgd.cli.sweep import FOLDER_VARIABLE
+from manifoldgd.cli.table_dry_run import describe, missing, time_needed
+from manifoldgd.cli.table_launch import check_launcher, launch_left
+from manifoldgd.cli.table_options import TableOptions
+from manifoldgd.cli.table_plan import Plan, plan_table
+from manifoldgd.errors import UserError
+from manifoldgd.tables.board import Board
+from manifoldgd.tables.definition import TableDefinition, read_definition
+from manifoldgd.tables.finding import RECORD, find_table, table_name
+from manifoldgd.tables.gathering import check_folder, check_same_table
+from manifoldgd.tables.lock import locked
+from manifoldgd.tables.recording import check_nothing_lost, recorded_sets, write_record
+from manifoldgd.tables.rendering import write_table
+from manifoldgd.tables.results import SetResult, TableResult
+from manifoldgd.tables.runner import cores, run_left
+from manifoldgd.tables.watching import Watch
+
+
+class TableWork:
+    """A table, its options and its folders."""
+
+    def __init__(self, options: TableOptions, conf: Path) -> None:
+        assert options.table is not None
+        self.options, self.conf = options, conf
+        self.file = find_table(options.table)
+        self.name = table_name(self.file)
+        self.output = Path(options.output or f"outputs/tables/{self.name}").expanduser()
+        self.whole = read_definition(self.file)
+        self.table = self.whole.chosen(
+            methods=options.methods,
+            columns=options.columns,
+            seeds=options.seeds,
+            student_seeds=options.student_seeds,
+        )
+        if options.launcher is not None:
+            check_launcher(options.launcher, conf)
+
+    @cached_property
+    def record(self) -> TableResult | None:
+        """The recorded result, if there is one."""
+        file = self.file.parent / RECORD
+        return TableResult.load(file) if file.is_file() else None
+
+    @cached_property
+    def scope(self) -> Plan:
+        """The cells asked for; when a record is extended, all that it may hold beside them."""
+        table: TableDefinition = self.table
+        if self.options.extend and self.record:
+            seeds = sorted({*table.seeds, *self.record.seeds})
+            table = self.whole.chosen(methods=None, columns=None, seeds=seeds, student_seeds=table.student_seeds)
+        return plan_table(table, self.options.overrides, self.conf)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The cells asked for."""
+        return self.scope.part(self.table)
+
+    @cached_property
+    def at_once(self) -> int:
+        """Processes at a time: as asked for, else one a core; one in all where they would share a GPU."""
+        return self.options.jobs or (cores() if self.plan.on_cpu else 1)
+
+    def dry_run(self) -> int:
+        """Say what would be done, what is missing and how long it takes; 1 if something is missing."""
+        board = self.board()
+        students = len(self.table.student_seeds)
+        print(f"table {self.name}: {self.table.title}\n{describe(self.plan, board.left, students)}", flush=True)
+        known = [*board.sets.values(), *(self.record.sets if self.record else ())]
+        problems = missing(self.plan)
+        print("\n".join(["missing:", *problems]) if problems else "everything is there")
+        print(time_needed(self.plan, board.left, known, students, self.at_once))
+        return 1 if problems else 0
+
+    def run(self) -> int:
+        """Run what is left; 0 if every cell is finished, 1 if some failed, 130 if stopped."""
+        for row in self.plan.rows:
+            for problem in row.problems()[:1]:
+                raise UserError(f"cell {row.name}: {problem}")
+        with locked(self.output):
+            board = self.board()
+            board.save()
+            try:
+                tried = self._run_left(board)
+            except KeyboardInterrupt:
+                self._write_pages(board)
+                print(f"manifoldgd: stopped; {_state(board)}; the same command continues", file=sys.stderr)
+                return 130
+            self._write_pages(board)
+            return self._conclude(board, tried)
+
+    def board(self) -> Board:
+        """What is finished already.
+
+        Raises:
+            UserError: the folder, or the record to be extended, holds something else; or a record would lose sets.
+        """
+        kept: list[SetResult] = []
+        if self.options.extend and self.record:
+            check_same_table(self.file.parent / RECORD, self.record, self._blank([]), __version__)
+            kept = recorded_sets(
+                self.record, self.scope.cells, self.table.student_seeds, home=self.file.parent, output=self.output
+            )
+        blank = self._blank(kept)
+        if (self.output / RECORD).is_file():
+            check_same_table(self.output / RECORD, TableResult.load(self.output / RECORD), blank, __version__)
+        for cell in self.plan.cells:
+            check_folder(self.output, cell)
+        board = Board(self.output, blank, self.plan.cells, kept)
+        if self.options.record and self.record:
+            places = [*board.sets, *((cell.method, cell.column, cell.seed) for cell in board.cells)]
+            check_nothing_lost(self.file.parent / RECORD, self.record, places, self.table.student_seeds)
+        return board
+
+    def _blank(self, kept: list[SetResult]) -> TableResult:
+        """The table without sets: the rows and columns asked for, the baseline's, and those of recorded sets."""
+        whole = self.whole
+        rows = {*self.table.methods, whole.baseline, *(one.method for one in kept)}
+        methods = tuple(name for name in whole.methods if name in rows)
+        held = {one.column for one in kept}
+        columns = {column.key: column for column in (self.record.columns if self.record else ()) if column.key in held}
+        columns |= {key: row.described() for key, row in self.plan.columns.items()}
+        return TableResult(
+            name=self.name,
+            title=whole.title,
+            question=whole.question,
+            columns=tuple(columns[each.key] for each in whole.columns if each.key in columns),
+            methods=methods,
+            class_names=self.plan.class_names,
+            seeds=tuple(sorted({*self.table.seeds, *(one.seed for one in kept)})),
+            student_seeds=self.table.student_seeds,
+            baseline=whole.baseline,
+            split=whole.split,
+            number_family=whole.number_family,
+            published_as={name: each for name, each in whole.published_as.items() if name in methods},
+            parameters=self.scope.scales,
+            notes=whole.notes,
+        )
+
+    def _run_left(self, board: Board) -> bool:
+        """Run the cells; ``False`` if the disk filled up before all were tried."""
+        environment = {FOLDER_VARIABLE: str(self.output.absolute())}  # by which trackers group the runs of a table
+        if self.options.launcher is None:
+            with Watch(board, self.at_once) as watch:
+                return run_left(board, at_once=self.at_once, environment=environment, watch=watch)
+        launch_left(
+            board,
+            launcher=self.options.launcher,
+            at_once=self.at_once,
+            environment=environment,
+            settings=self.options.launcher_overrides,
+            conf=self.conf,
+        )
+        return True
+
+    def _write_pages(self, board: Board) -> None:
+        if board.sets:
+            print(write_table(self.output, board.result()))
+
+    def _conclude(self, board: Board, tried: bool) -> int:
+        for one in board.result().failed:
+            print(f"failed: {one.column}/{one.method}-seed{one.seed}: {one.reason}")
+        print(f"table {self.name}: {_state(board)}; {self.output}/report.html")
+        if not tried:
+            raise UserError(
+                f"output: the disk of {self.output} is full; finished cells are kept: free some space and run the same "
+                "command again"
+            )
+        if board.left:
+            print("the same command tries the failed cells again; their logs lie in " + str(self.output / "logs"))
+            return 1
+        if self.options.record:
+            write_record(self.file.parent, self.output, board.result())
+            print(f"recorded: {self.file.parent / RECORD} and its pages")
+        return 0
+
+
+def _state(board: Board) -> str:
+    return f"{board.finished} of {len(board.cells)} cells finished, {len(board.failed)} failed"

@@ -1,0 +1,61 @@
+"""The cells of a table, one for each method, column and distillation seed, and where each leaves its result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from manifoldgd.store.keys import key_of
+from manifoldgd.tables.definition import override
+
+# Where data lies and how it came there says nothing about what was measured.
+PLACES = ("folder", "download")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)  # told apart by identity: configurations cannot be hashed
+class Cell:
+    """One ``manifoldgd run``: a set and its students."""
+
+    method: str
+    column: str
+    seed: int  # distillation seed
+    overrides: tuple[str, ...]  # of `manifoldgd run`, without output
+    set_config: dict[str, Any]  # what the set depends on, resolved
+    judge_config: dict[str, Any]  # what its judgement depends on, resolved, without the students' seeds
+
+    @property
+    def key(self) -> str:
+        """What makes the cell this cell: equal keys, equal sets and students of equal seeds."""
+        return key_of(*(_essence(each) for each in (self.set_config, self.judge_config)))
+
+    @property
+    def name(self) -> str:
+        """For people and for folders."""
+        return f"{self.column}/{self.method}-seed{self.seed}"
+
+    def folder(self, output: Path) -> Path:
+        """The result folder."""
+        return output / "sets" / self.name
+
+    def log(self, output: Path) -> Path:
+        """What the run printed."""
+        return output / "logs" / f"{self.name.replace('/', '-')}.log"
+
+    def arguments(self, output: Path) -> list[str]:
+        """Of ``manifoldgd``."""
+        return ["run", *self.overrides, override("output", str(self.folder(output)))]
+
+
+def in_turn(cells: Iterable[Cell], seeds: Sequence[int]) -> list[Cell]:
+    """Seed by seed, so that a table that is stopped half-way has as many seeds in every cell."""
+    order = {seed: index for index, seed in enumerate(seeds)}
+    return sorted(cells, key=lambda cell: order[cell.seed])
+
+
+def _essence(config: Any) -> Any:
+    """Without places, and without nulls: a null switches something off, as if the key were not there yet."""
+    if not isinstance(config, dict):
+        return config
+    return {name: _essence(each) for name, each in config.items() if each is not None and name not in PLACES}

@@ -1,0 +1,107 @@
+"""One process: started, waited for, stopped with its parent, and what it said when it failed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+DISK_FULL = "No space left on device"  # what every library quotes from the system
+GRACE_SECONDS = 5  # between asking a process to end and ending it
+TAIL_BYTES = 20_000  # of a log: enough for a long traceback
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What to run and where its output goes."""
+
+    name: str
+    command: tuple[str, ...]
+    log: Path
+    folder: Path | None = None  # to run in; None: where this process runs
+
+
+def start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a job in a session of its own, so that Ctrl-C reaches us alone and we decide what ends when.
+
+    On Linux the job ends with this process even if that is killed; elsewhere it would finish what it is doing, which is
+    harmless: whole files only, and equal bits from whoever writes them.
+    """
+    job.log.parent.mkdir(parents=True, exist_ok=True)
+    with job.log.open("wb") as log:
+        return subprocess.Popen(
+            job.command,
+            cwd=job.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **environment},
+            start_new_session=True,
+            preexec_fn=_end_with_parent(),
+        )
+
+
+def stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
+    """End processes and what they started: asked first, then told."""
+    waiting = [process for process in processes if process.poll() is None]
+    for process in waiting:
+        _signal(process, signal.SIGTERM)
+    for process in waiting:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)
+            continue
+        _signal(process, signal.SIGKILL)
+        process.wait()
+
+
+def run(job: Job, environment: Mapping[str, str]) -> str | None:
+    """Run a job to its end; returns why it failed, or ``None``."""
+    process = start(job, environment)
+    try:
+        return why_failed(process.wait(), job.log)
+    finally:
+        stop([process])
+
+
+def why_failed(code: int, log: Path) -> str | None:
+    """One line from an exit code and a log; ``None`` for success."""
+    if code == 0:
+        return None
+    tail = _tail(log)
+    if DISK_FULL in tail:
+        return f"the disk is full ({DISK_FULL}); free some space"
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}{' (out of memory?)' if name == 'SIGKILL' else ''}"
+    lines = [line.strip() for line in tail.splitlines() if line.strip()]
+    said = [line for line in lines if "error" in line.lower()] or lines
+    return said[-1].removeprefix("manifoldgd: error: ") if said else f"exit code {code} without a word"
+
+
+def _tail(log: Path) -> str:
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - TAIL_BYTES))
+            return stream.read().decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+def _end_with_parent() -> Callable[[], None] | None:
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl  # looked up here: nothing may be loaded between fork and exec
+    # Not SIGTERM: Lightning takes that as a wish and trains on.
+    return lambda: prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))

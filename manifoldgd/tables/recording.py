@@ -1,0 +1,86 @@
+"""The recorded result beside ``table.yaml``: written, extended, never shortened unasked."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from manifoldgd.errors import require
+from manifoldgd.files import atomic_path
+from manifoldgd.tables.cells import Cell
+from manifoldgd.tables.finding import RECORD
+from manifoldgd.tables.gathering import Place, place_of
+from manifoldgd.tables.rendering import write_table
+from manifoldgd.tables.results import SetResult, TableResult
+
+
+def recorded_sets(
+    record: TableResult, cells: Iterable[Cell], student_seeds: Sequence[int], *, home: Path, output: Path
+) -> list[SetResult]:
+    """The sets of a record that may stand for cells: those of the same key that have all students wanted.
+
+    Args:
+        record: what was recorded.
+        cells: of the table as it is now.
+        student_seeds: the students wanted; others are left out.
+        home: folder of the record.
+        output: folder of the table, to which pictures are given.
+    """
+    keys = {place_of(cell): cell.key for cell in cells}
+    return [
+        replace(_with_students(one, student_seeds), grid=os.path.relpath(home / one.grid, output) if one.grid else None)
+        for one in record.sets
+        if keys.get(place_of(one)) == one.key and set(student_seeds) <= set(one.student_seeds)
+    ]
+
+
+def _with_students(one: SetResult, student_seeds: Sequence[int]) -> SetResult:
+    rows = [one.student_seeds.index(seed) for seed in student_seeds]
+    names = ("student_seeds", "last", "best", "per_class")
+    parts: dict[str, Any] = {name: tuple(getattr(one, name)[row] for row in rows) for name in names}
+    return replace(one, **parts)
+
+
+def check_nothing_lost(file: Path, record: TableResult, places: Iterable[Place], student_seeds: Sequence[int]) -> None:
+    """Raise :class:`UserError` if a new record would lack sets, or students, of the old one.
+
+    Args:
+        file: of the record.
+        record: the old one.
+        places: what the new one will hold.
+        student_seeds: and the students of each set there.
+    """
+    held = set(places)
+    lost = [one for one in record.sets if place_of(one) not in held or not set(one.student_seeds) <= set(student_seeds)]
+    require(
+        not lost,
+        f"record: {file} holds {len(lost)} sets, or students of them, that the new record would lack; "
+        "add extend=true, ask for all its seeds, or remove it first",
+    )
+
+
+def write_record(home: Path, output: Path, result: TableResult) -> None:
+    """Write the result and its pages into ``home``, with one picture a cell: that of its first seed."""
+    sets = []
+    for one in result.sets:
+        first = result.of(one.method, one.column)[0] is one
+        picture = output / one.grid if one.grid and first else None
+        sets.append(replace(one, grid=_copied(picture, home, one) if picture else None))
+    recorded = replace(result, sets=tuple(sets))
+    recorded.save(home / RECORD)
+    write_table(home, recorded)
+
+
+def _copied(picture: Path, home: Path, one: SetResult) -> str | None:
+    """A copy of a picture beside the record; ``None`` where there is none."""
+    target = Path("grids") / f"{one.column}-{one.method}{picture.suffix}"
+    if not picture.is_file():
+        return None
+    if not (home / target).is_file() or not picture.samefile(home / target):
+        with atomic_path(home / target) as partial:
+            shutil.copyfile(picture, partial)
+    return str(target)

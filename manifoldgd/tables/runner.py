@@ -1,0 +1,74 @@
+"""Run the cells that are left, several processes at a time, and take in each result as it comes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from manifoldgd.tables.board import Board
+from manifoldgd.tables.cells import Cell
+from manifoldgd.tables.jobs import DISK_FULL, Job, start, stop, why_failed
+from manifoldgd.tables.watching import Watch
+
+POLL_SECONDS = 0.2
+# One thread each: with a process a core, threads that wait for one another cost more than they give.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def job_of(cell: Cell, output: Path) -> Job:
+    """The ``manifoldgd run`` of a cell."""
+    command = (sys.executable, "-m", "manifoldgd", *cell.arguments(output))
+    return Job(name=cell.name, command=command, log=cell.log(output))
+
+
+def run_left(
+    board: Board,
+    *,
+    at_once: int,
+    environment: Mapping[str, str],
+    watch: Watch,
+    job: Callable[[Cell, Path], Job] = job_of,
+) -> bool:
+    """Run what is left; a cell that fails does not stop the others, a full disk does.
+
+    Args:
+        board: what is left, and where results are taken in.
+        at_once: processes at a time.
+        environment: variables of the jobs beside our own.
+        watch: told what happens.
+        job: what to run for a cell.
+
+    Returns:
+        Whether every cell was tried; ``False`` if the disk filled up.
+    """
+    waiting = deque(board.left)
+    running: dict[subprocess.Popen[bytes], Cell] = {}
+    tried = True
+    try:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                cell = waiting.popleft()
+                running[start(job(cell, board.output), {**ONE_THREAD, **environment})] = cell
+                watch.started(cell)
+            for process in [each for each in running if each.poll() is not None]:
+                cell = running.pop(process)
+                reason = why_failed(process.returncode, cell.log(board.output))
+                watch.ended(cell, board.ended(cell, reason), reason)
+                if reason and DISK_FULL in reason and waiting:
+                    waiting.clear()
+                    tried = False
+            watch.tick()
+            time.sleep(POLL_SECONDS)
+    finally:
+        stop(running)
+    return tried

@@ -1,0 +1,371 @@
+"""Running what is left: nothing is run twice, nothing finished is lost, and every failure is one line."""
+
+import errno
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from fake_cells import GOOD, IDLE, KILLED, NO_DISK, SILENT, SLEEPING, STUBBORN, WRONG, blank, cell, fake_job, metrics_of
+from rich.console import Console
+
+from manifoldgd import __version__
+from manifoldgd.errors import UserError
+from manifoldgd.store.results import claim_result
+from manifoldgd.tables import jobs
+from manifoldgd.tables.board import START_SECONDS, Board, seconds_for
+from manifoldgd.tables.cells import in_turn
+from manifoldgd.tables.gathering import check_folder, check_same_table, finished_set
+from manifoldgd.tables.lock import locked
+from manifoldgd.tables.recording import check_nothing_lost, recorded_sets, write_record
+from manifoldgd.tables.results import SetResult, TableResult
+from manifoldgd.tables.runner import run_left
+from manifoldgd.tables.watching import Watch, duration
+
+METHODS = ("a", "b")
+
+
+def board_of(output, *, seeds=(0,), student_seeds=(0,), recorded=(), methods=METHODS):
+    cells = in_turn([cell(method, seed) for method in methods for seed in seeds], seeds)
+    return Board(output, blank(methods, seeds=seeds, student_seeds=student_seeds), cells, recorded)
+
+
+def run(board, job, *, at_once=2, console=None):
+    watch = Watch(board, at_once, console or Console(file=io.StringIO()))
+    with watch:
+        return run_left(board, at_once=at_once, environment={}, watch=watch, job=job)
+
+
+def order(output):
+    return (output / "order.txt").read_text().split()
+
+
+def test_everything_is_run_seed_by_seed_and_gathered(tmp_path):
+    board = board_of(tmp_path, seeds=(3, 1))
+    assert run(board, fake_job(), at_once=1)
+    assert order(tmp_path) == ["c/a-seed3", "c/b-seed3", "c/a-seed1", "c/b-seed1"]
+    held = TableResult.load(tmp_path / "results.json")
+    assert held == board.result()
+    assert [(one.method, one.seed) for one in held.sets] == [("a", 1), ("a", 3), ("b", 1), ("b", 3)]
+    one = held.sets[0]
+    assert (one.last, one.best, one.per_class) == ((0.5,), (0.6,), ((0.5, 0.5),))
+    assert one.guidance == {"ratio": pytest.approx(0.2), "kept": 0.5}
+    assert (one.code_version, one.hardware, one.grid, one.run) == (__version__, "a test", None, None)
+    assert one.measures == {"frechet_distance": 3.0}
+    assert one.key == cell("a", 1).key
+
+
+def test_what_is_finished_is_not_run_again(tmp_path):
+    assert run(board_of(tmp_path, methods=("a",)), fake_job())
+    board = board_of(tmp_path)
+    assert [each.name for each in board.left] == ["c/b-seed0"]
+    run(board, fake_job())
+    assert sorted(order(tmp_path)) == ["c/a-seed0", "c/b-seed0"]
+    run(board_of(tmp_path), fake_job({"a": WRONG, "b": WRONG}))  # nothing is left to go wrong
+    assert not board_of(tmp_path).left
+
+
+def test_more_students_are_run_for_and_fewer_are_not(tmp_path):
+    run(board_of(tmp_path), fake_job(seeds=(0, 1)))
+    fewer = board_of(tmp_path, student_seeds=(1,))
+    assert [one.last for one in fewer.result().sets] == [(0.51,), (0.51,)]
+    more = board_of(tmp_path, student_seeds=(0, 1, 2))
+    assert len(more.left) == 2
+    run(more, fake_job(seeds=(0, 1, 2)))
+    assert more.result().sets[0].student_seeds == (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (KILLED, "killed by SIGKILL (out of memory?)"),
+        (WRONG, "ipc: too many"),
+        (SILENT, "exit code 3 without a word"),
+        (IDLE, "the run left no result"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_cell_that_fails_is_listed_and_the_others_go_on(tmp_path, script, reason):
+    board = board_of(tmp_path, seeds=(0, 1))
+    assert run(board, fake_job({"a": script}))
+    held = TableResult.load(tmp_path / "results.json")
+    assert [(one.method, one.seed) for one in held.sets] == [("b", 0), ("b", 1)]
+    assert [(one.method, one.seed) for one in held.failed] == [("a", 0), ("a", 1)]
+    assert all(reason in one.reason and "\n" not in one.reason for one in held.failed)
+    again = board_of(tmp_path, seeds=(0, 1))
+    run(again, fake_job(default=GOOD))  # a failure is not for ever
+    assert (len(again.left), again.failed) == (0, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("{", "cannot be read"), ('{"student_seeds": [0]}', "is no result of ours")]
+)
+def test_a_broken_result_is_named_and_stays_until_it_is_removed(tmp_path, text, reason):
+    board = board_of(tmp_path)
+    run(board, fake_job({"a": GOOD + f"(made / 'metrics.json').write_text({text!r})"}))
+    ((_, failed),) = board.failed.items()
+    assert reason in failed.reason
+    with pytest.raises(UserError, match=rf"sets/c/a-seed0/metrics\.json: {reason} .*; remove "):
+        board_of(tmp_path)
+
+
+def test_a_full_disk_stops_the_table_and_loses_nothing(tmp_path):
+    board = board_of(tmp_path, seeds=(0, 1), methods=("a", "b", "c"))
+    assert not run(board, fake_job({"b": NO_DISK}), at_once=1)
+    held = TableResult.load(tmp_path / "results.json")
+    assert [(one.method, one.seed) for one in held.sets] == [("a", 0)]
+    (failed,) = held.failed
+    assert failed.reason == "the disk is full (No space left on device); free some space"
+    assert order(tmp_path) == ["c/a-seed0"]  # no other cell was begun
+    assert run(board_of(tmp_path, seeds=(0, 1), methods=("a", "b", "c")), fake_job())
+    assert len(TableResult.load(tmp_path / "results.json").sets) == 6
+
+
+def test_a_disk_that_fills_up_under_us_stops_the_jobs(tmp_path, monkeypatch):
+    board = board_of(tmp_path)
+    started = spy_on_jobs(monkeypatch)
+
+    def full(self, file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(TableResult, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(board, fake_job({"a": SLEEPING}))
+    assert [process.poll() is not None for process in started] == [True, True]
+
+
+def spy_on_jobs(monkeypatch):
+    from manifoldgd.tables import runner
+
+    started, real = [], runner.start
+
+    def start(*arguments):
+        started.append(real(*arguments))
+        return started[-1]
+
+    monkeypatch.setattr(runner, "start", start)
+    return started
+
+
+def test_a_job_that_will_not_end_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "GRACE_SECONDS", 0.2)
+    one = cell()
+    process = jobs.start(fake_job(default=STUBBORN)(one, tmp_path), {})
+    until(lambda: one.log(tmp_path).read_text().strip())
+    jobs.stop([process])
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_ctrl_c_stops_the_jobs_and_keeps_what_is_finished(tmp_path, monkeypatch):
+    board = board_of(tmp_path)
+    started = spy_on_jobs(monkeypatch)
+    monkeypatch.setattr(Watch, "tick", lambda watch: stop_at(len(watch.board.sets) == 1))
+
+    def stop_at(reached):
+        if reached:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(board, fake_job({"b": SLEEPING}))
+    assert [process.returncode for process in started] == [0, -signal.SIGTERM]
+    assert [one.method for one in TableResult.load(tmp_path / "results.json").sets] == ["a"]
+
+
+ALONE = """
+import sys
+sys.path[:0] = sys.argv[2:]
+from pathlib import Path
+from fake_cells import STUBBORN, fake_job
+from test_table_runner import board_of, run
+run(board_of(Path(sys.argv[1])), fake_job({"b": STUBBORN}))
+"""
+
+
+def until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a job outlives its killed parent")
+def test_a_killed_table_takes_its_jobs_along_and_continues(tmp_path):
+    here = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    table = subprocess.Popen([sys.executable, "-c", ALONE, str(tmp_path), *here])
+    log = cell("b").log(tmp_path)
+    until(lambda: (tmp_path / "results.json").is_file() and log.is_file() and log.read_text().strip())
+    job = int(log.read_text())
+    table.kill()
+    table.wait()
+    until(lambda: not alive(job))
+    board = board_of(tmp_path)
+    assert [each.method for each in board.left] == ["b"]
+    run(board, fake_job())
+    assert order(tmp_path) == ["c/a-seed0", "c/b-seed0"]
+
+
+def alive(number):
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_one_process_at_a_time_works_on_a_folder(tmp_path):
+    second = locked(tmp_path)
+    with locked(tmp_path), pytest.raises(UserError, match=rf"is being worked on by process {os.getpid()} on "):
+        second.__enter__()
+    with locked(tmp_path):
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
+    code = f"""
+import sys, time
+sys.path[:0] = [{str(Path(__file__).parents[1])!r}]
+from pathlib import Path
+from manifoldgd.tables.lock import locked
+with locked(Path({str(tmp_path)!r})):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(UserError, match=f"process {holder.pid} on "), locked(tmp_path):
+            pass
+        holder.kill()
+    with locked(tmp_path):
+        assert f"process {os.getpid()} on " in (tmp_path / "lock").read_text()
+
+
+def test_off_a_terminal_a_line_a_cell(tmp_path):
+    out = io.StringIO()
+    run(board_of(tmp_path), fake_job({"b": WRONG}), at_once=1, console=Console(file=out))
+    first, second = out.getvalue().splitlines()
+    assert first.startswith("[1/2] c/a-seed0: 50.0 % (")
+    assert " left" in first
+    assert second.startswith("[1/2] c/b-seed0: failed: ipc: too many (")
+    assert " left" not in second
+
+
+def test_on_a_terminal_a_bar(tmp_path):
+    out = io.StringIO()
+    board = board_of(tmp_path, seeds=(0, 1))
+    console = Console(file=out, force_terminal=True, width=150, color_system=None)
+    run(board, fake_job({"b": WRONG}), at_once=2, console=console)
+    assert "c/b-seed0: failed: ipc: too many" in out.getvalue()
+    assert "2/4" in out.getvalue()
+    assert "c/a-seed0, c/b-seed0" in out.getvalue()
+
+
+def result(method="a", column="c", seconds=10.0, **changes):
+    facts = {"method": method, "column": column, "seed": 0, "key": cell(method).key, "student_seeds": (0,)}
+    numbers = {"last": (0.5,), "best": (0.5,), "per_class": ((0.5,),), "seconds": {"distill": seconds}}
+    return SetResult(**{**facts, **numbers, "code_version": __version__, **changes})
+
+
+def test_time_left_is_that_of_the_same_column():
+    cells = [cell("x", column="slow"), cell("y", column="slow"), cell("x", column="new")]
+    known = [result(column="slow", seconds=100), result(column="fast", seconds=0)]
+    slow, other = 100 + START_SECONDS, 50 + START_SECONDS
+    assert seconds_for(cells, known, 1) == 2 * slow + other
+    assert seconds_for(cells, known, 2) == (2 * slow + other) / 2
+    assert seconds_for(cells[:1], known, 8) == slow
+    assert seconds_for(cells, [], 1) is None
+    assert seconds_for([], known, 1) == 0
+    assert [duration(each) for each in (7, 125, 7500)] == ["7 s", "2 min 05 s", "2 h 05 min"]
+
+
+def test_keys_say_what_was_measured_and_not_where():
+    here = {"_target_": "digits", "folder": "/here", "train_per_class": None}
+    assert cell().key == cell(dataset=here).key  # places and nulls do not count
+    assert cell().key != cell(dataset={**here, "train_per_class": 5}).key
+    assert cell(seed=0).key != cell(seed=1).key
+
+
+def test_a_folder_of_another_configuration_is_refused(tmp_path):
+    one = cell()
+    check_folder(tmp_path, one)
+    claim_result(one.folder(tmp_path), "set", one.set_config)
+    claim_result(one.folder(tmp_path), "evaluation", {**one.judge_config, "student_seeds": [0]})
+    check_folder(tmp_path, one)
+    with pytest.raises(UserError, match=r"steps is None there, 5 here"):
+        check_folder(tmp_path, cell(steps=5))
+    claim_result(cell("b").folder(tmp_path), "evaluation", {"student": {"width": 9}})
+    with pytest.raises(UserError, match=r"student\.width is 9 there, 8 here"):
+        check_folder(tmp_path, cell("b"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"name": "other"}, "name is 'other' there, 'toy' here"),
+        ({"split": "validation"}, "split is 'validation' there, 'test' here"),
+        ({"label_protocol": "soft"}, "columns.c.label_protocol is 'soft' there, 'hard_small' here"),
+        ({"student": "ResNet-18"}, "columns.c.student is 'ResNet-18' there"),
+        ({"version": "0.0.9"}, f"version is '0.0.9' there, '{__version__}' here"),
+    ],
+)
+def test_results_of_another_table_protocol_or_version_are_refused(changes, line):
+    here = blank(METHODS)
+    version = changes.pop("version", __version__)
+    column = {name: changes.pop(name) for name in ("label_protocol", "student") if name in changes}
+    columns = tuple(type(each)(**{**vars(each), **column}) for each in here.columns)
+    there = blank(METHODS, columns=columns, sets=(result(code_version=version),), **changes)
+    check_same_table(Path("results.json"), here, here, __version__)
+    with pytest.raises(UserError) as error:
+        check_same_table(Path("results.json"), there, here, __version__)
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_record_counts_where_its_configuration_is_the_same(tmp_path):
+    sets = (
+        result("a", student_seeds=(0, 1), last=(0.1, 0.2), best=(0.3, 0.4), per_class=((0.1,), (0.2,)), grid="g/a.png"),
+        result("b", key="another"),
+    )
+    record = blank(METHODS, sets=sets)
+    cells = [cell("a"), cell("b")]
+    (kept,) = recorded_sets(record, cells, (1,), home=tmp_path / "home", output=tmp_path / "out")
+    assert (kept.method, kept.student_seeds, kept.last, kept.best) == ("a", (1,), (0.2,), (0.4,))
+    assert kept.per_class == ((0.2,),)
+    assert (tmp_path / "out" / kept.grid).resolve() == tmp_path / "home" / "g" / "a.png"
+    assert recorded_sets(record, cells, (0, 1, 2), home=tmp_path, output=tmp_path) == []
+    board = Board(tmp_path / "out", blank(METHODS), cells, [kept])
+    assert [each.method for each in board.left] == ["b"]
+
+
+def test_a_record_is_never_shortened_unasked():
+    record = blank(METHODS, sets=(result("a"), result("b", student_seeds=(0, 1))))
+    file = Path("results.json")
+    check_nothing_lost(file, record, [("a", "c", 0), ("b", "c", 0)], (0, 1))
+    for places, students in (([("a", "c", 0)], (0, 1)), ([("a", "c", 0), ("b", "c", 0)], (0,))):
+        with pytest.raises(UserError, match=r"results\.json holds 1 sets, or students of them, .* add extend=true"):
+            check_nothing_lost(file, record, places, students)
+
+
+def test_a_record_has_one_picture_a_cell_and_its_pages(tmp_path):
+    output, home = tmp_path / "out", tmp_path / "home"
+    for seed in (0, 1):
+        made = cell("a", seed).folder(output)
+        made.mkdir(parents=True)
+        (made / "metrics.json").write_text(json.dumps(metrics_of()))
+        (made / "grid.png").write_bytes(b"picture %d" % seed)
+    board = board_of(output, seeds=(0, 1), methods=("a",))
+    write_record(home, output, board.result())
+    held = TableResult.load(home / "results.json")
+    assert [one.grid for one in held.sets] == ["grids/c-a.png", None]
+    assert (home / held.sets[0].grid).read_bytes() == b"picture 0"
+    assert [one.last for one in held.sets] == [one.last for one in board.result().sets]
+    kept = recorded_sets(held, board.cells, (0,), home=home, output=tmp_path / "elsewhere")
+    write_record(home, tmp_path / "elsewhere", blank(("a",), sets=tuple(kept)))  # onto itself
+    assert (home / "grids" / "c-a.png").read_bytes() == b"picture 0"
+
+
+def test_a_run_that_is_not_finished_is_no_result(tmp_path):
+    assert finished_set(tmp_path, cell(), (0,)) is None
