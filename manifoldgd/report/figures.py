@@ -104,10 +104,11 @@ def bars(
     *,
     title: str,
     from_zero: bool = True,
+    reference: float | None = None,
     scheme: Scheme = LIGHT,
     file_format: Format = "png",
 ) -> bytes:
-    """One row a name, first on top: value with one-standard-deviation whiskers, printed at the right.
+    """One row a name, first on top: value with whiskers of ``std`` either side, printed at the right.
 
     Args:
         names: one a row.
@@ -115,6 +116,8 @@ def bars(
         title: what is measured, with its unit.
         from_zero: bars from zero; otherwise dots on an axis that spans the values, for differences that are small
             against them (a bar must start at zero, since its length is what one reads).
+        reference: bars from this value, which a line marks, on an axis that spans the values: their length is the
+            difference from it. Overrules ``from_zero``.
         scheme: colours.
         file_format: ``"png"`` or ``"svg"``.
 
@@ -127,7 +130,10 @@ def bars(
     panel, rows, spec = axes[0, 0], range(len(names)), number_format(spreads)
     means = np.array([_nan(spread.mean) for spread in spreads])
     deviations = np.array([_nan(spread.std) for spread in spreads])
-    if from_zero:
+    if reference is not None:
+        panel.barh(rows, np.nan_to_num(means - reference), left=reference, color=scheme.accent, height=0.62)
+        panel.axvline(reference, color=scheme.ink, linewidth=1.0, linestyle=":")
+    elif from_zero:
         panel.barh(rows, np.nan_to_num(means), color=scheme.accent, height=0.68)
         panel.set_xlim(left=0)
     else:
@@ -139,7 +145,7 @@ def bars(
         panel.text(1.02, row, text, transform=beside, va="center", fontsize=9, color=scheme.ink)
     panel.set_yticks(rows, [literal(_shorten(name)) for name in names], color=scheme.ink)
     panel.set_ylim(len(names) - 0.5, -0.5)
-    panel.grid(not from_zero, axis="y")
+    panel.grid(reference is None and not from_zero, axis="y")
     headline(panel, title, scheme)
     return encode(figure, file_format)
 
