@@ -117,7 +117,7 @@ def bars(
         from_zero: bars from zero; otherwise dots on an axis that spans the values, for differences that are small
             against them (a bar must start at zero, since its length is what one reads).
         reference: bars from this value, which a line marks, on an axis that spans the values: their length is the
-            difference from it. Overrules ``from_zero``.
+            difference from it. Overrules ``from_zero``. Values against a reference of zero are printed with their sign.
         scheme: colours.
         file_format: ``"png"`` or ``"svg"``.
 
@@ -127,11 +127,12 @@ def bars(
     if not names or len(names) != len(spreads):
         raise ValueError(f"names, spreads: expected one of each a row, got {len(names)} and {len(spreads)}")
     figure, axes = new_figure(scheme, height=0.7 + 0.28 * len(names))
-    panel, rows, spec = axes[0, 0], range(len(names)), number_format(spreads)
+    panel, rows = axes[0, 0], range(len(names))
+    spec = ("+" if reference == 0 else "") + number_format(spreads)  # bars from zero are differences
     means = np.array([_nan(spread.mean) for spread in spreads])
     deviations = np.array([_nan(spread.std) for spread in spreads])
     if reference is not None:
-        panel.barh(rows, np.nan_to_num(means - reference), left=reference, color=scheme.accent, height=0.62)
+        panel.barh(rows, np.nan_to_num(means - reference), left=reference, color=scheme.accent, alpha=0.5, height=0.62)
         panel.axvline(reference, color=scheme.ink, linewidth=1.0, linestyle=":")
     elif from_zero:
         panel.barh(rows, np.nan_to_num(means), color=scheme.accent, height=0.68)
