@@ -70,7 +70,7 @@ def rich_table(folder=None):
                 last = mean + source.normal(0, 0.004, 3)
                 grid = f"sets/{method}/{place.key}/{seed}/grid.png"
                 if folder is not None and seed == 0 and method != "herding":
-                    draw_grid(folder / grid, source, min(10, place.ipc))
+                    draw_grid(folder / grid, position, min(10, place.ipc))
                 per_class = tuple(tuple(np.clip(a + by_class + source.normal(0, 0.03, 10), 0, 1)) for a in last)
                 guided = position >= 5
                 sets.append(
@@ -102,9 +102,9 @@ def rich_table(folder=None):
     )
 
 
-def draw_grid(file, source, ranks, side=64):
+def draw_grid(file, seed, ranks, side=64):
     """A picture like a set's own: a row a class, small tiles."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    tiles = source.integers(0, 255, (10, ranks, 8, 8), dtype=np.uint8)
+    tiles = np.random.default_rng(seed).integers(0, 255, (10, ranks, 8, 8), dtype=np.uint8)
     pixels = np.kron(tiles.transpose(0, 2, 1, 3).reshape(80, ranks * 8), np.ones((side // 8, side // 8), np.uint8))
     Image.fromarray(pixels).convert("RGB").save(file)

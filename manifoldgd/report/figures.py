@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from manifoldgd.report.canvas import Format, encode, headline, literal, new_figure
+from manifoldgd.report.canvas import Format, encode, headline, literal, new_figure, shorten
 from manifoldgd.report.numbers import MISSING, Spread, finite, number_format, spread_text
 from manifoldgd.report.palette import LIGHT, Scheme
 
@@ -144,7 +144,7 @@ def bars(
     for row, spread in enumerate(spreads):
         text = spread_text(spread, spec) if finite(spread.mean) else MISSING
         panel.text(1.02, row, text, transform=beside, va="center", fontsize=9, color=scheme.ink)
-    panel.set_yticks(rows, [literal(_shorten(name)) for name in names], color=scheme.ink)
+    panel.set_yticks(rows, [literal(shorten(name, 34)) for name in names], color=scheme.ink)
     panel.set_ylim(len(names) - 0.5, -0.5)
     panel.grid(reference is None and not from_zero, axis="y")
     headline(panel, title, scheme)
@@ -207,7 +207,3 @@ def _column(records: Sequence[Mapping[str, float | None]], key: str) -> np.ndarr
 
 def _nan(value: float | None) -> float:
     return math.nan if value is None else float(value)
-
-
-def _shorten(name: str, limit: int = 34) -> str:
-    return name if len(name) <= limit else name[: limit - 1] + "…"

@@ -10,11 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, TwoSlopeNorm
 from matplotlib.ticker import NullFormatter, NullLocator
 
-from manifoldgd.report.canvas import Format, encode, headline, literal, new_figure
+from manifoldgd.report.canvas import Format, encode, headline, literal, new_figure, shorten
 from manifoldgd.report.numbers import Spread, finite
 from manifoldgd.report.palette import LIGHT, Scheme, class_colour
 
 MARKERS = "osD^vP*Xph"
+NAME = 20  # characters beside a heat map
 # Neighbouring series are set apart by this share of the axis, so that their whiskers do not hide each other.
 DODGE = 0.006
 NUMBERED_CELLS = 400  # beyond this many, numbers in a heat map are too small to read
@@ -55,8 +56,9 @@ def line_plot(
     ticks = sorted({x for points in drawn.values() for x, _ in points})
     if log_x:
         panel.set_xscale("log")
-    for position, (name, points) in enumerate(drawn.items()):
-        _draw(panel, position, len(drawn), name, points, ticks)
+    for position, name in enumerate(series):  # a name keeps its colour where others are left out
+        if name in drawn:
+            _draw(panel, position, len(series), name, drawn[name], ticks)
     if reference is not None and finite(reference.mean):
         panel.axhline(reference.mean, color=scheme.ink, linewidth=1.0, linestyle=":")
         half = reference.std or 0.0
@@ -103,22 +105,26 @@ def heat_map(
     if table.size == 0 or table.shape != (len(rows), len(columns)) or len(against) != len(rows):
         raise ValueError(f"values: expected {len(rows)} x {len(columns)} numbers, got {table.shape}")
     gaps = table - np.array([math.nan if v is None else v for v in against], dtype=float)[:, None]
-    figure, axes = new_figure(scheme, height=1.3 + 0.26 * len(rows))
+    figure, axes = new_figure(scheme, height=1.9 + 0.26 * len(rows))
     panel = axes[0, 0]
     colours = LinearSegmentedColormap.from_list("gap", [scheme.second, scheme.paper, scheme.accent])
     limit = float(np.nanmax(np.abs(gaps), initial=0.0)) or 1.0
     image = panel.imshow(gaps, cmap=colours, norm=TwoSlopeNorm(0.0, -limit, limit), aspect="auto")
     if table.size <= NUMBERED_CELLS:
         for (row, column), value in np.ndenumerate(table):
+            strong = abs(gaps[row, column]) > 0.65 * limit
+            colour = scheme.paper if strong else scheme.ink
             if math.isfinite(value):
-                panel.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=scheme.ink)
-    panel.set_yticks(range(len(rows)), [literal(name) for name in rows], color=scheme.ink)
-    panel.set_xticks(range(len(columns)), [literal(name) for name in columns], rotation=35, color=scheme.ink)
+                panel.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=colour)
+    panel.set_yticks(range(len(rows)), [literal(shorten(name, NAME)) for name in rows], color=scheme.ink)
+    panel.set_xticks(
+        range(len(columns)), [literal(shorten(name, NAME)) for name in columns], rotation=35, color=scheme.ink
+    )
     panel.tick_params(axis="x", top=True, labeltop=True, bottom=False, labelbottom=False)
     for label in panel.get_xticklabels():
         label.set(ha="left", rotation_mode="anchor")
     panel.grid(False)
-    bar = figure.colorbar(image, ax=panel, shrink=0.8)
+    bar = figure.colorbar(image, ax=panel, location="bottom", shrink=0.7, aspect=40)
     bar.ax.tick_params(colors=scheme.muted, labelcolor=scheme.muted, labelsize=8)
     bar.outline.set_visible(False)
     bar.set_label(title, color=scheme.ink, fontsize=9)
@@ -136,7 +142,7 @@ def _draw(panel: Axes, position: int, count: int, name: str, points: Points, tic
         xs,
         [y.mean for _, y in points],
         yerr=[y.std or 0.0 for _, y in points],
-        label=literal(name),
+        label=literal(shorten(name, 2 * NAME)),
         color=class_colour(position),
         linestyle=("-", "--", ":")[position // 10 % 3] if joined else "none",
         marker=MARKERS[position % len(MARKERS)],

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from PIL import Image
 
@@ -28,7 +29,8 @@ class Panel:
     title: str
     names: Sequence[str]
     spreads: Sequence[Spread]  # one a name; a missing mean leaves its row empty
-    reference: float | None = None  # where bars begin
+    note: str  # what the caption says of bars and whiskers
+    reference: float | None = None  # where bars begin; dots without
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,11 @@ class Classes:
     title: str
     methods: Sequence[str]
     class_names: Sequence[str]
-    values: Sequence[Sequence[float]]  # [methods][classes]
+    values: Sequence[Sequence[float | None]]  # [methods][classes]
     baseline: str  # colours show the distance from it, or from the mean where it is not among the methods
 
 
-def bars_section(heading: str, name: str, panels: Sequence[Panel], *, unit: str, note: str, empty: str) -> Section:
+def bars_section(heading: str, name: str, panels: Sequence[Panel], *, unit: str, empty: str) -> Section:
     """One plot a column, bars from the reference, whiskers the 95 % interval.
 
     Args:
@@ -62,7 +64,6 @@ def bars_section(heading: str, name: str, panels: Sequence[Panel], *, unit: str,
         name: first part of the file names.
         panels: one a column; those without a mean are left out.
         unit: what is measured, with its unit.
-        note: what the caption says of the bars.
         empty: what stands there if nothing can be drawn.
     """
     drawn = [panel for panel in panels if any(finite(spread.mean) for spread in panel.spreads)]
@@ -74,7 +75,7 @@ def bars_section(heading: str, name: str, panels: Sequence[Panel], *, unit: str,
             return bars(names, spreads, title=unit, from_zero=False, reference=reference, scheme=scheme)
 
         alt = f"{unit} of {len(panel.names)} methods with 95 % intervals, {panel.title}"
-        return _plot(draw, f"{panel.title}. {note}", alt, f"{name}_{_stem(panel.key)}")
+        return _plot(draw, f"{panel.title}. {panel.note}", alt, f"{name}_{_stem(panel.key)}")
 
     return Section(heading, [picture(panel) for panel in drawn] or [empty])
 
@@ -123,10 +124,11 @@ def grids_section(groups: Sequence[tuple[str, Sequence[tuple[str, Path | None]]]
 
 def _heat(group: Classes) -> Figure:
     by_class = list(zip(*group.values, strict=True))
-    spread = [max(values) - min(values) for values in by_class]
-    kept = sorted(sorted(range(len(by_class)), key=lambda label: -spread[label])[:SHOWN_CLASSES])
+    known = [[value for value in values if finite(value)] or [0.0] for values in by_class]
+    kept = sorted(range(len(by_class)), key=lambda label: min(known[label]) - max(known[label]))
+    kept = sorted(kept[:SHOWN_CLASSES])
     base = group.methods.index(group.baseline) if group.baseline in group.methods else None
-    against = [sum(by_class[k]) / len(by_class[k]) if base is None else by_class[k][base] for k in kept]
+    against = [fmean(known[k]) if base is None else by_class[k][base] for k in kept]
     other = "their mean" if base is None else group.baseline
 
     def draw(scheme: Scheme) -> bytes:

@@ -50,6 +50,7 @@ class Column:
     better: Literal["high", "low"] | None = None  # which end is marked best; None marks nothing
     percent: bool = False  # values are fractions, people see percentages
     signed: bool = False  # a plus before positive numbers, for differences
+    digits: int | None = None  # decimals, where the values themselves do not tell how many they support
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,8 @@ class Table:
         if column.kind == "setting":
             return [_setting(cell) for cell in cells]
         spreads = [percent(_spread(cell)) if column.percent else _spread(cell) for cell in cells]
-        spec = ("+" if column.signed else "") + number_format(spreads)
+        spec = number_format(spreads) if column.digits is None else f".{column.digits}f"
+        spec = "+" + spec if column.signed else spec
         return [spread_text(spread, spec) for spread in spreads]
 
     def to_html(self) -> Markup:
@@ -256,6 +258,7 @@ _LATEX = {
     "†": r"\dag{}",
     "‡": r"\ddag{}",
     "§": r"\S{}",
+    "[": "{[}",  # after the end of a line a bare one would begin an option
     # Without a modern font encoding these three come out as other characters.
     "<": r"\textless{}",
     ">": r"\textgreater{}",

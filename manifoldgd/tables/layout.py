@@ -8,15 +8,15 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from manifoldgd.report.measures import measure_end, measure_title
-from manifoldgd.report.numbers import Spread
+from manifoldgd.report.numbers import Spread, number_format, percent
 from manifoldgd.report.tables import Cell, Column, Failure, Link, Table
 from manifoldgd.tables import results
 from manifoldgd.tables.published import Published
 from manifoldgd.tables.summary import CellSummary, Summary
-from manifoldgd.tables.wording import foreign_signs, label_note, noun
+from manifoldgd.tables.wording import SCORES, foreign_signs, label_note, noun
 
 MARKS = {"better": "▲", "worse": "▼", None: ""}
-SCORES = ("hlr", "ior", "lrs", "ars")  # DD-Ranking's, among the measures of a set
+FRECHET = "frechet_distance"
 
 
 def main_table(summary: Summary) -> Table:
@@ -57,36 +57,15 @@ def difference_table(summary: Summary) -> Table:
 
 
 def detail_table(summary: Summary, column: results.Column, *, scores: bool = False) -> Table:
-    """Everything about one column, one row a method."""
+    """Everything about one column, one row a method; what no method has is left out."""
     group = summary.column(column)
     drawn: list[tuple[Column, list[Cell]]] = [
         (Column("method", "method", "setting"), [cell.method for cell in group]),
         (Column("last_top1", "last epoch, %", better="high", percent=True), [headline(cell) for cell in group]),
-        (Column("between", "std between sets", percent=True), [cell.last and cell.last.between for cell in group]),
-        (Column("within", "std within a set", percent=True), [cell.last and cell.last.within for cell in group]),
-        (Column("low", "95 % from", percent=True), [cell.last and cell.last.interval.low for cell in group]),
-        (Column("high", "95 % to", percent=True), [cell.last and cell.last.interval.high for cell in group]),
-        (
-            Column("difference", f"to {summary.result.baseline}, points", percent=True, signed=True),
-            [difference_cell(cell) for cell in group],
-        ),
-        (Column("pairs", "paired sets"), [cell.difference and cell.difference.count for cell in group]),
-        (
-            Column("published", "published, %", "setting"),
-            [published_text(summary, cell.published) or None for cell in group],
-        ),
         (Column("shape", "sets × students", "setting"), [cell.shape for cell in group]),
-        (
-            Column("best_top1", "best epoch, % (not the result)", percent=True),
-            [cell.best and cell.best.interval.mean for cell in group],
-        ),
-        *((_measure_column(key), [cell.average("measures", key) for cell in group]) for key in _shown(scores)),
-        (Column("ratio", "guidance / noise"), [cell.average("guidance", "ratio") for cell in group]),
-        (Column("kept", "vector kept, %", percent=True), [cell.average("guidance", "kept") for cell in group]),
-        (Column("seconds", "seconds a set"), [cell.seconds for cell in group]),
     ]
-    always = {"method", "last_top1", "shape"}
-    drawn = [(face, cells) for face, cells in drawn if face.key in always or any(cell is not None for cell in cells)]
+    optional = [*_scatter(group), *_comparisons(summary, group), *_measures(group, scores)]
+    drawn += [(face, cells) for face, cells in optional if any(cell is not None for cell in cells)]
     rows = [list(row) for row in zip(*(cells for _, cells in drawn), strict=True)]
     return Table([face for face, _ in drawn], rows, column.title + label_note(summary))
 
@@ -176,13 +155,47 @@ def failures(summary: Summary) -> list[Failure]:
     return [Failure(f"{one.method}, {one.column}, seed {one.seed}", one.reason) for one in summary.result.failed]
 
 
+def _intervals(group: Sequence[CellSummary]) -> list[str | None]:
+    """``low to high`` in percent, with the digits of the means."""
+    spec = number_format([percent(headline(cell)) for cell in group])
+    found = [cell.last.interval if cell.last and cell.last.interval.half is not None else None for cell in group]
+    return [f"{100 * each.low:{spec}} to {100 * each.high:{spec}}" if each else None for each in found]
+
+
 def _published(row: Published) -> str:
     return f"{100 * row.top1:.1f}" + (f" ± {100 * row.std:.1f}" if row.std is not None else "")
 
 
-def _measure_column(key: str) -> Column:
-    return Column(key, key.upper() if key in SCORES else measure_title(key), better=measure_end(key))
+def _scatter(group: Sequence[CellSummary]) -> list[tuple[Column, list[Cell]]]:
+    """How sure the mean is, and how far sets and students lie apart."""
+    between, within = "std between sets", "std within a set"
+    return [
+        (Column("interval", "95 % interval", "setting"), _intervals(group)),
+        (Column("between", between, percent=True, digits=2), [cell.last and cell.last.between for cell in group]),
+        (Column("within", within, percent=True, digits=2), [cell.last and cell.last.within for cell in group]),
+    ]
 
 
-def _shown(scores: bool) -> tuple[str, ...]:
-    return ("frechet_distance", *(SCORES if scores else ()))
+def _comparisons(summary: Summary, group: Sequence[CellSummary]) -> list[tuple[Column, list[Cell]]]:
+    """What stands beside the mean: the baseline's, the published one, the best epoch's."""
+    base = f"to {summary.result.baseline}, points"
+    published = [published_text(summary, cell.published) or None for cell in group]
+    best = [cell.best and cell.best.interval.mean for cell in group]
+    return [
+        (Column("difference", base, percent=True, signed=True), [difference_cell(cell) for cell in group]),
+        (Column("pairs", "paired sets"), [cell.difference and cell.difference.count for cell in group]),
+        (Column("published", "published, %", "setting"), published),
+        (Column("best_top1", "best epoch, % (not the result)", percent=True), best),
+    ]
+
+
+def _measures(group: Sequence[CellSummary], scores: bool) -> list[tuple[Column, list[Cell]]]:
+    """Means over sets of what was measured besides accuracy."""
+    found = [(Column(FRECHET, measure_title(FRECHET), better=measure_end(FRECHET)), FRECHET)]
+    found += [(Column(key, key.upper(), better=end), key) for key, end in SCORES.items() if scores]
+    return [
+        *((face, [cell.average("measures", key) for cell in group]) for face, key in found),
+        (Column("ratio", "guidance / noise"), [cell.average("guidance", "ratio") for cell in group]),
+        (Column("kept", "vector kept, %", percent=True), [cell.average("guidance", "kept") for cell in group]),
+        (Column("seconds", "seconds a set"), [cell.seconds for cell in group]),
+    ]

@@ -35,11 +35,11 @@ def accuracy_section(summary: Summary) -> Section:
         group = summary.column(column)
         cell = summary.cells.get((base, column.key))
         reference = 100 * cell.last.interval.mean if cell and cell.last else None
-        names = [each.method for each in group]
-        panels.append(Panel(column.key, column.title, names, [percent(headline(each)) for each in group], reference))
-    note = f"Bars begin at the mean of {base} (dotted line), so their length is the difference from it. {INTERVALS}"
-    empty = "No set is judged yet."
-    return bars_section("Accuracy", "accuracy", panels, unit=f"{noun(summary)}, %", note=note, empty=empty)
+        bar = f"Bars begin at the mean of {base} (dotted line), so their length is the difference from it."
+        note = f"{bar} {INTERVALS}" if reference is not None else INTERVALS
+        names, spreads = [each.method for each in group], [percent(headline(each)) for each in group]
+        panels.append(Panel(column.key, column.title, names, spreads, note, reference))
+    return bars_section("Accuracy", "accuracy", panels, unit=f"{noun(summary)}, %", empty="No set is judged yet.")
 
 
 def difference_section(summary: Summary) -> Section:
@@ -49,15 +49,14 @@ def difference_section(summary: Summary) -> Section:
     for column in summary.result.columns:
         group = [cell for cell in summary.column(column) if cell.method != base]
         spreads = [percent(difference_cell(cell) or Spread(None)) for cell in group]
+        note = f"Difference on the same seeds. {INTERVALS} Where it touches zero (dotted line), nothing is separated."
         if group:
-            panels.append(Panel(column.key, column.title, [cell.method for cell in group], spreads, 0.0))
-    note = f"Difference on the same seeds. {INTERVALS} Where it touches zero (dotted line), nothing is separated."
+            panels.append(Panel(column.key, column.title, [cell.method for cell in group], spreads, note, 0.0))
     return bars_section(
         f"Difference to {base}",
         "difference",
         panels,
         unit=f"difference to {base}, points",
-        note=note,
         empty=f"No method shares a seed with {base} yet.",
     )
 
@@ -128,7 +127,7 @@ def per_class_section(summary: Summary) -> Section:
         names = summary.result.class_names
         if len(names) != count:
             names = tuple(f"class {label}" for label in range(count))
-        values = [[100 * value for value in each[:count]] for each in found.values()]
+        values = [[None if value is None else 100 * value for value in each[:count]] for each in found.values()]
         groups.append(Classes(column.key, column.title, list(found), names, values, summary.result.baseline))
     return classes_section(groups)
 

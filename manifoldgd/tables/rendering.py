@@ -27,7 +27,7 @@ from manifoldgd.tables.pictures import (
 from manifoldgd.tables.results import TableResult
 from manifoldgd.tables.spreadsheets import cells_csv, students_csv
 from manifoldgd.tables.summary import Summary, summarise
-from manifoldgd.tables.wording import explanations, facts, notices
+from manifoldgd.tables.wording import explanations, facts, notes, notices
 
 HEADLINES = 4  # columns whose best method stands at the top of the page
 
@@ -55,7 +55,7 @@ def write_table(folder: Path, result: TableResult, *, scores: bool = False) -> s
     atomic_write_text(folder / "table.csv", cells_csv(summary))
     atomic_write_text(folder / "results.csv", students_csv(summary))
     atomic_write_text(folder / "table.md", markdown_text(summary, scores=scores))
-    atomic_write_text(folder / "table.tex", latex_text(summary))
+    atomic_write_text(folder / "table.tex", latex_text(summary, scores=scores))
     for figure in (figure for section in sections for figure in section.figures()):
         atomic_write_bytes(folder / "figures" / f"{figure.name}.png", figure.png())
     write_page(
@@ -67,17 +67,17 @@ def write_table(folder: Path, result: TableResult, *, scores: bool = False) -> s
         sections=sections,
         config="",
     )
-    return terminal_text(summary)
+    return terminal_text(summary, scores=scores)
 
 
-def terminal_text(summary: Summary) -> str:
+def terminal_text(summary: Summary, *, scores: bool = False) -> str:
     """The main table and the differences, with all that must be said about them."""
     parts = [_title(summary), *(f"!! {notice}" for notice in notices(summary)), main_table(summary).to_text()]
     if summary.comparisons:
         parts.append(difference_table(summary).to_text())
     if (elsewhere := elsewhere_table(summary)) is not None:
         parts.append(elsewhere.to_text())
-    parts += [*explanations(summary), *_notes(summary)]
+    parts += [*explanations(summary), *notes(summary, scores=scores)]
     return "\n".join(parts) + "\n"
 
 
@@ -87,7 +87,7 @@ def markdown_text(summary: Summary, *, scores: bool = False) -> str:
     parts = [f"# {markdown(_title(summary))}", markdown(result.question)]
     parts += [f"**{markdown(notice)}**" for notice in notices(summary)]
     parts.append(main_table(summary).to_markdown())
-    parts.append("\n".join(f"- {markdown(line)}" for line in [*explanations(summary), *_notes(summary)]))
+    parts.append("\n".join(f"- {markdown(line)}" for line in [*explanations(summary), *notes(summary, scores=scores)]))
     if summary.comparisons:
         parts += ["## Differences", difference_table(summary).to_markdown()]
     parts.append("## Details")
@@ -98,10 +98,15 @@ def markdown_text(summary: Summary, *, scores: bool = False) -> str:
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
 
-def latex_text(summary: Summary) -> str:
+def latex_text(summary: Summary, *, scores: bool = False) -> str:
     """A floating table; needs the package booktabs and nothing else."""
     table = main_table(summary)
-    sentences = [*notices(summary), f"{_title(summary)}: {table.caption}.", *explanations(summary), *_notes(summary)]
+    sentences = [
+        *notices(summary),
+        f"{_title(summary)}: {table.caption}.",
+        *explanations(summary),
+        *notes(summary, scores=scores),
+    ]
     caption = " ".join(latex(sentence) for sentence in sentences)
     label = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in summary.result.name)
     lines = [
@@ -124,7 +129,7 @@ def _sections(summary: Summary, folder: Path, scores: bool) -> list[Section]:
     if summary.comparisons:
         difference = Section(difference.title, [*difference.blocks, difference_table(summary)])
     found = [
-        Section("The table", [main_table(summary), *explanations(summary), *_notes(summary)]),
+        Section("The table", [main_table(summary), *explanations(summary), *notes(summary, scores=scores)]),
         accuracy_section(summary),
         difference,
         ipc_section(summary),
@@ -160,7 +165,3 @@ def _key_figures(summary: Summary) -> list[tuple[str, str, str]]:
 
 def _title(summary: Summary) -> str:
     return summary.result.title + (" (validation split)" if summary.result.split == "validation" else "")
-
-
-def _notes(summary: Summary) -> list[str]:
-    return [f"Note: {note}" for note in summary.result.notes]

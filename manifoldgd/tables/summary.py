@@ -51,10 +51,10 @@ class CellSummary:
         return _mean(math.fsum(v for v in one.seconds.values() if v is not None) for one in self.sets if one.seconds)
 
     @property
-    def per_class(self) -> list[float] | None:
+    def per_class(self) -> list[float | None] | None:
         """Last-epoch accuracy of each class, sets weighing alike; ``None`` where it was not recorded."""
-        sets = [[fmean(values) for values in zip(*one.per_class, strict=True)] for one in self.sets if one.per_class]
-        return [fmean(values) for values in zip(*sets, strict=True)] if sets else None
+        sets = [[_mean(values) for values in zip(*one.per_class, strict=True)] for one in self.sets if one.per_class]
+        return [_mean(values) for values in zip(*sets, strict=True)] if sets else None
 
 
 @dataclass(frozen=True)

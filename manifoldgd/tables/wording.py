@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from manifoldgd.report.numbers import seconds_text
 from manifoldgd.tables.summary import Summary
 
 FOREIGN = "†‡§"  # one sign a foreign number family; beyond three families the last is shared
+# DD-Ranking's scores among the measures of a set, with the better end.
+SCORES: Mapping[str, Literal["high", "low"]] = {"hlr": "low", "ior": "high", "lrs": "high", "ars": "high"}
 FAMILY_WARNING = "absolute values of different families do not compare"
 
 
@@ -66,6 +69,19 @@ def explanations(summary: Summary) -> list[str]:
     return found
 
 
+def notes(summary: Summary, *, scores: bool) -> list[str]:
+    """The table's own notes, and what must be known of scores where they were asked for."""
+    found = [f"Note: {note}" for note in summary.result.notes]
+    if scores and any(key in one.measures for one in summary.result.sets for key in SCORES):
+        found.append(
+            "HLR, IOR, LRS, ARS: DD-Ranking's scores of accuracies as fractions. Its published code puts percentages "
+            "into the exponential, so its numbers and these do not compare."
+        )
+    elif scores:
+        found.append("DD-Ranking's scores were asked for, and no set holds one.")
+    return found
+
+
 def facts(summary: Summary) -> list[str]:
     """Seeds, protocol, hardware, time and code: one line each."""
     result = summary.result
@@ -85,7 +101,9 @@ def facts(summary: Summary) -> list[str]:
     found += [f"Hardware: {'; '.join(hardware)}."] if hardware else []
     versions = Counter(one.code_version for one in result.sets if one.code_version)
     if versions:
-        counted = ", ".join(f"{version} ({count} sets)" for version, count in versions.most_common())
+        counted = ", ".join(
+            f"{version} ({count} set{'s' if count > 1 else ''})" for version, count in versions.most_common()
+        )
         found.append(f"Code version: {counted}.")
     return found
 
