@@ -101,9 +101,12 @@ def markdown_text(summary: Summary, *, scores: bool = False) -> str:
 def latex_text(summary: Summary, *, scores: bool = False) -> str:
     """A floating table; needs the package booktabs and nothing else."""
     table = main_table(summary)
+    title = _title(summary)
+    title = title if title.endswith((".", "?", "!")) else f"{title}."
     sentences = [
         *notices(summary),
-        f"{_title(summary)}: {table.caption}.",
+        title,
+        f"{table.caption}.",
         *explanations(summary),
         *notes(summary, scores=scores),
     ]
