@@ -113,7 +113,7 @@ def test_markdown_latex_and_text_mark_and_escape():
     assert "| b | **75** | 2 | 2 |" in markdown
     assert r"- k=1: no \| such file" in markdown
     latex = table.to_latex()
-    assert r"a|b\_\% & 50 & \textbf{1} & 1 \\" in latex
+    assert r"a\textbar{}b\_\% & 50 & \textbf{1} & 1 \\" in latex
     assert r"\begin{tabular}{lrrr}" in latex
     assert "% failed: k=1: no | such file\n" in latex
     lines = table.to_text().splitlines()

@@ -56,6 +56,11 @@ def literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def shorten(name: str, limit: int) -> str:
+    """At most ``limit`` characters of ``name``, so that a long one leaves room for what is drawn."""
+    return name if len(name) <= limit else name[: limit - 1] + "…"
+
+
 def _dress(panel: Axes, scheme: Scheme) -> None:
     panel.set_facecolor(scheme.paper)
     panel.tick_params(which="both", colors=scheme.muted, labelcolor=scheme.muted, labelsize=9)

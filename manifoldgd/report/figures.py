@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from manifoldgd.report.canvas import Format, encode, headline, literal, new_figure
+from manifoldgd.report.canvas import Format, encode, headline, literal, new_figure, shorten
 from manifoldgd.report.numbers import MISSING, Spread, finite, number_format, spread_text
 from manifoldgd.report.palette import LIGHT, Scheme
 
@@ -104,10 +104,11 @@ def bars(
     *,
     title: str,
     from_zero: bool = True,
+    reference: float | None = None,
     scheme: Scheme = LIGHT,
     file_format: Format = "png",
 ) -> bytes:
-    """One row a name, first on top: value with one-standard-deviation whiskers, printed at the right.
+    """One row a name, first on top: value with whiskers of ``std`` either side, printed at the right.
 
     Args:
         names: one a row.
@@ -115,6 +116,8 @@ def bars(
         title: what is measured, with its unit.
         from_zero: bars from zero; otherwise dots on an axis that spans the values, for differences that are small
             against them (a bar must start at zero, since its length is what one reads).
+        reference: bars from this value, which a line marks, on an axis that spans the values: their length is the
+            difference from it. Overrules ``from_zero``. Values against a reference of zero are printed with their sign.
         scheme: colours.
         file_format: ``"png"`` or ``"svg"``.
 
@@ -124,10 +127,14 @@ def bars(
     if not names or len(names) != len(spreads):
         raise ValueError(f"names, spreads: expected one of each a row, got {len(names)} and {len(spreads)}")
     figure, axes = new_figure(scheme, height=0.7 + 0.28 * len(names))
-    panel, rows, spec = axes[0, 0], range(len(names)), number_format(spreads)
+    panel, rows = axes[0, 0], range(len(names))
+    spec = ("+" if reference == 0 else "") + number_format(spreads)  # bars from zero are differences
     means = np.array([_nan(spread.mean) for spread in spreads])
     deviations = np.array([_nan(spread.std) for spread in spreads])
-    if from_zero:
+    if reference is not None:
+        panel.barh(rows, np.nan_to_num(means - reference), left=reference, color=scheme.accent, alpha=0.5, height=0.62)
+        panel.axvline(reference, color=scheme.ink, linewidth=1.0, linestyle=":")
+    elif from_zero:
         panel.barh(rows, np.nan_to_num(means), color=scheme.accent, height=0.68)
         panel.set_xlim(left=0)
     else:
@@ -137,9 +144,9 @@ def bars(
     for row, spread in enumerate(spreads):
         text = spread_text(spread, spec) if finite(spread.mean) else MISSING
         panel.text(1.02, row, text, transform=beside, va="center", fontsize=9, color=scheme.ink)
-    panel.set_yticks(rows, [literal(_shorten(name)) for name in names], color=scheme.ink)
+    panel.set_yticks(rows, [literal(shorten(name, 34)) for name in names], color=scheme.ink)
     panel.set_ylim(len(names) - 0.5, -0.5)
-    panel.grid(not from_zero, axis="y")
+    panel.grid(reference is None and not from_zero, axis="y")
     headline(panel, title, scheme)
     return encode(figure, file_format)
 
@@ -200,7 +207,3 @@ def _column(records: Sequence[Mapping[str, float | None]], key: str) -> np.ndarr
 
 def _nan(value: float | None) -> float:
     return math.nan if value is None else float(value)
-
-
-def _shorten(name: str, limit: int = 34) -> str:
-    return name if len(name) <= limit else name[: limit - 1] + "…"

@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MISSING = "–"
 
 
 @dataclass(frozen=True)
 class Spread:
-    """A mean with its standard deviation; ``std`` is ``None`` where a single value gives none."""
+    """A mean with its standard deviation; ``std`` is ``None`` where a single value gives none.
+
+    Tables and plots of intervals hold half the interval's width in ``std`` instead, and say so in their caption.
+    """
 
     mean: float | None
     std: float | None = None
+    mark: str = ""  # printed behind the number, for instance the sign of a footnote
 
 
 def finite(value: float | None) -> bool:
@@ -61,14 +65,16 @@ def number_text(value: float | None, spec: str) -> str:
 
 
 def spread_text(spread: Spread, spec: str) -> str:
-    """``mean ± std``, or the mean alone where there is no deviation."""
-    mean = number_text(spread.mean, spec)
-    return f"{mean} ± {number_text(spread.std, spec)}" if finite(spread.mean) and finite(spread.std) else mean
+    """``mean ± std``, or the mean alone where there is no deviation; the mark behind it."""
+    text = number_text(spread.mean, spec)
+    if finite(spread.mean) and finite(spread.std):
+        text += f" ± {number_text(spread.std, spec.removeprefix('+'))}"
+    return f"{text} {spread.mark}" if spread.mark else text
 
 
 def percent(spread: Spread) -> Spread:
     """Fractions to percentages."""
-    return Spread(_times_100(spread.mean), _times_100(spread.std))
+    return replace(spread, mean=_times_100(spread.mean), std=_times_100(spread.std))
 
 
 def seconds_text(seconds: float | None) -> str:

@@ -27,6 +27,7 @@ class Figure:
     pixels_per_point: float = 1.0  # image pixels for one page pixel at full size; 2 for plots keeps them sharp
     min_width: int = 0  # page pixels below which the figure scrolls instead of shrinking
     wide: bool = False  # takes a row of its own
+    narrow: bool = False  # several stand side by side where there is room
     name: str = ""  # stem of the file it is also saved as, if any
 
     def png(self) -> bytes:
@@ -34,12 +35,20 @@ class Figure:
         return _png(self.image)
 
 
+Block = str | Figure | Table  # a string is a paragraph
+
+
 @dataclass(frozen=True)
 class Section:
     """A heading and what stands below it, in order: paragraphs, figures, tables."""
 
     title: str
-    blocks: Sequence[str | Figure | Table]
+    blocks: Sequence[Block]
+    folded: bool = False  # opened by a click
+
+    def figures(self) -> list[Figure]:
+        """Those of its figures that are also saved as files."""
+        return [block for block in self.blocks if isinstance(block, Figure) and block.name]
 
 
 def write_page(
@@ -50,6 +59,7 @@ def write_page(
     key_figures: Sequence[tuple[str, str, str]],
     sections: Sequence[Section],
     config: str,
+    notices: Sequence[str] = (),
 ) -> None:
     """Write the page, whole or not at all.
 
@@ -63,19 +73,29 @@ def write_page(
         key_figures: ``(label, value, note)``; the first is the headline.
         sections: the body, in order.
         config: shown folded at the end; left out if empty.
+        notices: what nobody may overlook, above everything else.
 
     Raises:
         ValueError: a figure is not a PNG.
         OSError: the folder is not writable.
     """
-    body = [{"title": section.title, "blocks": [_block(block) for block in section.blocks]} for section in sections]
+    body = [
+        {"title": section.title, "folded": section.folded, "blocks": [_block(block) for block in section.blocks]}
+        for section in sections
+    ]
     page = render(
-        "page.html", title=title, subtitle=subtitle, key_figures=key_figures, sections=body, config=config.strip("\n")
+        "page.html",
+        title=title,
+        subtitle=subtitle,
+        notices=notices,
+        key_figures=key_figures,
+        sections=body,
+        config=config.strip("\n"),
     )
     atomic_write_text(path, str(page))
 
 
-def _block(block: str | Figure | Table) -> dict[str, Any]:
+def _block(block: Block) -> dict[str, Any]:
     """What the template needs to know of a block."""
     if isinstance(block, str):
         return {"kind": "text", "text": block}
@@ -92,7 +112,7 @@ def _block(block: str | Figure | Table) -> dict[str, Any]:
         "alt": block.alt,
         "caption": block.caption,
         "min_width": min(block.min_width, round(width / block.pixels_per_point)),
-        "wide": block.wide,
+        "shape": "wide" if block.wide else "narrow" if block.narrow else "",
     }
 
 

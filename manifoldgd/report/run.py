@@ -13,7 +13,7 @@ from manifoldgd.artifacts import DistilledSet
 from manifoldgd.files import atomic_write_bytes
 from manifoldgd.report.measures import accuracy, check_format, student_count
 from manifoldgd.report.numbers import MISSING, finite, number_format, number_text, percent, seconds_text, spread_text
-from manifoldgd.report.page import Figure, Section, write_page
+from manifoldgd.report.page import write_page
 from manifoldgd.report.sections import (
     Latents,
     guidance_section,
@@ -71,7 +71,7 @@ def write_run_report(
         students_section(result.get("students") or [], names),
         measures_section(result.get("set_metrics"), result.get("embedding")),
     ]
-    for figure in _named_figures(sections):
+    for figure in (figure for section in sections for figure in section.figures()):
         atomic_write_bytes(Path(folder) / f"{figure.name}.png", figure.png())
     page = Path(folder) / "report.html"
     write_page(
@@ -83,11 +83,6 @@ def write_run_report(
         config=config_text,
     )
     return page
-
-
-def _named_figures(sections: Sequence[Section]) -> list[Figure]:
-    blocks = (block for section in sections for block in section.blocks)
-    return [block for block in blocks if isinstance(block, Figure) and block.name]
 
 
 def _subtitle(result: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from manifoldgd.report.grids import image_grid, pairs_grid, scale_for
 from manifoldgd.report.latent_map import Cloud, latent_map, latent_map_by_class
 from manifoldgd.report.measures import COUNTS, MEASURES, measure_end, measure_title
 from manifoldgd.report.numbers import Spread, finite, number_format, number_text, percent, seconds_text, spread_of
-from manifoldgd.report.page import Figure, Section
+from manifoldgd.report.page import Block, Figure, Section
 from manifoldgd.report.palette import DARK, LIGHT, Scheme
 from manifoldgd.report.tables import Column, Table
 
@@ -123,7 +123,7 @@ def students_section(students: Sequence[Mapping[str, Any]], class_names: Sequenc
     title = "Students"
     if not students:
         return Section(title, ["No student was trained on this set, so there is no accuracy."])
-    blocks: list[str | Figure | Table] = []
+    blocks: list[Block] = []
     curves = [student.get("curve") or [] for student in students]
     if any(curves):
         names = [f"seed {student['seed']}" for student in students] if len(students) <= 6 else []
@@ -145,7 +145,7 @@ def measures_section(measures: Mapping[str, Any] | None, embedding: Mapping[str,
     title = "Measures of the set"
     if not measures:
         return Section(title, ["No measures were computed for this set."])
-    blocks: list[str | Figure | Table] = []
+    blocks: list[Block] = []
     if embedding:
         quality = embedding.get("test_accuracy")
         note = f" (test accuracy {number_text(100 * quality, '.1f')} %)" if finite(quality) else ""

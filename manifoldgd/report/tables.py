@@ -21,7 +21,19 @@ from manifoldgd.report.numbers import (
     spread_text,
 )
 
-Cell = str | int | float | Spread | None
+
+@dataclass(frozen=True)
+class Link:
+    """Text that leads somewhere on a page; elsewhere the text alone."""
+
+    text: str
+    url: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Cell = str | int | float | Spread | Link | None
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,8 @@ class Column:
     kind: Literal["setting", "measure"] = "measure"
     better: Literal["high", "low"] | None = None  # which end is marked best; None marks nothing
     percent: bool = False  # values are fractions, people see percentages
+    signed: bool = False  # a plus before positive numbers, for differences
+    digits: int | None = None  # decimals, where the values themselves do not tell how many they support
 
 
 @dataclass(frozen=True)
@@ -98,7 +112,8 @@ class Table:
         if column.kind == "setting":
             return [_setting(cell) for cell in cells]
         spreads = [percent(_spread(cell)) if column.percent else _spread(cell) for cell in cells]
-        spec = number_format(spreads)
+        spec = number_format(spreads) if column.digits is None else f".{column.digits}f"
+        spec = "+" + spec if column.signed else spec
         return [spread_text(spread, spec) for spread in spreads]
 
     def to_html(self) -> Markup:
@@ -111,6 +126,7 @@ class Table:
                     "sort": _sort_key(cell),
                     "best": (i, j) in best,
                     "measure": column.kind == "measure",
+                    "url": cell.url if isinstance(cell, Link) else None,
                 }
                 for j, (cell, column) in enumerate(zip(row, self.columns, strict=True))
             ]
@@ -122,16 +138,14 @@ class Table:
         """A pipe table, best in bold, failures as a list below."""
         best, texts = self.best_cells(), self.texts()
         lines = [
-            [_markdown(column.title) for column in self.columns],
+            [markdown(column.title) for column in self.columns],
             ["---" if column.kind == "setting" else "---:" for column in self.columns],
         ]
         for i, row in enumerate(texts):
-            lines.append(
-                [f"**{_markdown(text)}**" if (i, j) in best else _markdown(text) for j, text in enumerate(row)]
-            )
+            lines.append([f"**{markdown(text)}**" if (i, j) in best else markdown(text) for j, text in enumerate(row)])
         body = "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
-        head = f"{_markdown(self.caption)}\n\n" if self.caption else ""
-        tail = "".join(f"- {_markdown(failure.name)}: {_markdown(failure.reason)}\n" for failure in self.failed)
+        head = f"{markdown(self.caption)}\n\n" if self.caption else ""
+        tail = "".join(f"- {markdown(failure.name)}: {markdown(failure.reason)}\n" for failure in self.failed)
         return head + body + (f"\nFailed:\n\n{tail}" if tail else "")
 
     def to_csv(self) -> str:
@@ -159,9 +173,9 @@ class Table:
         alignment = "".join("l" if column.kind == "setting" else "r" for column in self.columns)
         lines = [f"% failed: {_one_line(failure.name)}: {_one_line(failure.reason)}" for failure in self.failed]
         lines += [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule"]
-        lines += [" & ".join(_latex(column.title) for column in self.columns) + r" \\", r"\midrule"]
+        lines += [" & ".join(latex(column.title) for column in self.columns) + r" \\", r"\midrule"]
         for i, row in enumerate(texts):
-            cells = [rf"\textbf{{{_latex(text)}}}" if (i, j) in best else _latex(text) for j, text in enumerate(row)]
+            cells = [rf"\textbf{{{latex(text)}}}" if (i, j) in best else latex(text) for j, text in enumerate(row)]
             lines.append(" & ".join(cells) + r" \\")
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
@@ -202,7 +216,7 @@ def _spread(cell: Cell) -> Spread:
     """A cell as mean and deviation; text has neither."""
     if isinstance(cell, Spread):
         return cell
-    return Spread(None if cell is None or isinstance(cell, str) else float(cell))
+    return Spread(None if cell is None or isinstance(cell, str | Link) else float(cell))
 
 
 def _missing(cell: Cell) -> bool:
@@ -215,8 +229,8 @@ def _setting(cell: Cell) -> str:
 
 def _sort_key(cell: Cell) -> str:
     """What the page sorts by: a plain number where there is one, so that 10 comes after 9, else the text."""
-    if isinstance(cell, str):
-        return cell
+    if isinstance(cell, str | Link):
+        return str(cell)
     mean = _spread(cell).mean
     return repr(mean) if finite(mean) else ""
 
@@ -225,7 +239,8 @@ def _one_line(text: str) -> str:
     return " ".join("".join(character if character.isprintable() else " " for character in text).split())
 
 
-def _markdown(text: str) -> str:
+def markdown(text: str) -> str:
+    """``text`` on one line, so that Markdown prints it as it stands."""
     return re.sub(r"([\\`*_\[\]<>|~&])", r"\\\1", _one_line(text))
 
 
@@ -237,9 +252,21 @@ _LATEX = {
     "−": r"$-$",
     "∞": r"$\infty$",
     "–": "--",
+    "×": r"$\times$",
+    "▲": r"$\uparrow$",
+    "▼": r"$\downarrow$",
+    "†": r"\dag{}",
+    "‡": r"\ddag{}",
+    "§": r"\S{}",
+    "[": "{[}",  # after the end of a line a bare one would begin an option
+    # Without a modern font encoding these three come out as other characters.
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
     **{character: "\\" + character for character in "&%$#_{}"},
 }
 
 
-def _latex(text: str) -> str:
+def latex(text: str) -> str:
+    """``text`` on one line, so that LaTeX prints it as it stands."""
     return "".join(_LATEX.get(character, character) for character in _one_line(text))

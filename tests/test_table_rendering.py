@@ -1,0 +1,371 @@
+"""The files of a table: exact numbers, honest marks, nothing that must be fetched, nothing that breaks on gaps."""
+
+import csv
+import html
+import re
+from html.parser import HTMLParser
+
+import pytest
+from fake_tables import METHODS, column, rich_table, set_result, table
+from PIL import Image
+
+from manifoldgd.errors import UserError
+from manifoldgd.report.numbers import Spread
+from manifoldgd.report.table_figures import heat_map, line_plot
+from manifoldgd.tables.layout import detail_table, foreign_signs, main_table, published_text, run_link
+from manifoldgd.tables.rendering import latex_text, markdown_text, write_table
+from manifoldgd.tables.results import FailedSet, TableResult
+from manifoldgd.tables.spreadsheets import cells_csv
+from manifoldgd.tables.summary import summarise
+
+PAIRED = [
+    set_result("unguided", 0, (0.70, 0.72)),
+    set_result("unguided", 1, (0.74, 0.76)),
+    set_result("mode", 0, (0.72, 0.74)),
+    set_result("mode", 1, (0.765, 0.785)),
+]
+TWO_SEEDS = {"seeds": (0, 1)}
+
+
+class Page(HTMLParser):
+    """What a page would load, where it leads, and what it says."""
+
+    def __init__(self, file):
+        super().__init__()
+        self.loads, self.links, self.text = [], [], ""
+        self.source = file.read_text(encoding="utf-8")
+        self.feed(self.source)
+
+    def handle_starttag(self, tag, attrs):
+        for name, value in attrs:
+            if name == "href" and tag == "a":
+                self.links.append(value)
+            elif name in ("src", "srcset", "href", "data", "poster", "action"):
+                self.loads.append(value)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rich")
+    text = write_table(folder, rich_table(folder))
+    return folder, text
+
+
+def rows_of(file):
+    with file.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def cell_texts(result):
+    face = main_table(summarise(result))
+    return {row[0]: row[1:] for row in face.texts()}
+
+
+def test_numbers_of_a_small_table(tmp_path):
+    """By hand: means 0.73 and 0.7525; differences 0.02 and 0.025; t(0.975, 1) = 12.7062."""
+    write_table(tmp_path, table(PAIRED, **TWO_SEEDS))
+    base, mode = rows_of(tmp_path / "table.csv")
+    assert (base["method"], mode["method"], mode["sets"], mode["students"]) == ("unguided", "mode", "2", "4")
+    assert float(base["last_top1"]) == pytest.approx(0.73)
+    assert float(base["last_top1_between_sets"]) == pytest.approx(0.04 / 2**0.5)
+    assert float(base["last_top1_within_set"]) == pytest.approx(0.02 / 2**0.5)
+    assert float(base["last_top1_high"]) - 0.73 == pytest.approx(12.7062 * 0.02, rel=1e-4)
+    assert float(mode["difference"]) == pytest.approx(0.0225)
+    assert float(mode["difference_low"]) == pytest.approx(0.0225 - 12.7062 * 0.0025, rel=1e-4)
+    assert (mode["difference_pairs"], mode["verdict"], base["difference"]) == ("2", "", "")
+    assert float(mode["best_top1"]) == pytest.approx(0.7625)
+    assert float(mode["seconds_students"]) == 20
+
+
+def test_one_row_a_student(tmp_path):
+    write_table(tmp_path, table(PAIRED, **TWO_SEEDS))
+    rows = rows_of(tmp_path / "results.csv")
+    assert len(rows) == 8
+    assert rows[-1] == {
+        "method": "mode",
+        "column": "ipc10-convnet3",
+        "dataset": "fashion_mnist",
+        "ipc": "10",
+        "student": "ConvNet-3",
+        "label_protocol": "hard_small",
+        "split": "test",
+        "seed": "1",
+        "student_seed": "1",
+        "last_top1": "0.785",
+        "best_top1": "0.795",
+        "key": "mode-1",
+        "code_version": "0123abc",
+    }
+
+
+def steady(method, gain):
+    return [set_result(method, seed, (0.70 + 0.02 * seed + gain + 0.001 * (seed % 2),)) for seed in range(3)]
+
+
+def test_verdicts_are_marked_and_others_are_not():
+    sets = [*steady("unguided", 0), *steady("mode", 0.01), *steady("worse", -0.01), *steady("same", 0)]
+    texts = cell_texts(table(sets, methods=("unguided", "mode", "worse", "same"), student_seeds=(0,)))
+    assert {method: cells[0][-1] if cells[0][-1] in "▲▼" else "" for method, cells in texts.items()} == {
+        "unguided": "",
+        "mode": "▲",
+        "worse": "▼",
+        "same": "",
+    }
+
+
+def test_the_best_epoch_never_ranks():
+    high_best = set_result("mode", 0, (0.60,), best=(0.99,))
+    face = main_table(summarise(table([set_result("unguided", 0, (0.70,)), high_best])))
+    assert face.best_cells() == {(0, 1)}
+    details = detail_table(summarise(table([high_best])), column())
+    best = next(each for each in details.columns if each.key == "best_top1")
+    assert best.better is None
+    assert "not the result" in best.title
+
+
+def test_unfinished_cells_say_how_many_sets_they_have():
+    texts = cell_texts(table(PAIRED[:3]))
+    assert texts["unguided"] == ["73 ± 25 (2 of 3 sets)"]
+    assert texts["mode"] == ["73 (1 of 3 sets)"]
+    assert cell_texts(table())["mode"] == ["– (0 of 3 sets)"]
+
+
+def test_one_set_has_no_interval_and_no_verdict(tmp_path):
+    sets = [set_result("unguided", 0, (0.7012,)), set_result("mode", 0, (0.9034,))]
+    text = write_table(tmp_path, table(sets, seeds=(0,), student_seeds=(0,)))
+    assert cell_texts(table(sets, seeds=(0,)))["mode"] == ["90.3"]
+    assert "none is called better or worse" in text
+    assert "A cell with one set has no interval" in text
+    row = rows_of(tmp_path / "table.csv")[1]
+    assert (row["last_top1_low"], row["difference_low"], row["verdict"]) == ("", "", "")
+
+
+def woof(**changes):
+    place = column(dataset="imagewoof", student="ResNet-18")
+    sets = [set_result(method, seed) for method in ("unguided", "mode") for seed in range(3)]
+    return summarise(table(sets, columns=(place,), **changes))
+
+
+def test_published_numbers_of_the_own_family_stand_unmarked_beside_the_measured():
+    summary = woof(number_family="minimax", published_as={"unguided": "DiT", "mode": "MGD3"})
+    assert main_table(summary).texts()[0][2] == "34.7 ± 0.4"
+    assert foreign_signs(summary) == {}
+    assert {row.method for _, row in summary.not_run} >= {"Minimax", "Full", "Herding"}
+    assert not {row.method for _, row in summary.not_run} & {"DiT", "MGD3"}
+
+
+def test_other_families_carry_a_mark_with_a_footnote(tmp_path):
+    summary = woof(number_family="minimax", published_as={"mode": "IGD"})
+    text = published_text(summary, summary.cells["mode", "ipc10-convnet3"].published)
+    assert re.fullmatch(r"\d\d\.\d ± \d\.\d †", text)
+    for page in (markdown_text(summary), latex_text(summary), write_table(tmp_path, summary.result)):
+        assert "another number family (“igd”): absolute values of different families do not compare" in page
+    assert " †" in markdown_text(summary)
+    assert r"\dag{}" in latex_text(summary)
+    assert "†" in Page(tmp_path / "report.html").text
+
+
+def test_methods_without_a_published_name_have_no_published_column():
+    assert len(main_table(woof(number_family="minimax")).columns) == 2
+
+
+def test_published_but_not_run_is_a_block_of_its_own_with_sources(rich):
+    folder, text = rich
+    assert [row[0] for row in re.findall(r"^(DSA|DC) .*training-based", text, re.MULTILINE)] == ["D", "D"]
+    page = Page(folder / "report.html")
+    assert "Published, not run here" in page.text
+    assert "88.7 ± 0.2" in page.text
+    assert "KIP paper Table 1" in page.text
+    assert "training-based" in (folder / "table.md").read_text()
+
+
+def test_validation_tables_say_so_everywhere_and_show_no_published_test_numbers(tmp_path):
+    text = write_table(tmp_path, table(PAIRED, split="validation", **TWO_SEEDS))
+    page = Page(tmp_path / "report.html")
+    for where in (text, page.text, (tmp_path / "table.md").read_text(), (tmp_path / "table.tex").read_text()):
+        assert "VALIDATION accuracies, not test results" in where
+        assert "DSA" not in where
+    assert "validation split" in page.text
+    assert "last-epoch validation accuracy" in text
+    assert {row["split"] for row in rows_of(tmp_path / "results.csv")} == {"validation"}
+
+
+def test_soft_labels_are_in_the_caption_and_never_beside_hard_ones(tmp_path):
+    soft = column(label_protocol="soft_small")
+    assert "soft labels" in write_table(tmp_path, table(PAIRED, columns=(soft,)))
+    with pytest.raises(UserError, match="hard and soft labels in one table"):
+        summarise(table(columns=(soft, column(key="other"))))
+    with pytest.raises(UserError, match="no columns"):
+        summarise(table(columns=()))
+
+
+def test_failures_and_notes_are_printed(tmp_path):
+    failed = FailedSet(method="mode", column="ipc10-convnet3", seed=2, reason="disk full")
+    text = write_table(tmp_path, table(PAIRED, failed=(failed,), notes=("tuned elsewhere",)))
+    for where in (text, (tmp_path / "table.md").read_text(), Page(tmp_path / "report.html").text):
+        assert "disk full" in where
+        assert "tuned elsewhere" in where
+        assert "2 of 6 sets are missing" in where
+
+
+NASTY = r"""a_b & 50% #1 {x} ~^ \cmd $y$ [z] <script>alert("1")</script>"""
+
+
+def test_latex_is_balanced_and_escaped():
+    sets = [set_result(NASTY, seed, (0.7, 0.72)) for seed in (0, 1)]
+    text = latex_text(summarise(table(sets, methods=("unguided", NASTY), title=NASTY, notes=(NASTY,), name="a_b")))
+    body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    plain = re.sub(r"\\[\\{}&%$#_]", "", body)
+    assert plain.count("{") == plain.count("}")
+    assert plain.count("$") % 2 == 0
+    assert not re.search(r"[#_~^<>|]", re.sub(r"\$[^$]*\$", "", plain))
+    begun = re.findall(r"\\begin\{(\w+)\}", body)
+    assert begun == ["table", "tabular"] == re.findall(r"\\end\{(\w+)\}", body)[::-1]
+    assert r"\label{tab:a-b}" in body
+    tabular = body[body.index(r"\toprule") : body.index(r"\bottomrule")]
+    lines = [line for line in tabular.splitlines() if line.endswith(r"\\")]
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {1}
+    assert not re.search(r"\\\\\s*\[", body)
+
+
+def test_latex_knows_every_sign_that_tables_print(rich):
+    folder, _ = rich
+    text = (folder / "table.tex").read_text(encoding="utf-8")
+    assert r"$\uparrow$" in text
+    # What is left beyond ASCII are letters and quotes, which LaTeX reads as UTF-8.
+    assert set(re.findall(r"[^\x00-\x7f]", text)) <= set("“”é")
+
+
+def test_page_fetches_nothing_and_escapes_everything(rich, tmp_path):
+    folder, _ = rich
+    page = Page(folder / "report.html")
+    assert all(load.startswith("data:") for load in page.loads)
+    assert not re.search(r"url\(|@import", page.source)
+    assert "{{" not in page.source
+    write_table(tmp_path, table([set_result(NASTY, 0)], methods=("unguided", NASTY), title=NASTY, question=NASTY))
+    nasty = Page(tmp_path / "report.html")
+    assert "<script>alert" not in nasty.source
+    assert NASTY in html.unescape(nasty.text)
+
+
+def test_rich_page_holds_every_section(rich):
+    folder, _ = rich
+    page = Page(folder / "report.html")
+    titles = re.findall(r"<h2[^>]*>(.*?)</h2>", page.source)
+    assert titles == [
+        "The table",
+        "Accuracy",
+        "Difference to unguided",
+        "Accuracy against images a class",
+        "Accuracy against guidance scale",
+        "The images",
+        "Accuracy by class",
+        "Details",
+        "Published, not run here",
+        "How it was measured",
+        "Runs",
+    ]
+    assert "3 of 120 sets are missing, 1 of them failed" in page.text
+    names = {file.name for file in (folder / "figures").iterdir()}
+    for ipc in (1, 10, 50):
+        for kind in ("accuracy", "difference", "scale", "per_class"):
+            assert f"{kind}_ipc{ipc}-convnet3.png" in names
+    assert "ipc_accuracy_fashion_mnist_ConvNet-3.png" in names
+    with Image.open(folder / "figures" / "accuracy_ipc10-convnet3.png") as image:
+        assert image.width > 900
+    assert not list(folder.glob(".*"))
+
+
+def test_missing_and_broken_pictures_are_named(rich, tmp_path):
+    assert "No picture of herding." in Page(rich[0] / "report.html").text
+    good, bad = tmp_path / "a" / "grid.png", tmp_path / "b" / "grid.png"
+    for file in (good, bad):
+        file.parent.mkdir()
+        file.write_bytes(b"no picture")
+    Image.new("RGB", (2000, 1000)).save(good)
+    sets = [set_result("unguided", 0, grid="a/grid.png"), set_result("mode", 0, grid="b/grid.png")]
+    write_table(tmp_path, table(sets))
+    assert "No picture of mode." in Page(tmp_path / "report.html").text
+    assert 'width="260" height="130"' in (tmp_path / "report.html").read_text()
+
+
+def test_runs_are_linked_to_where_they_can_be_seen(tmp_path):
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b" / "report.html").touch()
+    assert run_link(set_result(run="https://wandb.ai/x"), tmp_path).url == "https://wandb.ai/x"
+    assert run_link(set_result(grid="a b/grid.png"), tmp_path).url == "a%20b/report.html"
+    assert run_link(set_result(grid="c/grid.png"), tmp_path).url == "c"
+    assert run_link(set_result(run="javascript:alert(1)"), tmp_path) is None
+    assert run_link(set_result(grid="/etc/grid.png"), tmp_path) is None
+    write_table(tmp_path, table([set_result(run="https://wandb.ai/x"), set_result(seed=1, grid="a b/grid.png")]))
+    assert Page(tmp_path / "report.html").links == ["https://wandb.ai/x", "a%20b/report.html"]
+
+
+def test_nothing_is_measured_yet(tmp_path):
+    text = write_table(tmp_path, table())
+    assert "6 of 6 sets are missing" in text
+    assert "No set is judged yet." in Page(tmp_path / "report.html").text
+    assert [row["sets"] for row in rows_of(tmp_path / "table.csv")] == ["0", "0"]
+    assert rows_of(tmp_path / "results.csv") == []
+
+
+def test_gaps_in_the_record_do_not_stop_the_pages(tmp_path):
+    """A baseline that is no row, students of unequal number, classes without a value, no times."""
+    sets = [
+        set_result("mode", 0, (0.7,), per_class=((None, 0.7),), seconds={}, hardware="", code_version=""),
+        set_result("mode", 1, (0.7, 0.8), measures={"frechet_distance": None}, guidance={"kept": None}),
+    ]
+    text = write_table(tmp_path, table(sets, methods=("mode", "other"), baseline="unguided"))
+    assert "2 sets, 3 students" in (tmp_path / "table.md").read_text()
+    assert "none is called better or worse" in text
+
+
+def test_a_table_read_back_gives_the_same_files(rich, tmp_path):
+    folder, text = rich
+    rich_table().save(tmp_path / "results.json")
+    again = TableResult.load(tmp_path / "results.json")
+    assert cells_csv(summarise(again)) == (folder / "table.csv").read_text()
+    assert write_table(tmp_path, again) == text
+
+
+def test_titles_hold_only_what_tells_columns_apart():
+    shared, own = summarise(rich_table()).titles
+    assert shared == "fashion_mnist, ConvNet-3, hard_small"
+    assert own["ipc10-convnet3"] == "ipc 10"
+    mixed = (column(), column(key="b", student="ResNet-18"), column(key="c", student="ResNet-18"))
+    assert summarise(table(columns=mixed)).titles[1] == {"ipc10-convnet3": "ipc10-convnet3", "b": "b", "c": "c"}
+
+
+def test_students_tables_show_each_set_once(tmp_path):
+    """Two students judge the same images."""
+    Image.new("RGB", (20, 20)).save(tmp_path / "grid.png")
+    columns = (column(), column(key="resnet", student="ResNet-18"))
+    sets = [set_result("mode", 0, column=each.key, grid="grid.png") for each in columns]
+    write_table(tmp_path, table(sets, columns=columns))
+    assert Page(tmp_path / "report.html").source.count('<figure class="narrow">') == 1
+
+
+def test_plots_refuse_nothing_to_draw():
+    with pytest.raises(ValueError, match="at least one point"):
+        line_plot({"a": [(1.0, Spread(None))]}, title="t", x_title="x")
+    with pytest.raises(ValueError, match="expected 1 x 2 numbers"):
+        heat_map([[1.0]], [0.0], rows=["a"], columns=["b", "c"], title="t")
+
+
+def test_scores_are_columns_on_request(tmp_path):
+    held = summarise(table([set_result("mode", 0, measures={"hlr": 0.1, "lrs": 0.2})]))
+    keys = [each.key for each in detail_table(held, column(), scores=True).columns]
+    assert "hlr" in keys
+    assert "ior" not in keys
+    assert "hlr" not in [each.key for each in detail_table(held, column()).columns]
+    assert "do not compare" in write_table(tmp_path, held.result, scores=True)
+    assert "no set holds one" in write_table(tmp_path, table(), scores=True)
+    assert "DD-Ranking" not in write_table(tmp_path, held.result)
+
+
+def test_every_method_is_a_row_in_the_order_of_the_table(rich):
+    folder, _ = rich
+    assert [row["method"] for row in rows_of(folder / "table.csv")][::3] == list(METHODS)
