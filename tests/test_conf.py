@@ -100,11 +100,10 @@ def test_values_that_are_numbers_are_explained(file):
 @pytest.mark.parametrize(("dataset", "student"), list(itertools.product(MEMBERS["dataset"], MEMBERS["student"])))
 def test_datasets_and_students_compose(dataset, student):
     config = compose("config", [f"dataset={dataset}", f"student={student}", "dataset.train_per_class=3"])
-    own = {"digits": "digits", "fashion_mnist": "fashion_mnist", "image_folder": "dit_xl_2_256"}[dataset]
+    own = dataset if dataset in ("digits", "fashion_mnist") else "dit_xl_2_256"
     path = OmegaConf.load(CONF / "prior" / f"{own}.yaml").path
     assert config.prior.path == path
-    small = "hard_large" if dataset == "image_folder" else "hard_small"
-    assert config.student.protocol.name == small
+    assert config.student.protocol.name == ("hard_small" if own == dataset else "hard_large")
 
 
 @pytest.mark.slow
