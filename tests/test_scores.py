@@ -5,6 +5,9 @@ import math
 import numpy as np
 import pytest
 
+from manifoldgd.errors import UserError
+from manifoldgd.tables.results import Column, SetResult, TableResult
+from manifoldgd.tables.scored import with_scores
 from manifoldgd.tables.scores import (
     augmentation_robust_score,
     hard_label_recovery,
@@ -75,3 +78,46 @@ def test_percentages_in_the_exponential_saturate():
 def test_anything_but_fractions_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# In tables
+
+
+def measured(method, seed, last, column="ten"):
+    return SetResult(method=method, column=column, seed=seed, key="", student_seeds=(0, 1), last=last, best=last,
+                     per_class=(), seconds={}, measures={"diversity": 2.0})  # fmt: skip
+
+
+def table(*sets, label_protocol="hard_small"):
+    column = Column(key="ten", dataset="digits", ipc=10, student="ConvNet-3", label_protocol=label_protocol)
+    return TableResult(name="t", title="", question="", columns=(column,), methods=("random", "mode"),
+                       class_names=("0",), seeds=(0, 1), student_seeds=(0, 1), baseline="random", split="test",
+                       number_family="none", sets=sets)  # fmt: skip
+
+
+def test_sets_are_compared_with_the_random_set_of_their_seed():
+    sets = [measured("random", 0, (0.4, 0.6)), measured("random", 1, (0.6, 0.6)),
+            measured("mode", 0, (0.7, 0.8)), measured("mode", 1, (0.5, 0.6))]  # fmt: skip
+    scored = with_scores(table(*sets), random="random", full={"ten": 0.95}, weight=0.5)
+    found = [(one.measures["hlr"], one.measures["ior"]) for one in scored.sets]
+    assert found == [pytest.approx(each) for each in [(0.45, 0), (0.35, 0), (0.2, 0.25), (0.4, -0.05)]]
+    assert scored.sets[2].measures["lrs"] == pytest.approx(label_robust_score(0.2, 0.25, 0.5))
+    assert scored.sets[2].measures["diversity"] == 2.0
+    assert scored.sets[2].last == (0.7, 0.8)
+
+
+def test_scores_that_are_not_defined_are_missing():
+    alone = with_scores(table(measured("mode", 0, (0.7, 0.8))), random="random", full={"ten": 0.9}, weight=0.5)
+    assert set(alone.sets[0].measures) == {"diversity", "hlr"}
+    sets = [measured("random", 0, (0.6, 0.6)), measured("mode", 0, (0.7, 0.8))]
+    without = with_scores(table(*sets), random="random", full={}, weight=0.5)
+    assert set(without.sets[1].measures) == {"diversity", "ior"}
+    soft = with_scores(table(*sets, label_protocol="soft_small"), random="random", full={"ten": 0.9}, weight=0.5)
+    assert set(soft.sets[1].measures) == {"diversity", "ior"}
+
+
+def test_unknown_methods_and_columns_are_named():
+    with pytest.raises(UserError, match="scores: no method 'herding' in t"):
+        with_scores(table(), random="herding", full={}, weight=0.5)
+    with pytest.raises(UserError, match="scores: no columns fifty in t"):
+        with_scores(table(), random="random", full={"fifty": 0.9}, weight=0.5)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,6 @@ from manifoldgd.stages.classifiers import full_data_accuracy, teacher_of
 from manifoldgd.students import Recipe, Student, fused
 from manifoldgd.students.objectives import Batch, TeacherOutputs, class_labels, softened_divergence
 from manifoldgd.students.training import Pixels, Supervised
-from manifoldgd.tables.results import Column, TableResult
 
 CONF = str(Path(__file__).parents[1] / "conf")
 SOFT = (
@@ -259,19 +260,38 @@ def test_a_teacher_is_kept_with_its_accuracy(small, dataset, tmp_path, monkeypat
     first = teacher_of(dataset, small, small.teacher, cpu(), tmp_path)
     assert first.name == small.name == "ConvNet-3 (width 8)"
     assert first.test_accuracy == first.accuracy(dataset.test.images(), dataset.test.labels) > 0.3
-    (file,) = (tmp_path / "teachers").iterdir()
-    assert file.suffix == ".safetensors"
-    assert not file.name.startswith(".")
+    assert len(list((tmp_path / "teachers").glob("*.safetensors"))) == 1
     monkeypatch.setattr(classifiers, "train_classifier", lambda *_, **__: pytest.fail("trained again"))
     second = teacher_of(dataset, small, small.teacher, cpu(), tmp_path)
     assert second.test_accuracy == first.test_accuracy
     assert torch.equal(second.logits(dataset.test.images()), first.logits(dataset.test.images()))
 
 
+def test_runs_side_by_side_train_one_teacher(capsys, small, dataset, tmp_path, monkeypatch):
+    made = teacher_of(dataset, small, small.teacher, cpu(), tmp_path / "made")
+    started, go_on = [], threading.Event()
+
+    def slowly(*_, **__):
+        started.append(True)
+        assert go_on.wait(30)
+        return made
+
+    monkeypatch.setattr(classifiers, "train_classifier", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(teacher_of, dataset, small, small.teacher, cpu(), tmp_path / "new") for _ in range(2)]
+        waiting = ""
+        while "being trained by another process; waiting for it" not in waiting:
+            waiting += capsys.readouterr().out
+        go_on.set()
+        taught = [run.result() for run in runs]
+    assert len(started) == 1
+    assert taught[0].test_accuracy == taught[1].test_accuracy == made.test_accuracy
+
+
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 200])
 def test_a_damaged_teacher_is_named_with_what_to_do(small, dataset, tmp_path, damage):
     teacher_of(dataset, small, small.teacher, cpu(), tmp_path)
-    (file,) = (tmp_path / "teachers").iterdir()
+    (file,) = (tmp_path / "teachers").glob("*.safetensors")
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(UserError, match=rf"{file.name}: expected a saved classifier.*delete it, and it is trained"):
         teacher_of(dataset, small, small.teacher, cpu(), tmp_path)
@@ -287,7 +307,7 @@ def test_other_recipes_networks_and_images_have_other_teachers(small, dataset, t
         teacher_of(dataset, small, named, cpu(), tmp_path),
         teacher_of(fewer, small, quickest, cpu(), tmp_path),
     ]
-    assert len(list((tmp_path / "teachers").iterdir())) == 4
+    assert len(list((tmp_path / "teachers").glob("*.safetensors"))) == 4
     assert teachers[2].name == "ConvNet-2 (width 4)"
     assert teachers[0].name == "ConvNet-3 (width 8)"
 
@@ -297,7 +317,7 @@ def test_the_upper_bound_is_the_students_own_network_on_all_images(small, datase
     assert isinstance(recipe, Recipe)
     bound = full_data_accuracy(dataset, student("student.width=8", protocol="hard_small"), recipe, cpu(), tmp_path)
     assert bound == teacher_of(dataset, small, recipe, cpu(), tmp_path).test_accuracy
-    assert len(list((tmp_path / "teachers").iterdir())) == 1
+    assert len(list((tmp_path / "teachers").glob("*.safetensors"))) == 1
     other = dataclasses.replace(recipe, architecture="convnet", width=4, depth=2)
     with pytest.raises(ValueError, match=r"recipe.architecture: expected None, the student's own network"):
         full_data_accuracy(dataset, small, other, cpu(), tmp_path)
@@ -373,20 +393,3 @@ def test_hard_and_soft_labels_never_share_a_table():
         "digits · hard_small · ConvNet-3",
         "digits · soft_small · ConvNet-3",
     }
-
-
-def test_a_result_that_mixes_hard_and_soft_columns_is_refused():
-    def columns(*protocols):
-        return tuple(
-            Column(key=name, dataset="digits", ipc=1, student="ConvNet-3", label_protocol=name) for name in protocols
-        )
-
-    def table(*protocols):
-        return TableResult(name="t", title="", question="", columns=columns(*protocols), methods=("random",),
-                           class_names=("0",), seeds=(0,), student_seeds=(0,), baseline="random", split="test",
-                           number_family="dc")  # fmt: skip
-
-    table("soft_small", "soft_large")
-    table("hard_small", "hard_large")
-    with pytest.raises(UserError, match="columns: hard_small and soft_small labels never share a table; make two"):
-        table("hard_small", "soft_small")

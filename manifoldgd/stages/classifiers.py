@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from manifoldgd.dataset import ImageDataset
+from manifoldgd.files import one_at_a_time
 from manifoldgd.machine import Machine
 from manifoldgd.store.keys import key_of
 from manifoldgd.students import Classifier, Recipe, Student, train_classifier
@@ -65,21 +66,26 @@ def full_data_accuracy(dataset: ImageDataset, student: Student, recipe: Recipe, 
 def _kept(file: Path, dataset: ImageDataset, machine: Machine, **choices: Any) -> Classifier:
     """The classifier in ``file``, trained now if there is none; ``choices`` go to :func:`train_classifier`.
 
-    The test split is read once, after training, for the accuracy that the file's description keeps.
+    Runs side by side need the same one: the first trains it, the others wait. The test split is read once, after
+    training, for the accuracy that the file's description keeps.
     """
-    if not file.is_file():
-        classifier = train_classifier(
-            dataset.train.images(),
-            dataset.train.labels,
-            num_classes=len(dataset.class_names),
-            mean=dataset.mean,
-            std=dataset.std,
-            seed=CLASSIFIER_SEED,
-            flip=dataset.flip,
-            progress=machine.progress,
-            accelerator=machine.accelerator,
-            **choices,
-        )
-        classifier.description["test_accuracy"] = classifier.accuracy(dataset.test.images(), dataset.test.labels)
-        classifier.save(file)
+    if file.is_file():
+        return Classifier.load(file)
+    with one_at_a_time(file, lambda: print(f"{file}: being trained by another process; waiting for it")):
+        if not file.is_file():
+            classifier = train_classifier(
+                dataset.train.images(),
+                dataset.train.labels,
+                num_classes=len(dataset.class_names),
+                mean=dataset.mean,
+                std=dataset.std,
+                seed=CLASSIFIER_SEED,
+                flip=dataset.flip,
+                progress=machine.progress,
+                accelerator=machine.accelerator,
+                **choices,
+            )
+            test = dataset.test
+            classifier.description["test_accuracy"] = classifier.accuracy(test.images(), test.labels)
+            classifier.save(file)
     return Classifier.load(file)

@@ -86,13 +86,6 @@ class TableResult:
     sets: tuple[SetResult, ...] = ()
     failed: tuple[FailedSet, ...] = ()
 
-    def __post_init__(self) -> None:
-        kinds = {column.label_protocol.split("_")[0]: column.label_protocol for column in self.columns}
-        require(
-            len(kinds) <= 1,
-            f"columns: {' and '.join(sorted(kinds.values()))} labels never share a table; make two",
-        )
-
     def of(self, method: str, column: str) -> tuple[SetResult, ...]:
         """The finished sets of one cell, by distillation seed."""
         found = [one for one in self.sets if one.method == method and one.column == column]
