@@ -222,7 +222,7 @@ def test_a_teacher_that_does_not_fit_the_images_is_found_out_early():
         "student.protocol.teacher.width=8",
         "student.protocol.teacher.depth=18",
     )
-    assert deep.teacher.architecture == "resnet"
+    assert deep.teacher_recipe.architecture == "resnet"
     with pytest.raises(UserError, match=r"a ResNet needs sides of at least 16 pixels here, got 8x8"):
         deep.check((1, 8, 8), 10, 10)
 
@@ -252,23 +252,23 @@ def test_a_teacher_never_sees_the_test_split(small, dataset, tmp_path, monkeypat
 
     monkeypatch.setattr(classifiers, "train_classifier", train_and_tell)
     watched = dataclasses.replace(dataset, test=Split(dataset.test.labels, load))
-    assert teacher_of(watched, small, small.teacher, cpu(), tmp_path).test_accuracy > 0
+    assert teacher_of(watched, small, small.teacher_recipe, cpu(), tmp_path).test_accuracy > 0
     assert finished
 
 
 def test_a_teacher_is_kept_with_its_accuracy(small, dataset, tmp_path, monkeypatch):
-    first = teacher_of(dataset, small, small.teacher, cpu(), tmp_path)
+    first = teacher_of(dataset, small, small.teacher_recipe, cpu(), tmp_path)
     assert first.name == small.name == "ConvNet-3 (width 8)"
     assert first.test_accuracy == first.accuracy(dataset.test.images(), dataset.test.labels) > 0.3
     assert len(list((tmp_path / "teachers").glob("*.safetensors"))) == 1
     monkeypatch.setattr(classifiers, "train_classifier", lambda *_, **__: pytest.fail("trained again"))
-    second = teacher_of(dataset, small, small.teacher, cpu(), tmp_path)
+    second = teacher_of(dataset, small, small.teacher_recipe, cpu(), tmp_path)
     assert second.test_accuracy == first.test_accuracy
     assert torch.equal(second.logits(dataset.test.images()), first.logits(dataset.test.images()))
 
 
 def test_runs_side_by_side_train_one_teacher(capsys, small, dataset, tmp_path, monkeypatch):
-    made = teacher_of(dataset, small, small.teacher, cpu(), tmp_path / "made")
+    made = teacher_of(dataset, small, small.teacher_recipe, cpu(), tmp_path / "made")
     started, go_on = [], threading.Event()
 
     def slowly(*_, **__):
@@ -278,7 +278,9 @@ def test_runs_side_by_side_train_one_teacher(capsys, small, dataset, tmp_path, m
 
     monkeypatch.setattr(classifiers, "train_classifier", slowly)
     with ThreadPoolExecutor(2) as pool:
-        runs = [pool.submit(teacher_of, dataset, small, small.teacher, cpu(), tmp_path / "new") for _ in range(2)]
+        runs = [
+            pool.submit(teacher_of, dataset, small, small.teacher_recipe, cpu(), tmp_path / "new") for _ in range(2)
+        ]
         waiting = ""
         while "being trained by another process; waiting for it" not in waiting:
             waiting += capsys.readouterr().out
@@ -290,15 +292,15 @@ def test_runs_side_by_side_train_one_teacher(capsys, small, dataset, tmp_path, m
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 200])
 def test_a_damaged_teacher_is_named_with_what_to_do(small, dataset, tmp_path, damage):
-    teacher_of(dataset, small, small.teacher, cpu(), tmp_path)
+    teacher_of(dataset, small, small.teacher_recipe, cpu(), tmp_path)
     (file,) = (tmp_path / "teachers").glob("*.safetensors")
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(UserError, match=rf"{file.name}: expected a saved classifier.*delete it, and it is trained"):
-        teacher_of(dataset, small, small.teacher, cpu(), tmp_path)
+        teacher_of(dataset, small, small.teacher_recipe, cpu(), tmp_path)
 
 
 def test_other_recipes_networks_and_images_have_other_teachers(small, dataset, tmp_path):
-    quickest = dataclasses.replace(small.teacher, images_shown=10)
+    quickest = dataclasses.replace(small.teacher_recipe, images_shown=10)
     named = dataclasses.replace(quickest, architecture="convnet", width=4, depth=2)
     fewer = digits(train_per_class=20)
     teachers = [
@@ -324,7 +326,7 @@ def test_the_upper_bound_is_the_students_own_network_on_all_images(small, datase
 
 
 def test_student_and_teacher_take_the_fused_path(small, dataset, tmp_path, monkeypatch):
-    teacher = teacher_of(dataset, small, small.teacher, cpu(), tmp_path)
+    teacher = teacher_of(dataset, small, small.teacher_recipe, cpu(), tmp_path)
     kept = []
     apply = fused.ConvNormReluPool.apply
     monkeypatch.setattr(

@@ -133,7 +133,8 @@ def evaluate(
         facts: go into the result beside what is known here.
     """
     started = time.perf_counter()
-    teacher = None if student.teacher is None else teacher_of(dataset, student, student.teacher, machine, cache)
+    recipe = student.teacher_recipe
+    teacher = None if recipe is None else teacher_of(dataset, student, recipe, machine, cache)
     taught = time.perf_counter() - started
     students = train_students(
         folder / "students", distilled, dataset, student, seeds, teacher, machine=machine, logger_of=logger_of

@@ -133,7 +133,7 @@ class Student:
         return network_name(self.architecture, self.width, self.depth)
 
     @property
-    def teacher(self) -> Recipe | None:
+    def teacher_recipe(self) -> Recipe | None:
         """The teacher that the protocol asks for; ``None`` for hard labels."""
         recipe = self.protocol.teacher_recipe
         return None if recipe is None else self.of_own_design(recipe)
@@ -163,7 +163,7 @@ class Student:
         self.protocol.epochs_for(ipc, num_classes)
         self.protocol.batch_for(ipc, num_classes)
         self.network(image_shape, num_classes, seed=0)
-        teacher, seen = self.teacher, self.input_shape(image_shape)
+        teacher, seen = self.teacher_recipe, self.input_shape(image_shape)
         if teacher is not None:
             depth = teacher.depth or own_depth(seen)
             untrained(teacher.architecture, teacher.width, depth, seen, num_classes, seed=0)
