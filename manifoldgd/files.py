@@ -5,10 +5,11 @@ A reader, a second process or a restart never meets half a file, and a failed wr
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,28 @@ def atomic_write_json(path: str | os.PathLike[str], value: Any) -> None:
         ValueError: ``value`` holds NaN or an infinity, for which JSON has no form either: use ``None``.
     """
     atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def one_at_a_time(path: str | os.PathLike[str], waiting: Callable[[], None]) -> Iterator[None]:
+    """Let one process at a time make ``path``; others wait their turn, and then look whether it is there.
+
+    The lock is a hidden file beside ``path`` that stays behind: removing it would let two processes hold two files of
+    one name. The system gives it up when its process ends, however it ends.
+
+    Args:
+        path: what is to be made; parent folders are made.
+        waiting: called once if another process holds the lock.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f".{target.name}.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _flush_folder(folder: Path) -> None:

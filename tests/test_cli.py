@@ -237,7 +237,9 @@ def test_help_of_a_command(capsys, command):
     assert not stop.value.code
     out, err = capsys.readouterr()
     assert err == ""
-    holds(out, "usage: manifoldgd", "guidance: manifold, manifold_released, matching, mode, none", "t_stop:", "Examples:")
+    holds(
+        out, "usage: manifoldgd", "guidance: manifold, manifold_released, matching, mode, none", "t_stop:", "Examples:"
+    )
     assert "== " not in out  # Hydra's own headings
 
 

@@ -18,6 +18,7 @@ from manifoldgd.errors import UserError
 CONF = conf_dir()
 GROUPS = ("clusterer", "dataset", "guidance", "logger", "machine", "prior", "recipe", "sampler", "student")
 MEMBERS = {group: sorted(file.stem for file in (CONF / group).glob("*.yaml")) for group in GROUPS}
+TEACHERS = sorted(file.stem for file in (CONF / "student" / "teacher").glob("*.yaml"))
 PROTOCOLS = sorted(file.stem for file in (CONF / "student" / "protocol").glob("*.yaml"))
 FILES = sorted(CONF.rglob("*.yaml"))
 
@@ -62,9 +63,18 @@ def test_members_and_constructors_name_the_same_keys(group, member):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_protocols_and_constructors_name_the_same_keys(protocol):
     found = list(nodes(compose("config", [f"student/protocol={protocol}"]).student))
-    assert len(found) == 3  # student, protocol, augmentation
+    # Student, protocol, augmentation; soft labels come from a teacher with an augmentation of its own.
+    assert len(found) == (5 if protocol.startswith("soft") else 3)
     for node in found:
         same_keys(node)
+
+
+@pytest.mark.parametrize("teacher", TEACHERS)
+def test_any_teacher_can_be_chosen_for_soft_labels(teacher):
+    chosen = ["student/protocol=soft_small", f"student/teacher@student.protocol.teacher={teacher}"]
+    node = compose("config", chosen).student.protocol.teacher
+    assert node == OmegaConf.load(CONF / "student" / "teacher" / f"{teacher}.yaml")
+    check_node(node, "student.protocol.teacher")
 
 
 def test_components_live_in_groups_with_two_members():
@@ -90,11 +100,10 @@ def test_values_that_are_numbers_are_explained(file):
 @pytest.mark.parametrize(("dataset", "student"), list(itertools.product(MEMBERS["dataset"], MEMBERS["student"])))
 def test_datasets_and_students_compose(dataset, student):
     config = compose("config", [f"dataset={dataset}", f"student={student}", "dataset.train_per_class=3"])
-    own = {"digits": "digits", "fashion_mnist": "fashion_mnist", "image_folder": "dit_xl_2_256"}[dataset]
+    own = dataset if dataset in ("digits", "fashion_mnist") else "dit_xl_2_256"
     path = OmegaConf.load(CONF / "prior" / f"{own}.yaml").path
     assert config.prior.path == path
-    small = "hard_large" if dataset == "image_folder" else "hard_small"
-    assert config.student.protocol.name == small
+    assert config.student.protocol.name == ("hard_small" if own == dataset else "hard_large")
 
 
 @pytest.mark.slow

@@ -396,6 +396,8 @@ def load_folder(root, **changes):
         channels=3,
         classes=None,
         prior_labels=None,
+        expected_counts=None,
+        obtain=None,
         mean=None,
         std=None,
         flip=True,

@@ -7,7 +7,7 @@ import torch
 from command import quick
 
 from manifoldgd.data.digits import digits
-from manifoldgd.stages import evaluation
+from manifoldgd.stages import classifiers, evaluation
 from manifoldgd.students import Student
 
 
@@ -39,7 +39,7 @@ def test_a_run_and_the_same_again(capfd, recwarn, monkeypatch, tiny_prior, share
         raise AssertionError("trained again")
 
     monkeypatch.setattr(Student, "train", never)
-    monkeypatch.setattr(evaluation, "train_classifier", never)
+    monkeypatch.setattr(classifiers, "train_classifier", never)
     before = (folder / "metrics.json").read_text()
     assert quick("run", tiny_prior, shared_cache, folder) == 0
     assert (folder / "metrics.json").read_text() == before

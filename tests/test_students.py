@@ -16,9 +16,9 @@ from manifoldgd.errors import UserError
 from manifoldgd.students import DSA, Classifier, HardLabel, LargeImage, Student, train_classifier
 from manifoldgd.students.augmentation import COLOUR_AXES, DSA_OPERATIONS, erase_squares, resample, rotations
 from manifoldgd.students.cutmix import beta_draw, box, cutmix
-from manifoldgd.students.embedding import STANDARD, ShiftFlip
 from manifoldgd.students.fused import ConvNormReluPool
 from manifoldgd.students.networks import ConvNet, ResNet, ResNetAP, seeded
+from manifoldgd.students.recipe import STANDARD, ShiftFlip
 from manifoldgd.students.training import Pixels, ShuffledIndices, centre_view
 
 CONF = str(Path(__file__).parents[1] / "conf")

@@ -11,8 +11,8 @@ from manifoldgd.machine import Machine
 from manifoldgd.priors.autoencoder import build_autoencoder
 from manifoldgd.priors.denoiser import build_transformer
 from manifoldgd.priors.training import write_prior
-from manifoldgd.stages import evaluation
-from manifoldgd.students import embedding
+from manifoldgd.stages import classifiers
+from manifoldgd.students import recipe as recipes
 
 IMAGENET_LIKE = (
     "tench, Tinca tinca",
@@ -111,10 +111,10 @@ def write_dit_lookalike(folder):
 
 
 def quick_classifier(cache):
-    recipe = embedding.Recipe(**vars(embedding.STANDARD) | {"images_shown": 2000, "width": 8})
-    thorough = evaluation.train_classifier
-    evaluation.train_classifier = functools.partial(thorough, recipe=recipe)
+    recipe = recipes.Recipe(**vars(recipes.STANDARD) | {"images_shown": 2000, "width": 8})
+    thorough = classifiers.train_classifier
+    classifiers.train_classifier = functools.partial(thorough, recipe=recipe)
     try:
-        evaluation.embedding_network(digits(train_per_class=None, validation=None), cpu(), cache)
+        classifiers.embedding_network(digits(train_per_class=None, validation=None), cpu(), cache)
     finally:
-        evaluation.train_classifier = thorough
+        classifiers.train_classifier = thorough

@@ -20,7 +20,7 @@ from manifoldgd.errors import require
 from manifoldgd.files import atomic_write_text
 from manifoldgd.matching.energy import Matching
 from manifoldgd.priors.prior import Prior
-from manifoldgd.stages import evaluation, latents, pages, prior, sets
+from manifoldgd.stages import classifiers, evaluation, latents, pages, prior, sets
 from manifoldgd.stages.matching import prepare_matching
 from manifoldgd.store.keys import key_of, read_json
 from manifoldgd.store.results import claim_result
@@ -120,7 +120,7 @@ class Experiment(Setup):
         elif self.config.source == "random":
             features = torch.zeros(len(self.dataset.train), 1)  # a draw looks at nothing
         else:
-            network = evaluation.embedding_network(self.dataset, self.machine, self.cache)
+            network = classifiers.embedding_network(self.dataset, self.machine, self.cache)
             features = network.embed(self.dataset.train.images())
         return sets.choose_real(
             folder / "set",
@@ -141,6 +141,9 @@ class Experiment(Setup):
             f"{result['dataset']}, {result['method']}, ipc {result['ipc']}, {result['student']}: last-epoch "
             f"accuracy {100 * accuracy['mean']:.1f}{spread} % over {_students(len(accuracy['values']))}"
         )
+        if result.get("teacher"):
+            taught_by = result["teacher"]
+            print(f"teacher: {taught_by['name']}, {100 * taught_by['test_accuracy']:.1f} % on real test images")
         print(f"result: {folder}/report.html")
         return result
 

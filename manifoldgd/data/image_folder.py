@@ -35,6 +35,8 @@ def image_folder(
     channels: int,
     classes: Sequence[str] | None,
     prior_labels: Mapping[str, int] | None,
+    expected_counts: Mapping[str, int] | None,
+    obtain: str | None,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     flip: bool,
@@ -47,7 +49,7 @@ def image_folder(
     for training images when they are encoded.
 
     Args:
-        folder: holds the subfolders of both splits.
+        folder: holds the subfolders of both splits; with ``classes``, other class folders in them are left alone.
         train: name of the subfolder with the training split.
         test: name of the subfolder with the test split (often ``val``).
         name: the dataset's name in results; ``None`` takes the folder's.
@@ -55,6 +57,9 @@ def image_folder(
         channels: 1 for grey, 3 for RGB.
         classes: class folders to use, in the order of their labels; ``None`` takes all, sorted by name.
         prior_labels: the prior's label of each class folder, entries of unused ones ignored; ``None`` matches by name.
+        expected_counts: images that the splits, ``train`` and ``test``, must have over all classes used, by which
+            variants of one dataset are told apart; ``None`` or a missing key for any number.
+        obtain: how to get the dataset, as the end of an error's sentence; ``None`` if only the user knows.
         mean: per channel, of pixels in [0, 1], what students subtract; ``None`` takes ImageNet's.
         std: per channel, what students divide by; ``None`` takes ImageNet's. For grey, ImageNet's values stand in
             weighted by luma: exact for the mean, an upper bound for the deviation.
@@ -64,14 +69,16 @@ def image_folder(
 
     Raises:
         UserError: an argument is out of range, folders or classes are missing or differ between the splits, a class
-            is empty, or a file is not an image or is truncated.
+            is empty, there are more or fewer images than expected, or a file is not an image or is truncated.
     """
     require(image_size >= 1, f"dataset.image_size: expected at least 1, got {image_size}")
     require(channels in PILLOW_MODE, f"dataset.channels: expected 1 (grey) or 3 (RGB), got {channels}")
-    root = _existing_folder(folder, train, test)
-    names = _class_names(root, train, test, None if classes is None else tuple(map(str, classes)))
+    root = _existing_folder(folder, train, test, obtain)
+    names = _class_names(root, train, test, None if classes is None else tuple(map(str, classes)), obtain)
     trained = _Listing.of(root / train, names, train_per_class)
     tested = _Listing.of(root / test, names, None)
+    found = {"train": trained.found, "test": tested.found}
+    _check_counts(expected_counts, found, root, name or root.resolve().name, obtain)
     check_files([file.path for file in trained.files + tested.files])
     whole = ImageDataset(
         name=root.resolve().name if name is None else name,
@@ -94,6 +101,7 @@ class _Listing:
 
     files: tuple[ImageFile, ...]
     labels: tuple[int, ...]
+    found: int  # images in the class folders, those beyond a limit included
 
     @classmethod
     def of(cls, folder: Path, names: Sequence[str], per_class: int | None) -> _Listing:
@@ -103,6 +111,7 @@ class _Listing:
         )
         files: list[ImageFile] = []
         labels: list[int] = []
+        count = 0
         for label, name in enumerate(names):
             found = class_files(folder / name)
             require(
@@ -113,24 +122,28 @@ class _Listing:
             kept = found[:per_class]
             files += kept
             labels += [label] * len(kept)
-        return cls(tuple(files), tuple(labels))
+            count += len(found)
+        return cls(tuple(files), tuple(labels), count)
 
     def split(self, size: int, channels: int) -> Split:
         paths = tuple(file.path for file in self.files)
         return Split(torch.tensor(self.labels, dtype=torch.int64), partial(load_images, paths, size, channels))
 
 
-def _existing_folder(folder: str, train: str, test: str) -> Path:
+def _existing_folder(folder: str, train: str, test: str, obtain: str | None) -> Path:
     require(bool(folder), "dataset.folder: expected a folder of images, got none; set dataset.folder=PATH")
     root = Path(folder).expanduser()
     layout = f"{train}/<class>/* and {test}/<class>/*"
-    require(root.is_dir(), f"dataset.folder: expected a folder with {layout}, found no folder {root}; set another one")
+    require(
+        root.is_dir(),
+        f"dataset.folder: expected a folder with {layout}, found no folder {root}; {obtain or 'set another one'}",
+    )
     for key, name in (("train", train), ("test", test)):
         found = ", ".join(_folders(root)) or "none"
         require(
             bool(name) and (root / name).is_dir(),
             f"dataset.{key}: expected a subfolder {name!r} in dataset.folder={root}, found subfolders: {found}; "
-            f"set dataset.{key} to the one with the {key} split",
+            + (obtain or f"set dataset.{key} to the one with the {key} split"),
         )
     require(
         (root / train).resolve() != (root / test).resolve(),
@@ -139,11 +152,27 @@ def _existing_folder(folder: str, train: str, test: str) -> Path:
     return root
 
 
+def _check_counts(
+    expected: Mapping[str, int] | None, found: Mapping[str, int], root: Path, name: str, obtain: str | None
+) -> None:
+    unknown = sorted(set(expected or {}) - set(found))
+    require(not unknown, f"dataset.expected_counts: expected the keys train and test, got {_some(unknown)}; correct it")
+    for split, count in (expected or {}).items():
+        require(
+            found[split] == count,
+            f"dataset.expected_counts: {name} has {count:,} images in its {split} split, found {found[split]:,} in "
+            f"{root}: another variant of it, or files are missing or too many; {obtain or 'correct the folder'}; or "
+            "set dataset.expected_counts=null with a dataset.name of its own",
+        )
+
+
 def _folders(folder: Path) -> list[str]:
     return [entry.name for entry in visible_entries(folder) if entry.is_dir()]
 
 
-def _class_names(root: Path, train: str, test: str, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
+def _class_names(
+    root: Path, train: str, test: str, wanted: tuple[str, ...] | None, obtain: str | None
+) -> tuple[str, ...]:
     for_train, for_test = _folders(root / train), _folders(root / test)
     if wanted is not None:
         require(
@@ -155,7 +184,7 @@ def _class_names(root: Path, train: str, test: str, wanted: tuple[str, ...] | No
             require(
                 not missing,
                 f"dataset.classes: no class folder {_some(missing)} in {root / split}, which has {_some(found)}; "
-                "correct dataset.classes or add the folder",
+                + (obtain or "correct dataset.classes or add the folder"),
             )
         return wanted
     only_train, only_test = sorted(set(for_train) - set(for_test)), sorted(set(for_test) - set(for_train))

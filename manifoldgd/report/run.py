@@ -90,7 +90,12 @@ def _subtitle(result: Mapping[str, Any]) -> str:
     made += str(result["distillation_seed"])
     if not result.get("accuracy"):
         return made + "; not judged by a student yet."
-    return f"{made}; judged by {result['student']} trained from scratch, label protocol “{result['label_protocol']}”."
+    judged = f"{made}; judged by {result['student']} trained from scratch, label protocol “{result['label_protocol']}”"
+    teacher = result.get("teacher")
+    if teacher:
+        quality = number_text(100 * teacher["test_accuracy"], ".1f")
+        judged += f" with the outputs of a {teacher['name']} ({quality} % on real test images) as labels"
+    return f"{judged}."
 
 
 def _key_figures(result: Mapping[str, Any], records: Records | None) -> list[KeyFigure]:

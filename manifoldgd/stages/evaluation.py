@@ -19,37 +19,12 @@ from manifoldgd.files import atomic_write_json
 from manifoldgd.machine import Machine, hardware
 from manifoldgd.metrics import set_metrics
 from manifoldgd.randomness import generator
-from manifoldgd.store.keys import FORMAT, key_of, read_json
-from manifoldgd.students import Classifier, Student, train_classifier
+from manifoldgd.stages.classifiers import embedding_network, teacher_of
+from manifoldgd.store.keys import FORMAT, read_json
+from manifoldgd.students import Classifier, Student
 
 METRIC_IMAGES = 5000  # real images that a set is compared with
 NEIGHBOURS = 5  # of precision, recall, density and coverage (Naeem et al. 2020)
-CLASSIFIER_SEED = 0  # the embedding network is an instrument: one for a dataset, whatever the run's seed
-
-
-def embedding_network(dataset: ImageDataset, machine: Machine, cache: Path) -> Classifier:
-    """The classifier trained on the real training split, from the cache or trained now.
-
-    It gives the embeddings of the metrics and of the real-image baselines, and judges priors. Its own test accuracy is
-    part of its description.
-    """
-    key = key_of("classifier", dataset.name, dataset.fingerprint, CLASSIFIER_SEED)
-    file = cache / "classifiers" / f"{key}.safetensors"
-    if not file.is_file():
-        classifier = train_classifier(
-            dataset.train.images(),
-            dataset.train.labels,
-            num_classes=len(dataset.class_names),
-            mean=dataset.mean,
-            std=dataset.std,
-            seed=CLASSIFIER_SEED,
-            flip=dataset.flip,
-            progress=machine.progress,
-            accelerator=machine.accelerator,
-        )
-        classifier.description["test_accuracy"] = classifier.accuracy(dataset.test.images(), dataset.test.labels)
-        classifier.save(file)
-    return Classifier.load(file)
 
 
 def check_set(distilled: DistilledSet, dataset: ImageDataset) -> None:
@@ -73,6 +48,7 @@ def train_students(
     dataset: ImageDataset,
     student: Student,
     seeds: Sequence[int],
+    teacher: Classifier | None,
     *,
     machine: Machine,
     logger_of: Callable[[int], Any],
@@ -97,6 +73,7 @@ def train_students(
                 seed=seed,
                 ipc=len(distilled.images) // len(dataset.class_names),
                 flip=dataset.flip,
+                teacher=teacher,
                 progress=machine.progress,
                 accelerator=machine.accelerator,
                 logger=logger_of(seed),
@@ -153,17 +130,22 @@ def evaluate(
         student: architecture and protocol.
         seeds: one student each.
         machine: where to run.
-        cache: holds the embedding network.
+        cache: holds the embedding network, and the teacher where the labels are soft.
         logger_of: Lightning logger for a student's seed, or ``False``.
         facts: go into the result beside what is known here.
     """
+    started = time.perf_counter()
+    recipe = student.teacher_recipe
+    teacher = None if recipe is None else teacher_of(dataset, student, recipe, machine, cache)
+    taught = time.perf_counter() - started
     students = train_students(
-        folder / "students", distilled, dataset, student, seeds, machine=machine, logger_of=logger_of
+        folder / "students", distilled, dataset, student, seeds, teacher, machine=machine, logger_of=logger_of
     )
     judged = time.perf_counter()
     network = embedding_network(dataset, machine, cache)
     measures = measure(distilled, dataset, network)
-    seconds = {"students": sum(one["seconds"] for one in students), "metrics": time.perf_counter() - judged}
+    seconds = {"teacher": taught} if teacher else {}
+    seconds |= {"students": sum(one["seconds"] for one in students), "metrics": time.perf_counter() - judged}
     result = {
         "format": FORMAT,
         "dataset": dataset.name,
@@ -174,10 +156,15 @@ def evaluate(
         "student": student.name,
         "student_seeds": list(seeds),
         "student_precision": machine.student_precision,
+        "teacher": None if teacher is None else {"name": teacher.name, "test_accuracy": teacher.test_accuracy},
         "accuracy": {epoch: summary([one[f"{epoch}_top1"] for one in students]) for epoch in ("last", "best")},
         "students": students,
         "set_metrics": measures,
-        "embedding": {"name": "classifier of the real training split", **_described(network)},
+        "embedding": {
+            "name": "classifier of the real training split",
+            "test_accuracy": network.test_accuracy,
+            "size": network.embedding_size,
+        },
         "guidance": guidance_steps(distilled),
         "code_version": __version__,
         "hardware": hardware(),
@@ -185,10 +172,6 @@ def evaluate(
     }
     atomic_write_json(folder / "metrics.json", result)
     return result
-
-
-def _described(network: Classifier) -> dict[str, Any]:
-    return {"test_accuracy": network.description["test_accuracy"], "size": network.embedding_size}
 
 
 def guidance_steps(distilled: DistilledSet) -> dict[str, Any] | None:

@@ -21,7 +21,7 @@ from manifoldgd.priors.prior import Prior
 from manifoldgd.priors.training import AutoencoderRecipe, DenoiserRecipe, train_prior
 from manifoldgd.report.card import prior_card
 from manifoldgd.report.grids import image_grid, save_png, scale_for
-from manifoldgd.stages.evaluation import embedding_network
+from manifoldgd.stages.classifiers import embedding_network
 from manifoldgd.stages.sets import distil
 
 JUDGE_STEPS = 50  # denoising steps of the samples that are judged
@@ -97,7 +97,7 @@ def judge(
     facts["judge"] = {
         "samples": len(drawn.images),
         "recognised": network.accuracy(drawn.images, drawn.labels),
-        "classifier_test_accuracy": network.description["test_accuracy"],
+        "classifier_test_accuracy": network.test_accuracy,
         "frechet_distance_to_test": float(frechet_distance(network.embed(drawn.images), real_test)),
         "frechet_distance_of_train": float(frechet_distance(some_train, real_test)),
     }

@@ -1,8 +1,19 @@
-"""Students: networks trained from scratch on a small set and tested on real images."""
+"""Students: networks trained from scratch on a small set and tested on real images; and their teachers."""
 
 from manifoldgd.students.augmentation import DSA, LargeImage
-from manifoldgd.students.embedding import Classifier, train_classifier
-from manifoldgd.students.protocol import HardLabel
+from manifoldgd.students.classifier import Classifier, train_classifier
+from manifoldgd.students.protocol import HardLabel, SoftLabel
+from manifoldgd.students.recipe import Recipe, ShiftFlip
 from manifoldgd.students.student import Student
 
-__all__ = ["DSA", "Classifier", "HardLabel", "LargeImage", "Student", "train_classifier"]
+__all__ = [
+    "DSA",
+    "Classifier",
+    "HardLabel",
+    "LargeImage",
+    "Recipe",
+    "ShiftFlip",
+    "SoftLabel",
+    "Student",
+    "train_classifier",
+]

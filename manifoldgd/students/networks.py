@@ -241,3 +241,11 @@ class ResNetAP(ResNet):
 
 
 ARCHITECTURES: dict[str, type[ConvNet] | type[ResNet]] = {"convnet": ConvNet, "resnet": ResNet, "resnet_ap": ResNetAP}
+LABELS = {"convnet": "ConvNet", "resnet": "ResNet", "resnet_ap": "ResNetAP"}
+
+
+def network_name(architecture: str, width: int, depth: int) -> str:
+    """What tables call a network, for instance ``ConvNet-3``; the width is named where it is not the literature's."""
+    usual = 128 if architecture == "convnet" else 64
+    suffix = "" if width == usual else f" (width {width})"
+    return f"{LABELS[architecture]}-{depth}{suffix}"

@@ -1,38 +1,42 @@
-"""Hard-label training protocols: the numbers a student's accuracy depends on, beside its architecture.
+"""Training protocols: the numbers a student's accuracy depends on, beside its architecture.
 
-DC/DSA for small images, IDC and its successors for large ones; the values stand in ``conf/student/protocol``. An
-accuracy means nothing without its protocol, so results of different ones never share a table column.
+:class:`HardLabel` trains on class labels: DC/DSA for small images, IDC and its successors for large ones.
+:class:`SoftLabel` trains on a teacher's outputs: RDED (Sun et al. 2024, arXiv 2312.03526). The values stand in
+``conf/student/protocol``. An accuracy means nothing without its protocol, so results of different ones never share a
+table column.
 """
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import nn
 
 from manifoldgd.errors import require
 from manifoldgd.students.augmentation import Augmentation
+from manifoldgd.students.objectives import Objective, TeacherOutputs, class_labels
+from manifoldgd.students.recipe import Recipe
 
 KEY = "student.protocol"
 
 
 @dataclass(frozen=True, kw_only=True)
-class HardLabel:
-    """SGD with momentum and a stepwise learning rate on integer labels.
+class LabelProtocol(ABC):
+    """What every protocol says.
 
     Attributes:
         name: What tables call it.
         epochs: Passes over the set; a mapping gives them by images per class: the entry of the smallest key that is
             at least ``ipc`` counts.
-        short_from_classes: From this many classes on, two thirds of the epochs, rounded down to hundreds; 0 for never.
-        most_classes: Classes the protocol is meant for; 0 for any number.
         learning_rate: At the start.
-        momentum: Of SGD.
-        weight_decay: L2 penalty on all parameters.
-        batch_size: Images; a smaller last batch of an epoch is used, not dropped.
-        milestones: Shares of the epochs, in (0, 1), after which the learning rate is multiplied by ``decay``; numbers,
-            or fractions as text (``"2/3"``).
-        decay: See ``milestones``.
+        weight_decay: See the optimizers of the protocols.
+        batch_size: Images, or a mapping as for ``epochs``; a smaller last batch of an epoch is used, not dropped.
         image_size: Side of the images students see, in pixels; ``None`` leaves them as they are. Test images are
             resized to 8/7 of it and cropped at the centre.
         augmentation: On training batches.
@@ -45,35 +49,48 @@ class HardLabel:
 
     name: str
     epochs: int | Mapping[int, int]
-    short_from_classes: int
-    most_classes: int
     learning_rate: float
-    momentum: float
     weight_decay: float
-    batch_size: int
-    milestones: Sequence[float | str | Fraction]
-    decay: float
+    batch_size: int | Mapping[int, int]
     image_size: int | None
     augmentation: Augmentation
     cutmix_alpha: float
     evaluations: int
 
     def __post_init__(self) -> None:
-        # Plain containers, so that equality and pickling do not depend on where the values came from.
-        if isinstance(self.epochs, Mapping):
-            object.__setattr__(self, "epochs", {int(ipc): int(epochs) for ipc, epochs in self.epochs.items()})
-        object.__setattr__(self, "milestones", tuple(Fraction(str(each)) for each in self.milestones))
-        counts = self.epochs.values() if isinstance(self.epochs, Mapping) else (self.epochs,)
-        for each in counts:
-            require(each >= 1, f"{KEY}.epochs: expected at least 1, got {each}; raise it")
-        for name in ("batch_size", "evaluations"):
+        for name in ("epochs", "batch_size"):
             value = getattr(self, name)
-            require(value >= 1, f"{KEY}.{name}: expected at least 1, got {value}; raise it")
+            if isinstance(value, Mapping):
+                # A plain one, so that equality and pickling do not depend on where the values came from.
+                object.__setattr__(self, name, {int(ipc): int(count) for ipc, count in value.items()})
+            for count in value.values() if isinstance(value, Mapping) else (value,):
+                require(count >= 1, f"{KEY}.{name}: expected at least 1, got {count}; raise it")
+        require(self.evaluations >= 1, f"{KEY}.evaluations: expected at least 1, got {self.evaluations}; raise it")
         require(self.learning_rate > 0, f"{KEY}.learning_rate: expected above 0, got {self.learning_rate}; raise it")
         require(self.cutmix_alpha >= 0, f"{KEY}.cutmix_alpha: expected 0 or more, got {self.cutmix_alpha}; raise it")
-        inside = all(0 < share < 1 for share in self.milestones)
-        shown = ", ".join(map(str, self.milestones))
-        require(inside, f"{KEY}.milestones: expected shares in (0, 1), got {shown}; divide by the epochs")
+
+    @property
+    def teacher_recipe(self) -> Recipe | None:
+        """The teacher that gives the labels; ``None`` where the set's own labels count."""
+        return None
+
+    @abstractmethod
+    def objective(self, teacher: nn.Module | None) -> Objective:
+        """The loss. ``teacher``: images -> logits, where the protocol asks for one."""
+
+    @abstractmethod
+    def rate_factor(self, epoch: int, epochs: int) -> float:
+        """What the learning rate is multiplied by in ``epoch`` (from 0) of ``epochs``."""
+
+    @abstractmethod
+    def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        """On all parameters of the network."""
+
+    def optimisation(self, network: nn.Module, epochs: int) -> dict[str, Any]:
+        """Optimizer and schedule in Lightning's terms."""
+        optimizer = self.optimizer(network)
+        factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: self.rate_factor(epoch, epochs))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "epoch"}}
 
     def epochs_for(self, ipc: int, num_classes: int) -> int:
         """Epochs for ``ipc`` images a class.
@@ -81,29 +98,141 @@ class HardLabel:
         Raises:
             UserError: More classes than the protocol is meant for, or ``ipc`` beyond its table.
         """
+        return _at(self.epochs, ipc, "epochs")
+
+    def batch_for(self, ipc: int, num_classes: int) -> int:
+        """Images of a batch for ``ipc`` images a class.
+
+        Raises:
+            UserError: ``ipc`` beyond the protocol's table.
+        """
+        return _at(self.batch_size, ipc, "batch_size")
+
+    def evaluated_epochs(self, epochs: int) -> frozenset[int]:
+        """Epochs (from 1) after which the test set is evaluated; ``epochs`` is one of them."""
+        count = min(self.evaluations, epochs)
+        return frozenset(round(epochs * (index + 1) / count) for index in range(count))
+
+
+def _at(value: int | Mapping[int, int], ipc: int, key: str) -> int:
+    if not isinstance(value, Mapping):
+        return value
+    reached = [entry for entry in value if entry >= ipc]
+    require(
+        bool(reached),
+        f"{KEY}.{key}: expected an entry for ipc={ipc} or more, got entries up to {max(value)}; add one",
+    )
+    return value[min(reached)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardLabel(LabelProtocol):
+    """SGD with momentum and a stepwise learning rate on integer labels; the weight decay is an L2 penalty on all.
+
+    Attributes:
+        short_from_classes: From this many classes on, two thirds of the epochs, rounded down to hundreds; 0 for never.
+        most_classes: Classes the protocol is meant for; 0 for any number.
+        momentum: Of SGD.
+        milestones: Shares of the epochs, in (0, 1), after which the learning rate is multiplied by ``decay``; numbers,
+            or fractions as text (``"2/3"``).
+        decay: See ``milestones``.
+    """
+
+    short_from_classes: int
+    most_classes: int
+    momentum: float
+    milestones: Sequence[float | str | Fraction]
+    decay: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "milestones", tuple(Fraction(str(each)) for each in self.milestones))
+        inside = all(0 < share < 1 for share in self.milestones)
+        shown = ", ".join(map(str, self.milestones))
+        require(inside, f"{KEY}.milestones: expected shares in (0, 1), got {shown}; divide by the epochs")
+
+    def objective(self, teacher: nn.Module | None) -> Objective:
+        """Cross-entropy; a teacher is not asked."""
+        return class_labels
+
+    def epochs_for(self, ipc: int, num_classes: int) -> int:
+        """As for every protocol, and fewer with many classes."""
         require(
             not self.most_classes or num_classes <= self.most_classes,
             f"{KEY}: {self.name} is for at most {self.most_classes} classes, got {num_classes}; "
             "choose student/protocol=hard_many_classes",
         )
-        epochs = self.epochs
-        if isinstance(epochs, Mapping):
-            reached = [key for key in epochs if key >= ipc]
-            require(
-                bool(reached),
-                f"{KEY}.epochs: expected an entry for ipc={ipc} or more, got entries up to {max(epochs)}; add one",
-            )
-            epochs = epochs[min(reached)]
+        epochs = super().epochs_for(ipc, num_classes)
         if self.short_from_classes and num_classes >= self.short_from_classes:
             # In integers: two thirds of 1,500 must not become 999 by rounding.
             return max(1, epochs * 2 // 3 // 100 * 100)
         return epochs
 
     def rate_factor(self, epoch: int, epochs: int) -> float:
-        """What the learning rate is multiplied by in ``epoch`` (from 0) of ``epochs``."""
+        """A power of ``decay``."""
         return self.decay ** sum(epoch >= int(Fraction(share) * epochs) for share in self.milestones)
 
-    def evaluated_epochs(self, epochs: int) -> frozenset[int]:
-        """Epochs (from 1) after which the test set is evaluated; ``epochs`` is one of them."""
-        count = min(self.evaluations, epochs)
-        return frozenset(round(epochs * (index + 1) / count) for index in range(count))
+    def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        """SGD."""
+        return torch.optim.SGD(
+            network.parameters(), lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftLabel(LabelProtocol):
+    """AdamW with a cosine schedule on the softened outputs of a teacher, which sees the same augmented, mixed batch.
+
+    The loss is :func:`manifoldgd.students.objectives.softened_divergence`. Biases and norms are not decayed (RDED).
+
+    Attributes:
+        double_batch_from_classes: From this many classes on, twice the batch; 0 for never.
+        temperature: Of the teacher's and the student's softmax, above 0.
+        cosine_span: Share of the falling half of a cosine, in [0, 1], that the epochs go through: at 1 the learning
+            rate ends at 0, at 0.5 at half of what it was.
+        teacher: What it is and how it is trained on the real training split.
+    """
+
+    double_batch_from_classes: int
+    temperature: float
+    cosine_span: float
+    teacher: Recipe
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.temperature > 0, f"{KEY}.temperature: expected above 0, got {self.temperature}; raise it")
+        require(
+            0 <= self.cosine_span <= 1,
+            f"{KEY}.cosine_span: expected a share in [0, 1], got {self.cosine_span}; change it",
+        )
+
+    @property
+    def teacher_recipe(self) -> Recipe:
+        """The teacher that gives the labels."""
+        return self.teacher
+
+    def objective(self, teacher: nn.Module | None) -> Objective:
+        """The divergence from the teacher.
+
+        Raises:
+            ValueError: There is none.
+        """
+        if teacher is None:
+            raise ValueError(f"teacher: {self.name} takes its labels from one, got None")
+        return TeacherOutputs(teacher, self.temperature)
+
+    def batch_for(self, ipc: int, num_classes: int) -> int:
+        """As for every protocol, and larger with many classes."""
+        doubled = self.double_batch_from_classes and num_classes >= self.double_batch_from_classes
+        return super().batch_for(ipc, num_classes) * (2 if doubled else 1)
+
+    def rate_factor(self, epoch: int, epochs: int) -> float:
+        """A cosine from 1 downwards."""
+        return (1 + math.cos(math.pi * self.cosine_span * epoch / epochs)) / 2
+
+    def optimizer(self, network: nn.Module) -> torch.optim.Optimizer:
+        """AdamW in two groups: matrices and kernels are decayed, vectors are not."""
+        decayed = [each for each in network.parameters() if each.ndim > 1]
+        others = [each for each in network.parameters() if each.ndim <= 1]
+        groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=self.weight_decay)

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from manifoldgd.artifacts import StudentResult
 from manifoldgd.errors import require
 from manifoldgd.randomness import generator
-from manifoldgd.students.networks import ARCHITECTURES, ConvNet, ImageShape, ResNet
-from manifoldgd.students.protocol import HardLabel
+from manifoldgd.students.classifier import Classifier
+from manifoldgd.students.networks import ARCHITECTURES, ConvNet, ImageShape, ResNet, network_name
+from manifoldgd.students.protocol import LabelProtocol
+from manifoldgd.students.recipe import Recipe, own_depth, untrained
 from manifoldgd.students.training import Pixels, ShuffledIndices, Supervised, fit, outputs
 
 OnEpoch = Callable[[int, int, Mapping[str, float]], None]
-LABELS = {"convnet": "ConvNet", "resnet": "ResNet", "resnet_ap": "ResNetAP"}
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class Student:
         UserError: Unknown architecture, or a width or depth below 1.
     """
 
-    def __init__(self, *, architecture: str, width: int, depth: int, protocol: HardLabel) -> None:
+    def __init__(self, *, architecture: str, width: int, depth: int, protocol: LabelProtocol) -> None:
         require(
             architecture in ARCHITECTURES,
             f"student.architecture: expected one of {sorted(ARCHITECTURES)}, got {architecture!r}; choose one",
@@ -131,10 +132,18 @@ class Student:
 
     @property
     def name(self) -> str:
-        """What tables call it, for instance ``ConvNet-3``; the width is named where it is not the literature's."""
-        usual = 128 if self.architecture == "convnet" else 64
-        suffix = "" if self.width == usual else f" (width {self.width})"
-        return f"{LABELS[self.architecture]}-{self.depth}{suffix}"
+        """What tables call it, for instance ``ConvNet-3``."""
+        return network_name(self.architecture, self.width, self.depth)
+
+    @property
+    def teacher_recipe(self) -> Recipe | None:
+        """The teacher that the protocol asks for; ``None`` for hard labels."""
+        recipe = self.protocol.teacher_recipe
+        return None if recipe is None else self.of_own_design(recipe)
+
+    def of_own_design(self, recipe: Recipe) -> Recipe:
+        """The recipe of a classifier, with this student's network where it names none."""
+        return recipe.for_student(self.architecture, self.width, self.depth)
 
     def input_shape(self, image_shape: ImageShape) -> ImageShape:
         """Channels, height, width of what the network sees, given those of the images."""
@@ -155,7 +164,12 @@ class Student:
             UserError: Images too small for the architecture, or numbers the protocol is not meant for.
         """
         self.protocol.epochs_for(ipc, num_classes)
+        self.protocol.batch_for(ipc, num_classes)
         self.network(image_shape, num_classes, seed=0)
+        teacher, seen = self.teacher_recipe, self.input_shape(image_shape)
+        if teacher is not None:
+            depth = teacher.depth or own_depth(seen)
+            untrained(teacher.architecture, teacher.width, depth, seen, num_classes, seed=0)
 
     def train(
         self,
@@ -170,6 +184,7 @@ class Student:
         seed: int,
         ipc: int,
         flip: bool = True,
+        teacher: Classifier | None = None,
         on_epoch: OnEpoch | None = None,
         progress: bool = True,
         accelerator: str = "auto",
@@ -189,6 +204,7 @@ class Student:
             seed: Of initial weights, batch order and augmentation.
             ipc: Images per class, by which the protocol chooses the epochs.
             flip: Whether a mirrored image keeps its class; if not, the augmentation leaves mirroring out.
+            teacher: Gives the soft labels where the protocol asks for them; it sees what the student sees.
             on_epoch: Called after each epoch with its number (from 1), the number of epochs and ``loss``, and ``top1``
                 where the test set was evaluated.
             progress: Show a bar.
@@ -217,21 +233,12 @@ class Student:
             size=judge.size,
             cutmix_alpha=self.protocol.cutmix_alpha,
             generator=generator(seed, "student", "augmentation"),
-            optimisation=lambda network: self._optimisation(network, epochs),
+            objective=self.protocol.objective(None if teacher is None else teacher.network),
+            optimisation=lambda network: self.protocol.optimisation(network, epochs),
             after_epoch=watch,
         )
-        loader = ShuffledIndices(len(train.images), self.protocol.batch_size, generator(seed, "student", "order"))
+        batch_size = self.protocol.batch_for(ipc, num_classes)
+        loader = ShuffledIndices(len(train.images), batch_size, generator(seed, "student", "order"))
         title = f"{self.name}, seed {seed}" if progress else None
         fit(module, loader, epochs=epochs, accelerator=accelerator, title=title, logger=logger, precision=precision)
         return watch.result(judge.accuracy(train), num_classes, time.perf_counter() - started)
-
-    def _optimisation(self, network: nn.Module, epochs: int) -> dict[str, Any]:
-        protocol = self.protocol
-        optimizer = torch.optim.SGD(
-            network.parameters(),
-            lr=protocol.learning_rate,
-            momentum=protocol.momentum,
-            weight_decay=protocol.weight_decay,
-        )
-        factor = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: protocol.rate_factor(epoch, epochs))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": factor, "interval": "epoch"}}

@@ -1,4 +1,4 @@
-"""Supervised training of one network on images that fit in memory, by Lightning's fit loop."""
+"""Training of one network on images that fit in memory, by Lightning's fit loop."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torch import Generator, Tensor, nn
 
 from manifoldgd.students.augmentation import Augmentation
 from manifoldgd.students.cutmix import cutmix
+from manifoldgd.students.objectives import Batch, Objective
 
 EVALUATION_BATCH = 500  # images; bounds the memory of a test pass
 Optimisation = Callable[[nn.Module], Any]  # -> what LightningModule.configure_optimizers returns
@@ -54,7 +55,7 @@ class ShuffledIndices:
 
 
 class Supervised(L.LightningModule):
-    """Cross-entropy on augmented batches of a set that lives on the training device.
+    """An objective on augmented batches of a set that lives on the training device.
 
     Args:
         network: Normalised images -> logits.
@@ -65,6 +66,7 @@ class Supervised(L.LightningModule):
         size: Height and width of the network's input.
         cutmix_alpha: 0 for no CutMix.
         generator: CPU generator of augmentation and CutMix.
+        objective: The loss; a module is moved to the training device, and not trained.
         optimisation: Builds optimizer and learning-rate schedule.
         after_epoch: Called with the epoch (from 1) and its mean training loss; returns what the logger shall record.
     """
@@ -80,6 +82,7 @@ class Supervised(L.LightningModule):
         size: tuple[int, int],
         cutmix_alpha: float,
         generator: Generator,
+        objective: Objective,
         optimisation: Optimisation,
         after_epoch: Callable[[int, float], Mapping[str, float]],
     ) -> None:
@@ -90,6 +93,7 @@ class Supervised(L.LightningModule):
         self.size = size
         self.cutmix_alpha = cutmix_alpha
         self.generator = generator
+        self.objective = objective
         self.optimisation = optimisation
         self.after_epoch = after_epoch
         self.losses: list[Tensor] = []
@@ -110,12 +114,11 @@ class Supervised(L.LightningModule):
     def training_step(self, indices: Tensor, batch_idx: int) -> Tensor:
         """The loss of one batch of row indices."""
         images, labels = self.batch(indices), self.labels[indices]
+        batch = Batch(images, labels)
         if self.cutmix_alpha:
             images, partners, kept = cutmix(images, self.cutmix_alpha, self.generator)
-            logits = self.network(images)
-            loss = kept * F.cross_entropy(logits, labels) + (1 - kept) * F.cross_entropy(logits, labels[partners])
-        else:
-            loss = F.cross_entropy(self.network(images), labels)
+            batch = Batch(images, labels, labels[partners], kept)
+        loss = self.objective(self.network(batch.images), batch)
         self.losses.append(loss.detach())
         return loss
 
@@ -129,7 +132,7 @@ class Supervised(L.LightningModule):
 
 
 class EpochBar(L.Callback):
-    """One line of progress, counted in epochs: a batch of a distilled set takes a fraction of a second."""
+    """One line of progress, counted in epochs, of which a real training split takes minutes each."""
 
     def __init__(self, title: str) -> None:
         columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"), TimeRemainingColumn())
@@ -142,9 +145,13 @@ class EpochBar(L.Callback):
         self.task = self.progress.add_task("", total=trainer.max_epochs)
         self.progress.start()
 
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """A part of an epoch done."""
+        self.progress.advance(self.task, 1 / trainer.num_training_batches)
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """One epoch done."""
-        self.progress.advance(self.task)
+        """One epoch done, whatever the parts sum to."""
+        self.progress.update(self.task, completed=trainer.current_epoch + 1)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remove the bar."""

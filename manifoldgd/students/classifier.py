@@ -1,90 +1,52 @@
-"""The embedding network of the metrics and judge of samples: a small classifier trained once on real images.
-
-It is an instrument, not an experiment: its recipe is fixed, so that values measured with it compare across runs.
-Inception features, the usual choice, know nothing of grey 28-pixel images and would have to be downloaded.
-"""
+"""Classifiers trained once on a real training split and kept: the embedding network of the metrics, and teachers."""
 
 from __future__ import annotations
 
 import json
-import math
-import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from manifoldgd.errors import UserError
+from manifoldgd.files import atomic_path
 from manifoldgd.randomness import generator
-from manifoldgd.students.augmentation import Space
-from manifoldgd.students.networks import ConvNet, ImageShape
+from manifoldgd.students.networks import ConvNet, ImageShape, ResNet, network_name
+from manifoldgd.students.objectives import class_labels
+from manifoldgd.students.recipe import STANDARD, Recipe, own_depth, untrained
 from manifoldgd.students.training import Pixels, ShuffledIndices, Supervised, fit, outputs
 
 FORMAT = "manifoldgd-classifier-1"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How the classifier is made.
+class Classifier(nn.Module):
+    """A network together with the normalisation it was trained with; takes uint8 images ``[n, C, H, W]``.
 
-    Attributes:
-        width: Filters of each block.
-        images_shown: Training images seen in all, which makes the cost independent of the dataset's size.
-        batch_size: Images.
-        learning_rate: Peak of the one-cycle schedule (Smith & Topin 2017, arXiv 1708.07120).
-        momentum: Of SGD with Nesterov's correction.
-        weight_decay: L2 penalty.
-        shift: Largest shift of the augmentation either way, as a share of the side.
+    ``image_shape`` is what the network sees; larger images are scaled and cropped at the centre.
     """
 
-    width: int
-    images_shown: int
-    batch_size: int
-    learning_rate: float
-    momentum: float
-    weight_decay: float
-    shift: float
-
-
-STANDARD = Recipe(
-    width=32, images_shown=180_000, batch_size=64, learning_rate=0.05, momentum=0.9, weight_decay=1e-4, shift=1 / 28
-)
-
-
-class ShiftFlip:
-    """Shift by whole pixels into zeros, the same way for a whole batch, and mirror each image with probability 1/2."""
-
-    space: ClassVar[Space] = "normalised"
-
-    def __init__(self, *, shift: float, flip: bool) -> None:
-        self.shift, self.flip = shift, flip
-
-    def __call__(self, images: Tensor, generator: Generator, size: tuple[int, int]) -> Tensor:
-        """Normalised images ``[B, C, *size]`` -> augmented ones."""
-        reach = [round(side * self.shift) for side in size]
-        down, right = (int(torch.randint(-each, each + 1, (), generator=generator)) for each in reach)
-        images = F.pad(images, (right, -right, down, -down))
-        if self.flip:
-            mirrored = torch.rand(len(images), generator=generator) < 0.5
-            images = torch.where(mirrored.to(images.device)[:, None, None, None], images.flip(3), images)
-        return images
-
-
-class Classifier(nn.Module):
-    """A network together with the normalisation it was trained with; takes uint8 images ``[n, C, H, W]``."""
-
-    def __init__(self, network: ConvNet, pixels: Pixels, image_shape: ImageShape, description: dict[str, Any]) -> None:
+    def __init__(
+        self, network: ConvNet | ResNet, pixels: Pixels, image_shape: ImageShape, description: dict[str, Any]
+    ) -> None:
         super().__init__()
         self.network = network
         self.pixels = pixels
         self.image_shape = image_shape
         self.description = description
+
+    @property
+    def name(self) -> str:
+        """What pages call it, for instance ``ConvNet-3``."""
+        return network_name(*_design(self.description))
+
+    @property
+    def test_accuracy(self) -> float:
+        """Share of the real test images recognised, in [0, 1], as measured when it was made."""
+        return self.description["test_accuracy"]
 
     @property
     def embedding_size(self) -> int:
@@ -105,12 +67,9 @@ class Classifier(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write weights and description to one safetensors file; it appears under ``path`` complete or not at all."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
         tensors = {name: value.contiguous() for name, value in self.network.state_dict().items()}
-        save_file(tensors, part, metadata={"format": FORMAT, "description": json.dumps(self.description)})
-        os.replace(part, path)
+        with atomic_path(path) as part:
+            save_file(tensors, part, metadata={"format": FORMAT, "description": json.dumps(self.description)})
 
     @classmethod
     def load(cls, path: Path) -> Classifier:
@@ -133,15 +92,17 @@ class Classifier(nn.Module):
         return classifier
 
 
+def _design(description: dict[str, Any]) -> tuple[str, int, int]:
+    """Architecture, width and depth."""
+    recipe = description["recipe"]
+    # Embedding networks of the first version state their width alone.
+    depth = recipe.get("depth") or own_depth(description["image_shape"])
+    return recipe.get("architecture", "convnet"), recipe["width"], depth
+
+
 def _blank(description: dict[str, Any]) -> Classifier:
-    channels, height, width = description["image_shape"]
-    shape = (channels, height, width)
-    # As deep as leaves at least 4 pixels a side, so that an embedding keeps some sense of place.
-    depth = max(1, min(6, int(math.log2(min(height, width) / 4))))
-    source = generator(description["seed"], "classifier", "weights")
-    network = ConvNet(
-        shape, description["num_classes"], width=description["recipe"]["width"], depth=depth, generator=source
-    )
+    shape = tuple(description["image_shape"])
+    network = untrained(*_design(description), shape, description["num_classes"], seed=description["seed"])
     return Classifier(network, Pixels(tuple(description["mean"]), tuple(description["std"])), shape, description)
 
 
@@ -155,10 +116,12 @@ def train_classifier(
     seed: int,
     flip: bool,
     recipe: Recipe = STANDARD,
+    size: tuple[int, int] | None = None,
+    title: str = "embedding network",
     progress: bool = True,
     accelerator: str = "auto",
 ) -> Classifier:
-    """Train the embedding network on a real training split.
+    """Train a classifier on a real training split.
 
     Args:
         images: uint8 ``[n, C, H, W]``.
@@ -168,20 +131,22 @@ def train_classifier(
         std: As ``mean``.
         seed: Of weights, order and augmentation.
         flip: Whether mirror images keep their class.
-        recipe: Leave it, for values that compare.
+        recipe: Leave it for the embedding network, whose values are to compare. It names an architecture.
+        size: Height and width of what the network sees; ``None`` for those of the images.
+        title: Of the progress bar.
         progress: Show a bar.
         accelerator: As for ``lightning.Trainer``.
     """
-    epochs = max(1, round(recipe.images_shown / len(images)))
+    epochs = recipe.passes(len(images))
     description = {
-        "image_shape": list(images.shape[1:]),
+        "image_shape": [images.shape[1], *(size or images.shape[2:])],
         "num_classes": num_classes,
         "mean": list(mean),
         "std": list(std),
         "seed": seed,
         "flip": flip,
         "images": len(images),
-        "recipe": asdict(recipe),
+        "recipe": recipe.describe(),
     }
     classifier = _blank(description)
     loader = ShuffledIndices(len(images), recipe.batch_size, generator(seed, "classifier", "order"))
@@ -190,14 +155,15 @@ def train_classifier(
         images,
         labels,
         classifier.pixels,
-        augmentation=ShiftFlip(shift=recipe.shift, flip=flip),
+        augmentation=recipe.augmentation if flip else recipe.augmentation.without_flip(),
         size=classifier.image_shape[1:],
         cutmix_alpha=0,
         generator=generator(seed, "classifier", "augmentation"),
+        objective=class_labels,
         optimisation=lambda network: _one_cycle(network, recipe, epochs * len(loader)),
         after_epoch=lambda epoch, loss: {},
     )
-    fit(module, loader, epochs=epochs, accelerator=accelerator, title="embedding network" if progress else None)
+    fit(module, loader, epochs=epochs, accelerator=accelerator, title=title if progress else None)
     return classifier
 
 

@@ -1,0 +1,91 @@
+"""Classifiers of the real training split, trained once and kept in the cache: instrument, teacher, upper bound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from manifoldgd.dataset import ImageDataset
+from manifoldgd.files import one_at_a_time
+from manifoldgd.machine import Machine
+from manifoldgd.store.keys import key_of
+from manifoldgd.students import Classifier, Recipe, Student, train_classifier
+
+CLASSIFIER_SEED = 0  # these are instruments: one for a dataset, whatever the run's seed
+
+
+def embedding_network(dataset: ImageDataset, machine: Machine, cache: Path) -> Classifier:
+    """The classifier whose embeddings the metrics and the real-image baselines compare, and which judges priors."""
+    key = key_of("classifier", dataset.name, dataset.fingerprint, CLASSIFIER_SEED)
+    return _kept(cache / "classifiers" / f"{key}.safetensors", dataset, machine)
+
+
+def teacher_of(dataset: ImageDataset, student: Student, recipe: Recipe, machine: Machine, cache: Path) -> Classifier:
+    """The teacher of a student on a dataset, trained with class labels on the real training split alone.
+
+    Args:
+        dataset: its training split teaches; its test split gives :attr:`Classifier.test_accuracy` afterwards.
+        student: gives the network where the recipe names none, and the size of the images.
+        recipe: what it is and how it is trained.
+        machine: where to run.
+        cache: keeps it under ``teachers/``.
+
+    Raises:
+        UserError: images too small for the network, or a damaged file in the cache.
+    """
+    recipe = student.of_own_design(recipe)
+    shape = student.input_shape(dataset.image_shape)
+    key = key_of("teacher", dataset.name, dataset.fingerprint, CLASSIFIER_SEED, shape, recipe.describe())
+    file = cache / "teachers" / f"{key}.safetensors"
+    return _kept(file, dataset, machine, recipe=recipe, size=shape[1:], title="teacher")
+
+
+def full_data_accuracy(dataset: ImageDataset, student: Student, recipe: Recipe, machine: Machine, cache: Path) -> float:
+    """Test accuracy, in [0, 1], of the student's own network trained with class labels on all real training images.
+
+    The upper bound that the hard-label recovery of :mod:`manifoldgd.tables.scores` compares with. A distilled set's
+    protocol would show every image hundreds of times, so a recipe of its own says how long; it is the same network as
+    the teacher of that recipe, and shares its file.
+
+    Args:
+        dataset: see :func:`teacher_of`.
+        student: gives the network.
+        recipe: how it is trained, as in ``conf/student/teacher``; must not name a network of its own.
+        machine: where to run.
+        cache: see :func:`teacher_of`.
+
+    Raises:
+        ValueError: the recipe names another network.
+        UserError: see :func:`teacher_of`.
+    """
+    if recipe.architecture is not None:
+        raise ValueError(f"recipe.architecture: expected None, the student's own network, got {recipe.architecture!r}")
+    return teacher_of(dataset, student, recipe, machine, cache).test_accuracy
+
+
+def _kept(file: Path, dataset: ImageDataset, machine: Machine, **choices: Any) -> Classifier:
+    """The classifier in ``file``, trained now if there is none; ``choices`` go to :func:`train_classifier`.
+
+    Runs side by side need the same one: the first trains it, the others wait. The test split is read once, after
+    training, for the accuracy that the file's description keeps.
+    """
+    if file.is_file():
+        return Classifier.load(file)
+    with one_at_a_time(file, lambda: print(f"{file}: being trained by another process; waiting for it")):
+        if not file.is_file():
+            classifier = train_classifier(
+                dataset.train.images(),
+                dataset.train.labels,
+                num_classes=len(dataset.class_names),
+                mean=dataset.mean,
+                std=dataset.std,
+                seed=CLASSIFIER_SEED,
+                flip=dataset.flip,
+                progress=machine.progress,
+                accelerator=machine.accelerator,
+                **choices,
+            )
+            test = dataset.test
+            classifier.description["test_accuracy"] = classifier.accuracy(test.images(), test.labels)
+            classifier.save(file)
+    return Classifier.load(file)
