@@ -18,7 +18,7 @@ from manifoldgd.cli.sweep import record_job
 from manifoldgd.errors import UserError, require
 
 SET_KEYS = {"dataset", "prior", "clusterer", "guidance", "sampler", "ipc", "source", "reconstruct", "seed"}
-JUDGE_KEYS = {"dataset", "student", "student_seeds"}
+JUDGE_KEYS = {"dataset", "student", "student_seeds", "measures"}
 SHARED_KEYS = {"machine", "output", "cache", "experiment"}
 USED_KEYS = {
     "run": SET_KEYS | JUDGE_KEYS | SHARED_KEYS | {"logger"},
@@ -32,6 +32,7 @@ PLAIN_KEYS: dict[str, Any] = {
     "reconstruct": bool,
     "seed": int,
     "student_seeds": list[int],
+    "measures": bool,
     "set": str | None,
     "output": str | None,
     "cache": str,

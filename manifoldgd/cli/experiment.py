@@ -179,6 +179,7 @@ class Experiment(Setup):
             machine=self.machine,
             cache=self.cache,
             logger_of=self.tracker.student_logger,
+            measures=self.config.measures,
             facts={
                 "source": manifest["config"]["source"],
                 "method": manifest["method"],
@@ -200,8 +201,8 @@ class Experiment(Setup):
         )
 
     def _map_parts(self, distilled: DistilledSet) -> tuple[Prior | None, Tensor | None]:
-        """The prior in whose latent space the map is drawn, and the prototypes; real images do without."""
-        if self.command != "run" or self.config.source != DIFFUSION:
+        """The prior in whose latent space the map is drawn, and the prototypes; ``None`` where neither is wanted."""
+        if self.command != "run" or self.config.source != DIFFUSION or not self.config.measures:
             return None, None
         return self.prior, self._targets().prototypes.prototypes if self.guided else None
 

@@ -119,6 +119,7 @@ def evaluate(
     machine: Machine,
     cache: Path,
     logger_of: Callable[[int], Any],
+    measures: bool,
     facts: dict[str, Any],
 ) -> dict[str, Any]:
     """Train students, measure the set, write ``folder/metrics.json`` and return its content.
@@ -132,6 +133,7 @@ def evaluate(
         machine: where to run.
         cache: holds the embedding network, and the teacher where the labels are soft.
         logger_of: Lightning logger for a student's seed, or ``False``.
+        measures: whether to measure the set's embeddings too.
         facts: go into the result beside what is known here.
     """
     started = time.perf_counter()
@@ -142,8 +144,7 @@ def evaluate(
         folder / "students", distilled, dataset, student, seeds, teacher, machine=machine, logger_of=logger_of
     )
     judged = time.perf_counter()
-    network = embedding_network(dataset, machine, cache)
-    measures = measure(distilled, dataset, network)
+    set_measures, embedding = _measured(distilled, dataset, machine, cache) if measures else ({}, None)
     seconds = {"teacher": taught} if teacher else {}
     seconds |= {"students": sum(one["seconds"] for one in students), "metrics": time.perf_counter() - judged}
     result = {
@@ -159,12 +160,8 @@ def evaluate(
         "teacher": None if teacher is None else {"name": teacher.name, "test_accuracy": teacher.test_accuracy},
         "accuracy": {epoch: summary([one[f"{epoch}_top1"] for one in students]) for epoch in ("last", "best")},
         "students": students,
-        "set_metrics": measures,
-        "embedding": {
-            "name": "classifier of the real training split",
-            "test_accuracy": network.test_accuracy,
-            "size": network.embedding_size,
-        },
+        "set_metrics": set_measures,
+        "embedding": embedding,
         "guidance": guidance_steps(distilled),
         "code_version": __version__,
         "hardware": hardware(),
@@ -172,6 +169,19 @@ def evaluate(
     }
     atomic_write_json(folder / "metrics.json", result)
     return result
+
+
+def _measured(
+    distilled: DistilledSet, dataset: ImageDataset, machine: Machine, cache: Path
+) -> tuple[dict[str, float | None], dict[str, Any]]:
+    """The set metrics, and in whose embeddings they were measured."""
+    network = embedding_network(dataset, machine, cache)
+    described = {
+        "name": "classifier of the real training split",
+        "test_accuracy": network.test_accuracy,
+        "size": network.embedding_size,
+    }
+    return measure(distilled, dataset, network), described
 
 
 def guidance_steps(distilled: DistilledSet) -> dict[str, Any] | None:
