@@ -101,7 +101,7 @@ def test_labels_of_protocols(protocol, labels):
 
 
 @pytest.mark.parametrize(
-    ("name", "student"), [("imagenette", "ConvNet-6"), ("imagewoof", "ResNet-18"), ("imagenet100", "ResNetAP-10")]
+    ("name", "student"), [("imagenette", "ResNetAP-10"), ("imagewoof", "ResNet-18"), ("imagenet100", "ResNetAP-10")]
 )
 def test_numbers_of_imagenets_own_split_are_found_and_those_of_fastais_are_not(name, student):
     """Datasets are asked for by the name that their configuration gives to results."""
