@@ -1,6 +1,9 @@
 """Published numbers keep their family, their labels and their source."""
 
+from pathlib import Path
+
 import pytest
+from omegaconf import OmegaConf
 
 from manifoldgd.errors import UserError
 from manifoldgd.tables.published import find_published, labels_of, not_run, published_results, read_published
@@ -95,3 +98,22 @@ def test_the_packaged_file_is_whole():
 )
 def test_labels_of_protocols(protocol, labels):
     assert labels_of(protocol) == labels
+
+
+@pytest.mark.parametrize(
+    ("name", "student"), [("imagenette", "ResNetAP-10"), ("imagewoof", "ResNet-18"), ("imagenet100", "ResNetAP-10")]
+)
+def test_numbers_of_imagenets_own_split_are_found_and_those_of_fastais_are_not(name, student):
+    """Datasets are asked for by the name that their configuration gives to results."""
+    conf = Path(__file__).parents[1] / "conf" / "dataset"
+
+    def shown(file):
+        place = {"dataset": OmegaConf.load(file).name, "labels": "hard", "student": student, "ipc": 10}
+        own = find_published(published_results(), **place, method="Random", number_family="minimax")
+        return own, not_run(published_results(), **place, number_family="minimax", run=[])
+
+    own, others = shown(conf / f"{name}.yaml")
+    assert [row.number_family for row in own] == ["minimax"]
+    assert others
+    for file in conf.glob(f"{name}_*.yaml"):
+        assert shown(file) == ((), ())

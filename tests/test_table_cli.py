@@ -147,7 +147,9 @@ def test_tables_whose_cells_cannot_work(capsys, changes, parts):
 def test_help_and_the_list_of_tables(capsys):
     assert manifoldgd("table", "--help") == 0
     out = capsys.readouterr().out
-    assert all(key in out for key in ("jobs=", "seeds=", "methods=", "columns=", "dry_run=", "record=", "extend="))
+    assert all(
+        key in out for key in ("jobs=", "seeds=", "methods=", "columns=", "dry_run=", "record=", "extend=", "scores=")
+    )
     assert manifoldgd("table") == 0
     out = capsys.readouterr().out
     assert "toy                      Toy" in out
@@ -316,6 +318,33 @@ def test_a_dry_run_says_what_there_is_to_do(capsys, fakes):
     assert "time: about 2 min 21 s with jobs=2" in capsys.readouterr().out  # 12 cells of 3.5 + 20 s
     assert table("dry_run=true", "jobs=1") == 0
     assert "3 finished, 9 left" in capsys.readouterr().out
+
+
+def test_scores_compare_with_random_images_and_with_all_of_them(capsys, fakes, monkeypatch):
+    from manifoldgd.cli import table_scores
+
+    trained = []
+
+    def bound(dataset, student, recipe, machine, cache):
+        trained.append((dataset.name, student.name, recipe.images_shown, ran()))
+        return 0.9
+
+    monkeypatch.setattr(table_scores, "full_data_accuracy", bound)
+    assert table("columns=one", "scores=true", "record=true") == 0
+    assert trained == [("digits", "ConvNet-3 (width 8)", 300_000, [])]  # before any cell
+    held = TableResult.load(HOME / "results.json")
+    assert [one.measures["hlr"] for one in held.sets] == pytest.approx([0.4] * 6)  # every fake student reaches 0.5
+    assert [one.measures["ior"] for one in held.sets] == [0] * 6
+    for folder in (OUTPUT, HOME):
+        assert "| HLR" in (folder / "table.md").read_text()
+    assert table("columns=one") == 0
+    assert "HLR" not in (OUTPUT / "table.md").read_text()
+
+
+def test_scores_without_what_they_compare_with_are_refused(capsys):
+    assert "scores: no row of random real images" in complaint(capsys, table("scores=true", "methods=mode"))
+    protocol = "student.protocol.name=hard_other"
+    assert "scores: column one has the protocol hard_other" in complaint(capsys, table("scores=true", protocol))
 
 
 def imagenette_lookalike(folder):

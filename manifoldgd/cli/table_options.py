@@ -21,7 +21,7 @@ RUN_KEYS = (
 )
 NEUTRAL = ("machine", "logger", "cache", "dataset.folder", "dataset.download")  # change no number of the table
 LAUNCHER_KEYS = "hydra"
-FLAGS = {f"--{name.replace('_', '-')}": f"{name}=true" for name in ("dry_run", "record", "extend")}
+FLAGS = {f"--{name.replace('_', '-')}": f"{name}=true" for name in ("dry_run", "record", "extend", "scores")}
 HELP = """manifoldgd table: measure a table of methods by columns, cell by cell
 
 usage: manifoldgd table table=NAME [key=value ...] [--dry-run]
@@ -40,6 +40,8 @@ keys of the table:
   dry_run=true          compose and check every cell, say what is missing and how long it would take; also --dry-run
   record=true           copy the finished result beside table.yaml
   extend=true           sets recorded there count as finished where their configuration is the same
+  scores=true           DD-Ranking's scores (HLR, IOR, LRS) as columns; needs a row of random real images, and trains
+                        each column's student on all real images once, kept in the cache
   launcher=NAME         spread the cells with a Hydra launcher: joblib, submitit_local, submitit_slurm;
                         its own keys are hydra.launcher.KEY=VALUE
 
@@ -65,6 +67,7 @@ class TableOptions:
     dry_run: bool = False
     record: bool = False
     extend: bool = False
+    scores: bool = False
     launcher: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)  # of every cell
     launcher_overrides: tuple[str, ...] = ()

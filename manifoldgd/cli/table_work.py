@@ -12,6 +12,7 @@ from manifoldgd.cli.table_dry_run import describe, missing, time_needed
 from manifoldgd.cli.table_launch import check_launcher, launch_left
 from manifoldgd.cli.table_options import TableOptions
 from manifoldgd.cli.table_plan import Plan, plan_table
+from manifoldgd.cli.table_scores import Scoring
 from manifoldgd.errors import UserError
 from manifoldgd.tables.board import Board
 from manifoldgd.tables.definition import TableDefinition, read_definition
@@ -69,8 +70,14 @@ class TableWork:
         """Processes at a time: as asked for, else one a core; one in all where they would share a GPU."""
         return self.options.jobs or (cores() if self.plan.on_cpu else 1)
 
+    @cached_property
+    def scoring(self) -> Scoring | None:
+        """What DD-Ranking's scores need, where they were asked for."""
+        return Scoring(self.plan, self.conf) if self.options.scores else None
+
     def dry_run(self) -> int:
         """Say what would be done, what is missing and how long it takes; 1 if something is missing."""
+        _ = self.scoring
         board = self.board()
         students = len(self.table.student_seeds)
         print(f"table {self.name}: {self.table.title}\n{describe(self.plan, board.left, students)}", flush=True)
@@ -85,10 +92,13 @@ class TableWork:
         for row in self.plan.rows:
             for problem in row.problems()[:1]:
                 raise UserError(f"cell {row.name}: {problem}")
+        scoring = self.scoring
         with locked(self.output):
             board = self.board()
             board.save()
             try:
+                if scoring:
+                    scoring.prepare()
                 tried = self._run_left(board)
             except KeyboardInterrupt:
                 self._write_pages(board)
@@ -163,7 +173,10 @@ class TableWork:
 
     def _write_pages(self, board: Board) -> None:
         if board.sets:
-            print(write_table(self.output, board.result()))
+            print(write_table(self.output, self._result(board), scores=self.options.scores))
+
+    def _result(self, board: Board) -> TableResult:
+        return self.scoring.scored(board.result()) if self.scoring else board.result()
 
     def _conclude(self, board: Board, tried: bool) -> int:
         for one in board.result().failed:
@@ -178,7 +191,7 @@ class TableWork:
             print("the same command tries the failed cells again; their logs lie in " + str(self.output / "logs"))
             return 1
         if self.options.record:
-            write_record(self.file.parent, self.output, board.result())
+            write_record(self.file.parent, self.output, self._result(board), scores=self.options.scores)
             print(f"recorded: {self.file.parent / RECORD} and its pages")
         return 0
 

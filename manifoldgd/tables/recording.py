@@ -63,7 +63,7 @@ def check_nothing_lost(file: Path, record: TableResult, places: Iterable[Place],
     )
 
 
-def write_record(home: Path, output: Path, result: TableResult) -> None:
+def write_record(home: Path, output: Path, result: TableResult, *, scores: bool = False) -> None:
     """Write the result and its pages into ``home``, with one picture a cell: that of its first seed."""
     sets = []
     for one in result.sets:
@@ -72,7 +72,7 @@ def write_record(home: Path, output: Path, result: TableResult) -> None:
         sets.append(replace(one, grid=_copied(picture, home, one) if picture else None))
     recorded = replace(result, sets=tuple(sets))
     recorded.save(home / RECORD)
-    write_table(home, recorded)
+    write_table(home, recorded, scores=scores)
 
 
 def _copied(picture: Path, home: Path, one: SetResult) -> str | None:
