@@ -61,7 +61,7 @@ class Synthesised:
 
     items: list[WorkItem]
     images: Tensor  # [B, C, h, w] uint8
-    ratios: Tensor  # [B, T] ||guidance|| / ||noise|| of each step, first step first; NaN where guidance does not act
+    ratios: Tensor  # [B, T] ||guidance|| / ||noise|| of each step, first step first; NaN without guidance or noise
     kept: Tensor  # [B, T] share of the mode vector that the projector keeps; NaN where nothing is projected
 
 
@@ -144,6 +144,7 @@ def _curves(records: list[StepRecord]) -> tuple[Tensor, Tensor]:
     ratios, kept = [], []
     for record in records:
         ratio = record.guidance_norm / record.noise_norm
-        ratios.append(torch.where(record.guidance_norm > 0, ratio, torch.nan))
+        compared = (record.guidance_norm > 0) & (record.noise_norm > 0)
+        ratios.append(torch.where(compared, ratio, torch.nan))
         kept.append(torch.full_like(record.guidance_norm, torch.nan) if record.kept is None else record.kept)
     return torch.stack(ratios, dim=1).cpu(), torch.stack(kept, dim=1).cpu()
