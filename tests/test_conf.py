@@ -11,7 +11,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from manifoldgd.cli.commands import PLAIN_KEYS, USED_KEYS
-from manifoldgd.cli.components import check_node
+from manifoldgd.cli.components import build, check_node
 from manifoldgd.cli.main import conf_dir
 from manifoldgd.errors import UserError
 
@@ -124,6 +124,12 @@ def test_smoke_composes_and_choices_on_the_command_line_win():
     assert config.logger._target_ == "manifoldgd.tracking.NoTracker"
     assert (config.ipc, config.sampler.steps, config.student.protocol.epochs) == (2, 10, 10)
     assert compose("config", ["experiment=smoke", "ipc=3"]).ipc == 3
+
+
+@pytest.mark.parametrize("guidance", MEMBERS["guidance"])
+def test_smoke_works_with_every_guidance(guidance):
+    config = compose("config", ["experiment=smoke", f"guidance={guidance}"])
+    assert build(config, "guidance").neighbourhood >= 0
 
 
 def test_experiments_set_known_keys_only():

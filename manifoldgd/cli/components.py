@@ -6,6 +6,7 @@ The constructor's signature says which keys exist and what they hold; the YAML f
 from __future__ import annotations
 
 import inspect
+import re
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -33,10 +34,21 @@ def build(config: DictConfig, group: str) -> Any:
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, UserError):
-            raise cause from None
+            raise UserError(_located(str(cause), group, node, str(error))) from None
         if isinstance(cause, (ValueError, TypeError)):
             raise UserError(f"{group}: {cause}") from error
         raise
+
+
+def _located(message: str, group: str, node: DictConfig, report: str) -> str:
+    """``message`` with the full path of each key: a component does not know how deep in its group it stands."""
+    place = re.search(r"full_key: (\S+)", report)  # Hydra's, which is the only one to know which node failed
+    if place is None or not place[1].startswith(f"{group}."):
+        return message
+    inner = OmegaConf.select(node, place[1].removeprefix(f"{group}."), default={})
+    return re.sub(
+        rf"(?<![\w.]){group}\.(\w+)", lambda key: f"{place[1]}.{key[1]}" if key[1] in inner else key[0], message
+    )
 
 
 def check_node(node: Any, path: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from pathlib import Path
+from typing import Any
 
 from omegaconf import OmegaConf
 
@@ -40,7 +41,11 @@ def _suggestion(key: str, conf: Path) -> str:
     if "." in key:
         folder = conf / key.split(".")[0]
         for file in folder.glob("*.yaml"):
-            inside += [
-                f"{folder.name}.{name}" for name in OmegaConf.load(file) if not str(name).startswith(("_", "def"))
-            ]
+            inside += _keys(OmegaConf.to_container(OmegaConf.load(file)), folder.name)
     return suggest(key, [*groups, *map(str, top), *inside])
+
+
+def _keys(node: Any, path: str) -> list[str]:
+    """Keys of a node and of the nodes in it, as they are written on a command line."""
+    own = {f"{path}.{name}": value for name, value in node.items() if not str(name).startswith(("_", "def"))}
+    return [*own, *(key for name, value in own.items() if isinstance(value, dict) for key in _keys(value, name))]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, FeatureSpace, Guidance, Pull, Step
+from manifoldgd.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,11 +16,19 @@ class CombinedGuidance:
 
     Attributes:
         first: a guidance.
-        then: another.
+        then: another. Where both match sets, they do so in the same features.
     """
 
     first: Guidance
     then: Guidance
+
+    def __post_init__(self) -> None:
+        spaces = [each.features for each in (self.first, self.then) if each.features]
+        require(
+            len(set(spaces)) <= 1,
+            "guidance: first and then need to match sets in the same features, got different ones; "
+            "give both the same networks, width and real_per_class",
+        )
 
     @property
     def neighbourhood(self) -> int:

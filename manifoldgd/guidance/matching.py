@@ -57,13 +57,13 @@ class MatchingGuidance:
         )
 
     @property
-    def features(self) -> FeatureSpace:
-        """The pool of random networks."""
-        return FeatureSpace(self.networks, self.width, self.real_per_class)
+    def features(self) -> FeatureSpace | None:
+        """The pool of random networks; without matching there are no networks, and batches are the usual ones."""
+        return None if self.rate == 0 else FeatureSpace(self.networks, self.width, self.real_per_class)
 
     def bind(self, anchors: Anchors) -> _BoundMatching:
         """The guidance down ``anchors.energy``."""
-        if anchors.energy is None:
+        if anchors.energy is None and self.rate > 0:
             raise ValueError("energy: expected the set energy of the batch, got None")
         return _BoundMatching(self, anchors.energy)
 
@@ -73,7 +73,7 @@ class _BoundMatching:
     """Adam's averages live as long as the batch: the denoising steps continue one descent."""
 
     method: MatchingGuidance
-    energy: SetEnergy
+    energy: SetEnergy | None  # None without matching
     count: int = 0
     first: Tensor | float = field(default=0.0)
     second: Tensor | float = field(default=0.0)

@@ -23,12 +23,12 @@ def guidance_plot(
 
     Upper panel: ``||guidance|| / ||noise||``; lower panel: share of the mode vector's energy that the tangent projector
     keeps (absent if no record has one). Lines are means over images, bands one standard deviation either side. Time
-    runs from left (noise) to right (image); steps without guidance are shaded.
+    runs from left (noise) to right (image); steps without guidance or without noise are shaded.
 
     Args:
         records: one mapping a guided step: ``index`` (respaced step, the highest is the noisiest, 0 the last),
             ``ratio_mean``, ``ratio_std``, and ``kept_mean``, ``kept_std`` in [0, 1] or ``None``. A record without
-            ``ratio_mean`` counts as a step without guidance.
+            ``ratio_mean`` counts as a step without guidance or noise.
         scheme: colours.
         file_format: ``"png"`` or ``"svg"``.
 

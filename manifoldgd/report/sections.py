@@ -79,7 +79,7 @@ def guidance_section(records: Sequence[Mapping[str, float | None]] | None, sourc
         reason = "sampling was not guided" if source == "diffusion" else "no image of this set was sampled"
         return Section(title, [f"No guidance to plot: {reason}."])
     kept = any(finite(record.get("kept_mean")) for record in records)
-    caption = "Mean over the images, band one standard deviation." + (
+    caption = "Mean over the images, band one standard deviation. Shaded: no guidance, or no noise beside it." + (
         " A share near zero means that the projection undoes the guidance."
         if kept
         else " This guidance projects nothing, so there is no share of the mode vector to show."

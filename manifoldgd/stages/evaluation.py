@@ -203,7 +203,7 @@ def guidance_steps(distilled: DistilledSet) -> dict[str, Any] | None:
 
 
 def _spread(name: str, values: torch.Tensor) -> dict[str, float | None]:
-    known = values[~values.isnan()]
+    known = values[values.isfinite()]
     return {
         f"{name}_mean": float(known.mean()) if len(known) else None,
         f"{name}_std": float(known.std(correction=0)) if len(known) else None,
