@@ -42,7 +42,8 @@ def _suggestion(key: str, conf: Path) -> str:
         folder = conf / key.split(".")[0]
         for file in folder.glob("*.yaml"):
             inside += _keys(OmegaConf.to_container(OmegaConf.load(file)), folder.name)
-    return suggest(key, [*groups, *map(str, top), *inside])
+    namesakes = [each for each in inside if each.rpartition(".")[2] == key.rpartition(".")[2]]
+    return suggest(key, namesakes or [*groups, *map(str, top), *inside])
 
 
 def _keys(node: Any, path: str) -> list[str]:
