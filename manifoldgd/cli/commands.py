@@ -18,14 +18,15 @@ from manifoldgd.cli.sweep import record_job
 from manifoldgd.errors import UserError, require
 
 SET_KEYS = {"dataset", "prior", "clusterer", "guidance", "sampler", "ipc", "source", "reconstruct", "seed"}
-JUDGE_KEYS = {"dataset", "student", "student_seeds"}
+JUDGE_KEYS = {"dataset", "student", "student_seeds", "logger", "cell"}
 SHARED_KEYS = {"machine", "output", "cache", "experiment"}
 USED_KEYS = {
-    "run": SET_KEYS | JUDGE_KEYS | SHARED_KEYS | {"logger"},
+    "run": SET_KEYS | JUDGE_KEYS | SHARED_KEYS,
     "distill": SET_KEYS | SHARED_KEYS,
-    "evaluate": JUDGE_KEYS | SHARED_KEYS | {"logger", "set"},
+    "evaluate": JUDGE_KEYS | SHARED_KEYS | {"set"},
     "prior": {"dataset", "recipe", "seed"} | SHARED_KEYS,
 }
+CELL_KEYS = {"table", "method", "column", "seed"}  # what names a table's cell
 PLAIN_KEYS: dict[str, Any] = {
     "ipc": int,
     "source": str,
@@ -33,6 +34,7 @@ PLAIN_KEYS: dict[str, Any] = {
     "seed": int,
     "student_seeds": list[int],
     "set": str | None,
+    "cell": dict[str, Any] | None,
     "output": str | None,
     "cache": str,
 }
@@ -74,6 +76,11 @@ def _check_keys(command: str, config: DictConfig) -> None:
         require(str(key) in known, f"unknown key {str(key)!r}{suggest(str(key), sorted(known))}")
     for name, hint in PLAIN_KEYS.items():
         check_type(name, config[name], hint)
+    require(
+        config.cell is None or set(config.cell) == CELL_KEYS,
+        f"cell: expected null or the keys {', '.join(sorted(CELL_KEYS))}, got {config.cell}; leave it to "
+        "`manifoldgd table`",
+    )
     for override in HydraConfig.get().overrides.task:
         key = override.lstrip("+~").split("=", 1)[0].split("@")[0]
         top = key.replace("/", ".").split(".")[0]
