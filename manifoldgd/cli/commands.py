@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from manifoldgd.cli.components import check_type
+from manifoldgd.cli.dashboard import write_dashboard
 from manifoldgd.cli.experiment import Experiment
 from manifoldgd.cli.explain import suggest
 from manifoldgd.cli.sweep import record_job
@@ -25,6 +26,7 @@ USED_KEYS = {
     "distill": SET_KEYS | SHARED_KEYS,
     "evaluate": JUDGE_KEYS | SHARED_KEYS | {"set"},
     "prior": {"dataset", "recipe", "seed"} | SHARED_KEYS,
+    "dashboard": {"table", "logger", "output"},
 }
 CELL_KEYS = {"table", "method", "column", "seed"}  # what names a table's cell
 PLAIN_KEYS: dict[str, Any] = {
@@ -35,6 +37,7 @@ PLAIN_KEYS: dict[str, Any] = {
     "student_seeds": list[int],
     "set": str | None,
     "cell": dict[str, Any] | None,
+    "table": str | None,
     "output": str | None,
     "cache": str,
 }
@@ -60,6 +63,8 @@ def run_job(command: str, config: DictConfig) -> dict[str, Any] | None:
 
 def _run(command: str, config: DictConfig) -> dict[str, Any] | None:
     _check_keys(command, config)
+    if command == "dashboard":
+        return write_dashboard(config)
     stages: dict[str, Callable[[Experiment], dict[str, Any] | None]] = {
         "run": Experiment.run,
         "distill": Experiment.distill,

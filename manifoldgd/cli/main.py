@@ -26,6 +26,7 @@ COMMANDS = {
     "distill": "make the set only",
     "evaluate": "train students on an existing set and judge it: set=FOLDER",
     "prior": "train a small latent diffusion prior on a dataset: output=FOLDER",
+    "dashboard": "write a table's W&B report and publish it where there is an account: table=NAME",
 }
 USAGE = f"""manifoldgd {__version__}: training-free dataset distillation with manifold-guided latent diffusion
 
