@@ -7,12 +7,15 @@ Images are ``uint8`` everywhere; a consumer converts them to the range it wants.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from manifoldgd.errors import require
+from manifoldgd.randomness import generator
+
+VALIDATION = "-validation"  # ends the name of a dataset whose judge is held out of the training split
 
 
 @dataclass(frozen=True)
@@ -71,3 +74,44 @@ def limit_per_class(split: Split, count: int | None) -> Split:
     require(count >= 1, f"dataset.train_per_class: expected null or at least 1, got {count}")
     keep = [torch.nonzero(split.labels == label).flatten()[:count] for label in torch.unique(split.labels).tolist()]
     return split.subset(torch.cat(keep).sort().values)
+
+
+def hold_out(dataset: ImageDataset, count: int | None) -> ImageDataset:
+    """The dataset to tune on: ``count`` training images take the place of the test split, which is left unread.
+
+    The same number of each class is held out, drawn by a fixed key, so that everyone tunes on the same images. The
+    dataset's name gets the suffix ``-validation``: its results never pass for test results.
+
+    Args:
+        dataset: the whole.
+        count: images to hold out, a multiple of the number of classes; ``None`` for the dataset as it is.
+
+    Raises:
+        UserError: the count is no multiple of the number of classes, or leaves a class without training images.
+    """
+    if count is None:
+        return dataset
+    per_class, rest = divmod(count, len(dataset.class_names))
+    require(
+        count > 0 and rest == 0,
+        f"dataset.validation: expected null or a positive multiple of the {len(dataset.class_names)} classes, "
+        f"got {count}; set {max(1, per_class) * len(dataset.class_names)}",
+    )
+    labels = dataset.train.labels
+    smallest = int(labels.bincount(minlength=len(dataset.class_names)).min())
+    require(
+        per_class < smallest,
+        f"dataset.validation: expected fewer than the {smallest} training images of the smallest class from each "
+        f"class, got {per_class}; lower dataset.validation",
+    )
+    held = torch.zeros(len(labels), dtype=torch.bool)
+    for label, name in enumerate(dataset.class_names):
+        rows = torch.nonzero(labels == label).flatten()
+        held[rows[torch.randperm(len(rows), generator=generator("validation", name))[:per_class]]] = True
+    return replace(
+        dataset,
+        name=f"{dataset.name}{VALIDATION}",
+        train=dataset.train.subset(torch.nonzero(~held).flatten()),
+        test=dataset.train.subset(torch.nonzero(held).flatten()),
+        fingerprint=f"{dataset.fingerprint}-validation{count}",
+    )

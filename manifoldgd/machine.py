@@ -34,6 +34,7 @@ class Machine:
 
     accelerator: str
     precision: str
+    student_precision: str
     batch_size: int
     threads: int | None
     progress: bool
@@ -47,10 +48,9 @@ class Machine:
             self.accelerator not in ("gpu", "cuda") or torch.cuda.is_available(),
             f"machine.accelerator: {self.accelerator} asked for, but torch finds no GPU; set machine=cpu",
         )
-        require(
-            self.precision in PRECISIONS,
-            f"machine.precision: expected one of {', '.join(PRECISIONS)}, got {self.precision!r}",
-        )
+        for key in ("precision", "student_precision"):
+            value = getattr(self, key)
+            require(value in PRECISIONS, f"machine.{key}: expected one of {', '.join(PRECISIONS)}, got {value!r}")
         require(self.batch_size >= 1, f"machine.batch_size: expected at least 1, got {self.batch_size}")
         require(
             self.threads is None or self.threads >= 1,

@@ -195,7 +195,7 @@ def test_damaged_image_folders(capsys, tmp_path, what):
 
 def test_a_corrupt_cache(capsys, tiny_prior, tmp_path):
     prior = load_prior(path=str(tiny_prior), autoencoder=None, cfg_scale=None, cfg_channels=None)
-    found, _ = latents.encode(digits(train_per_class=None), prior, cpu(), tmp_path / "cache")
+    found, _ = latents.encode(digits(train_per_class=None, validation=None), prior, cpu(), tmp_path / "cache")
     with (tmp_path / "cache" / "latents" / found.key / "latents.npy").open("r+b") as stream:
         stream.seek(500)
         stream.write(b"oops")

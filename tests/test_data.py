@@ -66,7 +66,7 @@ def test_digits_split_is_fixed_disjoint_and_stratified():
     from sklearn.datasets import load_digits
 
     bundle = load_digits()
-    dataset = digits(train_per_class=None)
+    dataset = digits(train_per_class=None, validation=None)
     assert (len(dataset.train), len(dataset.test)) == (1442, 355)
     # Independent rule: the 5th, 10th, ... image of each class, in the bundle's order.
     expected = sorted(np.concatenate([np.flatnonzero(bundle.target == label)[4::5] for label in range(10)]))
@@ -80,14 +80,14 @@ def test_digits_split_is_fixed_disjoint_and_stratified():
 
 
 def test_digits_statistics_range_and_limit():
-    dataset = digits(train_per_class=None)
+    dataset = digits(train_per_class=None, validation=None)
     images = dataset.train.images()
     assert images.shape[1:] == dataset.image_shape
     assert (images.dtype, int(images.min()), int(images.max())) == (torch.uint8, 0, 255)
     pixels = images.double() / 255
     assert dataset.mean == pytest.approx([float(pixels.mean())], abs=2e-3)
     assert dataset.std == pytest.approx([float(pixels.std())], abs=2e-3)
-    few = digits(train_per_class=3)
+    few = digits(train_per_class=3, validation=None)
     assert torch.bincount(few.train.labels).tolist() == [3] * 10
     assert len(few.test) == 355
     assert few.fingerprint != dataset.fingerprint
@@ -117,8 +117,8 @@ def write_idx(folder, contents, packed=False):
     return str(folder)
 
 
-def load_idx(folder, download=False, train_per_class=None):
-    return fashion_mnist(folder=folder, download=download, train_per_class=train_per_class)
+def load_idx(folder, download=False, train_per_class=None, validation=None):
+    return fashion_mnist(folder=folder, download=download, train_per_class=train_per_class, validation=None)
 
 
 def test_plain_and_packed_idx_files_read_alike(tmp_path):
@@ -138,7 +138,7 @@ def test_idx_fingerprint_follows_contents_and_limit(tmp_path):
     folder = write_idx(tmp_path / "a", idx_contents())
     one = load_idx(folder)
     assert load_idx(write_idx(tmp_path / "b", idx_contents(seed=1))).fingerprint != one.fingerprint
-    few = load_idx(folder, train_per_class=2)
+    few = load_idx(folder, train_per_class=2, validation=None)
     assert few.fingerprint != one.fingerprint
     assert (len(few.train), len(few.test)) == (20, 20)
 
@@ -400,6 +400,7 @@ def load_folder(root, **changes):
         std=None,
         flip=True,
         train_per_class=None,
+        validation=None,
     )
     return image_folder(**{**arguments, **changes})
 
@@ -458,10 +459,10 @@ def test_chosen_classes_keep_their_order_and_prior_labels(root):
 
 def test_split_names_and_train_limit(root):
     (root / "test").rename(root / "val")
-    dataset = load_folder(root, test="val", train_per_class=2)
+    dataset = load_folder(root, test="val", train_per_class=2, validation=None)
     assert dataset.train.labels.tolist() == [0, 0, 1, 1]
     assert torch.equal(dataset.train.images()[1], expected_tensor(root / "train/cat/1.jpg"))
-    assert len(load_folder(root, test="val", train_per_class=1).test) == 3
+    assert len(load_folder(root, test="val", train_per_class=1, validation=None).test) == 3
 
 
 def test_exif_orientation_is_honoured(root):
@@ -483,7 +484,12 @@ def test_hidden_files_and_stray_files_beside_classes_are_ignored(root):
 def test_fingerprint_follows_files_and_settings_but_not_the_place(root, tmp_path):
     before = load_folder(root).fingerprint
     assert load_folder(root).fingerprint == before
-    changes = [dict(image_size=9), dict(channels=1), dict(classes=["dog", "cat"]), dict(train_per_class=1)]
+    changes = [
+        dict(image_size=9),
+        dict(channels=1),
+        dict(classes=["dog", "cat"]),
+        dict(train_per_class=1, validation=None),
+    ]
     assert len({before, *(load_folder(root, **change).fingerprint for change in changes)}) == 5
     moved = tmp_path / "moved"
     shutil.copytree(root, moved)  # keeps times of change
@@ -512,7 +518,7 @@ def test_bytes_after_the_picture_are_fine(root):
     [
         (dict(image_size=0), "dataset.image_size"),
         (dict(channels=4), "dataset.channels"),
-        (dict(train_per_class=0), "dataset.train_per_class"),
+        (dict(train_per_class=0, validation=None), "dataset.train_per_class"),
         (dict(folder=""), "dataset.folder"),
         (dict(test="validation"), "dataset.test"),
         (dict(train="fit"), "dataset.train"),

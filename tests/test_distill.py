@@ -34,7 +34,7 @@ def prior(tiny_prior):
 
 @pytest.fixture(scope="module")
 def dataset():
-    return digits(train_per_class=12)
+    return digits(train_per_class=12, validation=None)
 
 
 def mode(scale=0.3):

@@ -19,7 +19,7 @@ from manifoldgd.store.cache import cached_latents
 
 @pytest.fixture(scope="module")
 def dataset():
-    return digits(train_per_class=6)
+    return digits(train_per_class=6, validation=None)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_the_key_depends_on_prior_dataset_and_precision(dataset, prior, encoded,
     keys = {
         encoded.key,
         latents.encode(dataset, other_prior, cpu(), tmp_path)[0].key,
-        latents.encode(digits(train_per_class=5), prior, cpu(), tmp_path)[0].key,
+        latents.encode(digits(train_per_class=5, validation=None), prior, cpu(), tmp_path)[0].key,
         latents.encode(dataset, prior, cpu(precision="bf16-mixed"), tmp_path)[0].key,
     }
     assert len(keys) == 4

@@ -73,7 +73,9 @@ def test_evaluate_a_real_set(tiny_prior, shared_cache, tmp_path):
     assert quick("distill", "./not-needed", shared_cache, made, "source=random", "ipc=2") == 0
     manifest = json.loads((made / "set" / "manifest.json").read_text())
     rows = torch.tensor([row["train_image"] for row in manifest["images"]])
-    assert digits(train_per_class=None).train.labels[rows].tolist() == [label for label in range(10) for _ in range(2)]
+    assert digits(train_per_class=None, validation=None).train.labels[rows].tolist() == [
+        label for label in range(10) for _ in range(2)
+    ]
     assert manifest["inputs"]["prior"] is None
     judged = tmp_path / "judged"
     assert quick("evaluate", None, shared_cache, judged, f"set={made}") == 0

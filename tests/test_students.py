@@ -196,6 +196,28 @@ def test_fused_block_passes_a_numerical_gradient_check():
     assert torch.autograd.gradcheck(lambda *tensors: ConvNormReluPool.apply(*tensors, True), inputs)
 
 
+def test_half_precision_rounds_the_convolutions_and_nothing_else():
+    network = disturbed((1, 28, 28), 16).float()
+    x, labels = torch.randn(9, 1, 28, 28, generator=source()), torch.arange(9)
+    found = []
+    for half in (False, True):
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            features = network.features(x)
+        assert features.dtype is torch.float32
+        F.cross_entropy(network.classifier(features), labels).backward()
+        assert all(value.grad is None or value.grad.dtype is torch.float32 for value in network.parameters())
+        found.append(
+            (
+                features.detach(),
+                torch.cat([value.grad.flatten() for value in network.parameters() if value.grad is not None]),
+            )
+        )
+    (full, full_grad), (half, half_grad) = found
+    assert 0 < (half - full).norm() / full.norm() < 1e-2  # bfloat16 has 8 bits: 2^-9 a rounding
+    assert 0 < (half_grad - full_grad).norm() / full_grad.norm() < 5e-2
+
+
 def test_fused_forward_is_the_same_with_and_without_gradients():
     network = disturbed((1, 8, 8), 4)
     x = torch.randn(5, 1, 8, 8, dtype=torch.float64)

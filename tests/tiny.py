@@ -45,7 +45,14 @@ DIT_SCHEDULER = {
 
 
 def cpu(**changes):
-    numbers = {"accelerator": "cpu", "precision": "32-true", "batch_size": 64, "threads": 1, "progress": False}
+    numbers = {
+        "accelerator": "cpu",
+        "precision": "32-true",
+        "student_precision": "32-true",
+        "batch_size": 64,
+        "threads": 1,
+        "progress": False,
+    }
     machine = Machine(**numbers | changes)
     machine.prepare()
     return machine
@@ -108,6 +115,6 @@ def quick_classifier(cache):
     thorough = evaluation.train_classifier
     evaluation.train_classifier = functools.partial(thorough, recipe=recipe)
     try:
-        evaluation.embedding_network(digits(train_per_class=None), cpu(), cache)
+        evaluation.embedding_network(digits(train_per_class=None, validation=None), cpu(), cache)
     finally:
         evaluation.train_classifier = thorough

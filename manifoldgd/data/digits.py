@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import torch
 
-from manifoldgd.dataset import ImageDataset, in_memory_split, limit_per_class
+from manifoldgd.dataset import ImageDataset, hold_out, in_memory_split, limit_per_class
 
 # Every fifth image of a class, in the bundle's order, is a test image: 1,442 train, 355 test, the same for everyone.
 TEST_EVERY = 5
 
 
-def digits(*, train_per_class: int | None) -> ImageDataset:
+def digits(*, train_per_class: int | None, validation: int | None) -> ImageDataset:
     """scikit-learn's digits, grey values 0 ... 16 stretched to 0 ... 255, with a fixed stratified split.
 
     Args:
         train_per_class: keep only the first images of each class of the training split; ``None`` keeps all.
+        validation: hold out this many training images to tune on (:func:`manifoldgd.dataset.hold_out`).
     """
     from sklearn.datasets import load_digits
 
@@ -26,7 +27,7 @@ def digits(*, train_per_class: int | None) -> ImageDataset:
         members = labels == label
         position_in_class[members] = torch.arange(int(members.sum()))
     is_test = position_in_class % TEST_EVERY == TEST_EVERY - 1
-    return ImageDataset(
+    whole = ImageDataset(
         name="digits",
         class_names=tuple(str(label) for label in range(10)),
         image_shape=(1, 8, 8),
@@ -37,3 +38,4 @@ def digits(*, train_per_class: int | None) -> ImageDataset:
         flip=False,
         fingerprint=f"digits-1797-test{TEST_EVERY}-first{train_per_class}",
     )
+    return hold_out(whole, validation)

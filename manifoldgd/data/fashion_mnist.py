@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifoldgd.dataset import ImageDataset, in_memory_split, limit_per_class
+from manifoldgd.dataset import ImageDataset, hold_out, in_memory_split, limit_per_class
 from manifoldgd.errors import UserError, require
 from manifoldgd.files import atomic_write_bytes
 
@@ -46,13 +46,16 @@ SHA256 = {
 }
 
 
-def fashion_mnist(*, folder: str | None, download: bool, train_per_class: int | None) -> ImageDataset:
+def fashion_mnist(
+    *, folder: str | None, download: bool, train_per_class: int | None, validation: int | None
+) -> ImageDataset:
     """Fashion-MNIST with its own train/test split.
 
     Args:
         folder: where the four IDX files (plain or ``.gz``) lie, or ``None`` to look in the usual places.
         download: fetch missing files into ``folder`` (default ``~/.cache/manifoldgd/fashion_mnist``).
         train_per_class: keep only the first images of each class of the training split; ``None`` keeps all.
+        validation: hold out this many training images to tune on (:func:`manifoldgd.dataset.hold_out`).
 
     Raises:
         UserError: a file is missing and may not or cannot be downloaded, is truncated, is not an IDX file, or does
@@ -60,7 +63,7 @@ def fashion_mnist(*, folder: str | None, download: bool, train_per_class: int | 
     """
     root = _locate(folder, download)
     train, test = _split(root, "train"), _split(root, "t10k")
-    return ImageDataset(
+    whole = ImageDataset(
         name="fashion_mnist",
         class_names=CLASS_NAMES,
         image_shape=(1, 28, 28),
@@ -71,6 +74,7 @@ def fashion_mnist(*, folder: str | None, download: bool, train_per_class: int | 
         flip=True,
         fingerprint=f"fashion_mnist-{_digest(*train, *test)}-first{train_per_class}",
     )
+    return hold_out(whole, validation)
 
 
 def _locate(folder: str | None, download: bool) -> Path:

@@ -16,7 +16,7 @@ import torch
 
 from manifoldgd.data.image_files import ImageFile, check_files, class_files, load_images, visible_entries
 from manifoldgd.data.transforms import PILLOW_MODE, VERSION
-from manifoldgd.dataset import ImageDataset, Split
+from manifoldgd.dataset import ImageDataset, Split, hold_out
 from manifoldgd.errors import require
 
 # Per channel over ImageNet's training images, pixels in [0, 1]; what most published students subtract.
@@ -39,6 +39,7 @@ def image_folder(
     std: Sequence[float] | None,
     flip: bool,
     train_per_class: int | None,
+    validation: int | None,
 ) -> ImageDataset:
     """Images in class folders, centre-cropped as for ADM and DiT (:func:`manifoldgd.data.transforms.centre_crop`).
 
@@ -59,6 +60,7 @@ def image_folder(
             weighted by luma: exact for the mean, an upper bound for the deviation.
         flip: whether a mirrored image keeps its class.
         train_per_class: keep only the first training images of each class, by file name; ``None`` keeps all.
+        validation: hold out this many training images to tune on (:func:`manifoldgd.dataset.hold_out`).
 
     Raises:
         UserError: an argument is out of range, folders or classes are missing or differ between the splits, a class
@@ -71,7 +73,7 @@ def image_folder(
     trained = _Listing.of(root / train, names, train_per_class)
     tested = _Listing.of(root / test, names, None)
     check_files([file.path for file in trained.files + tested.files])
-    return ImageDataset(
+    whole = ImageDataset(
         name=root.resolve().name if name is None else name,
         class_names=names,
         image_shape=(channels, image_size, image_size),
@@ -83,6 +85,7 @@ def image_folder(
         fingerprint=_fingerprint(root, (trained, tested), VERSION, image_size, channels, names),
         prior_labels=_prior_labels(prior_labels, names),
     )
+    return hold_out(whole, validation)
 
 
 @dataclass(frozen=True)

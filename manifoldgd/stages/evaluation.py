@@ -99,6 +99,7 @@ def train_students(
                 progress=machine.progress,
                 accelerator=machine.accelerator,
                 logger=logger_of(seed),
+                precision=machine.student_precision,
             )
             atomic_write_json(file, asdict(result))
         results.append(read_json(file))
@@ -171,6 +172,7 @@ def evaluate(
         "epochs": students[0]["last_epoch"],
         "student": student.name,
         "student_seeds": list(seeds),
+        "student_precision": machine.student_precision,
         "accuracy": {epoch: summary([one[f"{epoch}_top1"] for one in students]) for epoch in ("last", "best")},
         "students": students,
         "set_metrics": measures,

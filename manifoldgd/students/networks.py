@@ -103,8 +103,7 @@ class ConvNet(nn.Module):
     def _can_fuse(self, x: Tensor) -> bool:
         cells = 2 ** len(self.blocks)
         fits = max(self.sides) <= FUSED_SIDE and all(side % cells == 0 for side in self.sides)
-        plain = x.device.type == "cpu" and not x.requires_grad and not torch.is_autocast_enabled("cpu")
-        return self.fused and fits and plain
+        return self.fused and fits and x.device.type == "cpu" and not x.requires_grad
 
     def features(self, x: Tensor) -> Tensor:
         """Normalised images ``[B, C, H, W]`` -> ``[B, E]``, the flattened output of the last block."""
@@ -113,10 +112,11 @@ class ConvNet(nn.Module):
                 x = block(x)
             return x.flatten(1)
         first, *rest = self.blocks
-        norm, keep = first.norm, torch.is_grad_enabled()
-        y = fused.first_block(x, first.conv.weight, norm.weight, norm.bias, first.conv.padding[0])
-        for block in rest:
-            y = fused.ConvNormReluPool.apply(y, block.conv.weight, block.norm.weight, block.norm.bias, keep)
+        norm, keep, half = first.norm, torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+        with torch.autocast("cpu", enabled=False):  # the fused blocks choose themselves what to round
+            y = fused.first_block(x, first.conv.weight, norm.weight, norm.bias, first.conv.padding[0])
+            for block in rest:
+                y = fused.ConvNormReluPool.apply(y, block.conv.weight, block.norm.weight, block.norm.bias, keep, half)
         return y.permute(0, 3, 1, 2).flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:

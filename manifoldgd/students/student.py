@@ -50,10 +50,13 @@ class Judge:
     network: nn.Module
     pixels: Pixels
     size: tuple[int, int]
+    precision: str = "32-true"
 
     def hits(self, split: Split) -> Tensor:
         """Whether each image is recognised, bool ``[n]``."""
-        return outputs(self.network, split.images, self.pixels, self.size).argmax(1) == split.labels.cpu()
+        device = next(self.network.parameters()).device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"):
+            return outputs(self.network, split.images, self.pixels, self.size).argmax(1) == split.labels.cpu()
 
     def accuracy(self, split: Split) -> float:
         """Share of images recognised."""
@@ -171,6 +174,7 @@ class Student:
         progress: bool = True,
         accelerator: str = "auto",
         logger: Logger | Literal[False] = False,
+        precision: str = "32-true",
     ) -> StudentResult:
         """Train on one set, test on another. Equal arguments give equal bits on a CPU with the same thread count.
 
@@ -190,6 +194,8 @@ class Student:
             progress: Show a bar.
             accelerator: As for ``lightning.Trainer``.
             logger: Gets what ``on_epoch`` gets, under ``student/<seed>/``.
+            precision: Of training, as for ``lightning.Trainer``; ``bf16-mixed`` rounds the convolutions' inputs and
+                outputs, and is judged with the same rounding.
 
         Raises:
             UserError: See :meth:`check`.
@@ -200,7 +206,7 @@ class Student:
         shape = _shape(train_images)
         epochs = self.protocol.epochs_for(ipc, num_classes)
         network = self.network(shape, num_classes, seed=seed)
-        judge = Judge(network, Pixels(tuple(mean), tuple(std)), self.input_shape(shape)[1:])
+        judge = Judge(network, Pixels(tuple(mean), tuple(std)), self.input_shape(shape)[1:], precision)
         watch = Watch(judge, test, epochs, self.protocol.evaluated_epochs(epochs), seed, on_epoch)
         module = Supervised(
             network,
@@ -216,7 +222,7 @@ class Student:
         )
         loader = ShuffledIndices(len(train.images), self.protocol.batch_size, generator(seed, "student", "order"))
         title = f"{self.name}, seed {seed}" if progress else None
-        fit(module, loader, epochs=epochs, accelerator=accelerator, title=title, logger=logger)
+        fit(module, loader, epochs=epochs, accelerator=accelerator, title=title, logger=logger, precision=precision)
         return watch.result(judge.accuracy(train), num_classes, time.perf_counter() - started)
 
     def _optimisation(self, network: nn.Module, epochs: int) -> dict[str, Any]:

@@ -163,8 +163,9 @@ def fit(
     accelerator: str,
     title: str | None,
     logger: Logger | Literal[False] = False,
+    precision: Any = "32-true",
 ) -> None:
-    """Train in float32 on one device, quietly.
+    """Train on one device, quietly.
 
     Args:
         module: Trained in place; on the CPU afterwards.
@@ -173,6 +174,7 @@ def fit(
         accelerator: As for ``lightning.Trainer``.
         title: Of the progress bar; ``None`` for no bar.
         logger: A Lightning logger, or ``False`` for none.
+        precision: As for ``lightning.Trainer``.
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -183,7 +185,7 @@ def fit(
             max_epochs=epochs,
             accelerator=accelerator,
             devices=1,
-            precision="32-true",
+            precision=precision,
             logger=logger,
             callbacks=[EpochBar(title)] if title else [],
             enable_checkpointing=False,
