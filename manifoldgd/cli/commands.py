@@ -16,6 +16,7 @@ from manifoldgd.cli.dashboard import write_dashboard
 from manifoldgd.cli.experiment import Experiment
 from manifoldgd.cli.explain import suggest
 from manifoldgd.cli.sweep import record_job
+from manifoldgd.cli.tuning import check_split, objective
 from manifoldgd.errors import UserError, require
 
 SET_KEYS = {"dataset", "prior", "clusterer", "guidance", "sampler", "ipc", "source", "reconstruct", "seed"}
@@ -43,11 +44,16 @@ PLAIN_KEYS: dict[str, Any] = {
 }
 
 
-def run_job(command: str, config: DictConfig) -> dict[str, Any] | None:
-    """One job of a command; in a sweep its outcome is recorded and an error does not stop the other jobs."""
+def run_job(command: str, config: DictConfig) -> float | None:
+    """One job of a command; in a sweep its outcome is recorded and an error does not stop the other jobs.
+
+    Returns:
+        What a sweeper that chooses jobs by their results maximises (see :func:`manifoldgd.cli.tuning.objective`).
+    """
+    check_split(config)
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
-        return _run(command, config)
+        return objective(_run(command, config))
     varied = {key: value for key, _, value in (override.partition("=") for override in hydra.overrides.task)}
     try:
         result = _run(command, config)
@@ -58,7 +64,7 @@ def run_job(command: str, config: DictConfig) -> dict[str, Any] | None:
         print(f"job {hydra.job.num}: error: {error}")
         return None
     record_job(hydra.job.num, varied, result, None)
-    return result
+    return objective(result)
 
 
 def _run(command: str, config: DictConfig) -> dict[str, Any] | None:

@@ -102,7 +102,11 @@ def _compose_and_run(command: str, overrides: list[str]) -> None:
         except Exception as error:  # carried past Hydra, which would print a line of its own about it
             errors.append(error)
 
-    _with_arguments(overrides, task)
+    try:
+        _with_arguments(overrides, task)
+    except Exception:  # of a sweeper that misses the results; why they are missing says more
+        if not errors:
+            raise
     if errors:
         raise errors[0]
 
