@@ -122,6 +122,17 @@ def test_optuna_finds_its_trials_again(capsys, monkeypatch, tiny_prior, shared_c
     assert len(list((folder / "jobs").iterdir())) == 4
 
 
+def test_an_optuna_sweep_of_failures_lists_them(capsys, tiny_prior, shared_cache):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    changes = ["experiment=tuning_optuna", "dataset.validation=100", "hydra.sweeper.n_trials=2"]
+    assert sweep(tiny_prior, shared_cache, *changes, "guidance.neighbourhood=5000") == 1
+    out, err = capsys.readouterr()
+    assert "sweep: 0 finished, 2 failed" in out
+    assert "Traceback" not in err
+    assert sweep(tiny_prior, shared_cache, *changes, "dataset.validation=null") == 2
+    assert "set dataset.validation=N" in capsys.readouterr().err
+
+
 def cheap_measures(monkeypatch):
     """The embedding network of a dataset of its own would take minutes."""
     recipe = embedding.Recipe(**vars(embedding.STANDARD) | {"images_shown": 2000, "width": 8})

@@ -73,9 +73,7 @@ def run(arguments: list[str]) -> int:
         if command not in COMMANDS:
             raise UserError(f"unknown command {command!r}; choose one of {', '.join(COMMANDS)}")
         if is_sweep(rest):
-            sweep = Sweep.of(command, rest)
-            _compose_and_run(command, [*rest, f"hydra.sweep.dir={sweep.folder}"])
-            return sweep.conclude()
+            return _run_sweep(command, rest)
         _compose_and_run(command, rest)
         return 0
     except (UserError, HydraException, OmegaConfBaseException) as error:
@@ -87,6 +85,17 @@ def run(arguments: list[str]) -> int:
             raise
         print("manifoldgd: stopped; the same command continues where it was", file=sys.stderr)
         return 130
+
+
+def _run_sweep(command: str, arguments: list[str]) -> int:
+    sweep = Sweep.of(command, arguments)
+    try:
+        _compose_and_run(command, [*arguments, f"hydra.sweep.dir={sweep.folder}"])
+    except ValueError as error:
+        # Optuna has no best trial where all have failed; the trials' own errors say more.
+        if isinstance(error, UserError) or not sweep.all_failed:
+            raise
+    return sweep.conclude()
 
 
 def _compose_and_run(command: str, overrides: list[str]) -> None:
