@@ -128,7 +128,7 @@ def test_an_optuna_sweep_of_failures_lists_them(capsys, tiny_prior, shared_cache
     assert sweep(tiny_prior, shared_cache, *changes, "guidance.neighbourhood=5000") == 1
     out, err = capsys.readouterr()
     assert "sweep: 0 finished, 2 failed" in out
-    assert "Traceback" not in err
+    assert "No trials are completed" not in out + err  # Optuna's own words for it
     assert sweep(tiny_prior, shared_cache, *changes, "dataset.validation=null") == 2
     assert "set dataset.validation=N" in capsys.readouterr().err
 
