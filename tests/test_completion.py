@@ -36,7 +36,7 @@ def test_keys_inside_a_group():
 def test_commands(capsys, monkeypatch):
     monkeypatch.setenv("COMP_LINE", "manifoldgd ")
     assert _complete(["-sc", "query=bash"]) == 0
-    assert capsys.readouterr().out.split() == ["run", "distill", "evaluate", "table", "prior"]
+    assert capsys.readouterr().out.split() == ["run", "distill", "evaluate", "table", "prior", "dashboard"]
     monkeypatch.setenv("COMP_LINE", "manifoldgd ev")
     _complete(["-sc", "query=bash"])
     assert capsys.readouterr().out.split() == ["evaluate"]

@@ -36,8 +36,8 @@ class Killed(BaseException):
     """Nobody catches this on the way out."""
 
 
-def train(folder, *, autoencoder=AUTOENCODER, denoiser=DENOISER, seed=0, said=None, count=5):
-    trainer = cpu().trainer(enable_checkpointing=True)
+def train(folder, *, autoencoder=AUTOENCODER, denoiser=DENOISER, seed=0, said=None, count=5, progress=False):
+    trainer = cpu(progress=progress).trainer(enable_checkpointing=True)
     dataset = digits(train_per_class=count, validation=None)
     say = (lambda line: None) if said is None else said.append
     return train_prior(
@@ -101,6 +101,39 @@ def test_killed_and_resumed_equals_uninterrupted(trained, tmp_path, monkeypatch,
     assert seen == list(range(6, 12))  # from the last checkpoint on
     expected, found = weights(trained[0]), weights(tmp_path / "p")
     assert all(torch.equal(value, found[key]) for key, value in expected.items())
+
+
+def test_a_resumed_denoiser_counts_on_and_encodes_nothing_again(tmp_path, monkeypatch):
+    from manifoldgd.priors import training
+
+    monkeypatch.setattr(fitting, "CHECKPOINT_EVERY", 3)
+    step = training.DenoiserTraining.training_step
+
+    def dying_step(self, batch):
+        if batch[0] == 8:
+            raise Killed
+        return step(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.DenoiserTraining, "training_step", dying_step)
+        with pytest.raises(Killed):
+            train(tmp_path / "p")
+
+    def never(*args):
+        raise AssertionError("encoded again")
+
+    shown = []
+    update = fitting.StepProgressBar._update
+
+    def watched_update(self, bar, current, *rest):
+        shown.append((current, self.progress.tasks[bar].total))
+        update(self, bar, current, *rest)
+
+    monkeypatch.setattr(training, "_encode", never)
+    monkeypatch.setattr(fitting.StepProgressBar, "_update", watched_update)
+    monkeypatch.setattr(fitting, "REFRESH_EVERY", 1)
+    train(tmp_path / "p", progress=True)
+    assert shown == [(7, 12), (8, 12), (9, 12), (10, 12), (11, 12), (12, 12)]
 
 
 def test_another_seed_gives_other_weights(trained, tmp_path):

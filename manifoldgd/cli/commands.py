@@ -12,20 +12,24 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from manifoldgd.cli.components import check_type
+from manifoldgd.cli.dashboard import write_dashboard
 from manifoldgd.cli.experiment import Experiment
 from manifoldgd.cli.explain import suggest
 from manifoldgd.cli.sweep import record_job
+from manifoldgd.cli.tuning import check_split, objective
 from manifoldgd.errors import UserError, require
 
 SET_KEYS = {"dataset", "prior", "clusterer", "guidance", "sampler", "ipc", "source", "reconstruct", "seed"}
-JUDGE_KEYS = {"dataset", "student", "student_seeds", "measures"}
+JUDGE_KEYS = {"dataset", "student", "student_seeds", "measures", "logger", "cell"}
 SHARED_KEYS = {"machine", "output", "cache", "experiment"}
 USED_KEYS = {
-    "run": SET_KEYS | JUDGE_KEYS | SHARED_KEYS | {"logger"},
+    "run": SET_KEYS | JUDGE_KEYS | SHARED_KEYS,
     "distill": SET_KEYS | SHARED_KEYS,
-    "evaluate": JUDGE_KEYS | SHARED_KEYS | {"logger", "set"},
+    "evaluate": JUDGE_KEYS | SHARED_KEYS | {"set"},
     "prior": {"dataset", "recipe", "seed"} | SHARED_KEYS,
+    "dashboard": {"table", "logger", "output"},
 }
+CELL_KEYS = {"table", "method", "column", "seed"}  # what names a table's cell
 PLAIN_KEYS: dict[str, Any] = {
     "ipc": int,
     "source": str,
@@ -34,16 +38,23 @@ PLAIN_KEYS: dict[str, Any] = {
     "student_seeds": list[int],
     "measures": bool,
     "set": str | None,
+    "cell": dict[str, Any] | None,
+    "table": str | None,
     "output": str | None,
     "cache": str,
 }
 
 
-def run_job(command: str, config: DictConfig) -> dict[str, Any] | None:
-    """One job of a command; in a sweep its outcome is recorded and an error does not stop the other jobs."""
+def run_job(command: str, config: DictConfig) -> float | None:
+    """One job of a command; in a sweep its outcome is recorded and an error does not stop the other jobs.
+
+    Returns:
+        What a sweeper that chooses jobs by their results maximises (see :func:`manifoldgd.cli.tuning.objective`).
+    """
+    check_split(config)
     hydra = HydraConfig.get()
     if hydra.mode != RunMode.MULTIRUN:
-        return _run(command, config)
+        return objective(_run(command, config))
     varied = {key: value for key, _, value in (override.partition("=") for override in hydra.overrides.task)}
     try:
         result = _run(command, config)
@@ -54,11 +65,13 @@ def run_job(command: str, config: DictConfig) -> dict[str, Any] | None:
         print(f"job {hydra.job.num}: error: {error}")
         return None
     record_job(hydra.job.num, varied, result, None)
-    return result
+    return objective(result)
 
 
 def _run(command: str, config: DictConfig) -> dict[str, Any] | None:
     check_keys(command, config)
+    if command == "dashboard":
+        return write_dashboard(config)
     stages: dict[str, Callable[[Experiment], dict[str, Any] | None]] = {
         "run": Experiment.run,
         "distill": Experiment.distill,
@@ -75,6 +88,11 @@ def check_keys(command: str, config: DictConfig) -> None:
         require(str(key) in known, f"unknown key {str(key)!r}{suggest(str(key), sorted(known))}")
     for name, hint in PLAIN_KEYS.items():
         check_type(name, config[name], hint)
+    require(
+        config.cell is None or set(config.cell) == CELL_KEYS,
+        f"cell: expected null or the keys {', '.join(sorted(CELL_KEYS))}, got {config.cell}; leave it to "
+        "`manifoldgd table`",
+    )
     for override in HydraConfig.get().overrides.task:
         key = override.lstrip("+~").split("=", 1)[0].split("@")[0]
         top = key.replace("/", ".").split(".")[0]

@@ -153,20 +153,26 @@ class Experiment(Setup):
         return held if held and held["student_seeds"] == list(self.config.student_seeds) else None
 
     def _evaluate_tracked(self, folder: Path, distilled: DistilledSet) -> dict[str, Any]:
-        sweep = os.environ.get(FOLDER_VARIABLE)
-        self.tracker.start(
-            name=folder.name,
-            group=Path(sweep).name if sweep else self.dataset.name,
-            config=OmegaConf.to_container(self.config, resolve=True),
-        )
+        self.tracker.start(**self._place(folder), config=OmegaConf.to_container(self.config, resolve=True))
         exit_code = 1
         try:
             result = self._evaluated(folder, distilled)
-            self.tracker.finish(**pages.tracked(result), grid=self._write_pages(folder, result, distilled))
+            self.tracker.finish(**pages.tracked(result), images=self._write_pages(folder, result, distilled))
             exit_code = 0
         finally:
             self.tracker.close(exit_code)
         return result
+
+    def _place(self, folder: Path) -> dict[str, str]:
+        """Name, group and kind of the tracked run."""
+        if (cell := self.config.cell) is not None:
+            return {"name": f"{cell.method}/{cell.column}/seed{cell.seed}", "group": cell.table, "job_type": "cell"}
+        sweep = os.environ.get(FOLDER_VARIABLE)
+        return {
+            "name": folder.name,
+            "group": Path(sweep).name if sweep else self.dataset.name,
+            "job_type": self.command,
+        }
 
     def _evaluated(self, folder: Path, distilled: DistilledSet) -> dict[str, Any]:
         manifest = distilled.manifest
@@ -185,10 +191,11 @@ class Experiment(Setup):
                 "method": manifest["method"],
                 "ipc": manifest["ipc"],
                 "distillation_seed": manifest["seed"],
+                "run_url": self.tracker.url,
             },
         )
 
-    def _write_pages(self, folder: Path, result: dict[str, Any], distilled: DistilledSet) -> Image.Image:
+    def _write_pages(self, folder: Path, result: dict[str, Any], distilled: DistilledSet) -> dict[str, Image.Image]:
         return pages.write(
             folder,
             result,

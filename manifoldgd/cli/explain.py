@@ -16,6 +16,8 @@ def explain(error: BaseException, conf: Path) -> str:
     unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
     if choice := re.search(r"Could not find '([^'/]+(?:/[^'/]+)*)/([^'/]+)'", text):
         group, name = choice.groups()
+        if group.startswith("hydra/"):
+            return f"{group}: {name!r} is not installed; see the extras `tuning` and `launchers` of manifoldgd"
         return f"{group}: no choice named {name!r}; expected one of {', '.join(_members(conf, group))}"
     if unknown:
         full = re.search(r"full_key: (\S+)", text)

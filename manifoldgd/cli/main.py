@@ -29,6 +29,7 @@ COMMANDS = {
     "evaluate": "train students on an existing set and judge it: set=FOLDER",
     "table": "measure a table of methods by columns, cell by cell: table=NAME",
     "prior": "train a small latent diffusion prior on a dataset: output=FOLDER",
+    "dashboard": "write a table's W&B report and publish it where there is an account: table=NAME",
 }
 USAGE = f"""manifoldgd {__version__}: training-free dataset distillation with manifold-guided latent diffusion
 
@@ -78,9 +79,7 @@ def run(arguments: list[str]) -> int:
         if command == "table":
             return run_table(rest, conf_dir())
         if is_sweep(rest):
-            sweep = Sweep.of(command, rest)
-            _compose_and_run(command, [*rest, f"hydra.sweep.dir={sweep.folder}"])
-            return sweep.conclude()
+            return _run_sweep(command, rest)
         _compose_and_run(command, rest)
         return 0
     except (UserError, HydraException, OmegaConfBaseException) as error:
@@ -92,6 +91,17 @@ def run(arguments: list[str]) -> int:
             raise
         print("manifoldgd: stopped; the same command continues where it was", file=sys.stderr)
         return 130
+
+
+def _run_sweep(command: str, arguments: list[str]) -> int:
+    sweep = Sweep.of(command, arguments)
+    try:
+        _compose_and_run(command, [*arguments, f"hydra.sweep.dir={sweep.folder}"])
+    except ValueError as error:
+        # Optuna has no best trial where all have failed; the trials' own errors say more.
+        if isinstance(error, UserError) or not sweep.all_failed:
+            raise
+    return sweep.conclude()
 
 
 def _compose_and_run(command: str, overrides: list[str]) -> None:
@@ -107,7 +117,11 @@ def _compose_and_run(command: str, overrides: list[str]) -> None:
         except Exception as error:  # carried past Hydra, which would print a line of its own about it
             errors.append(error)
 
-    _with_arguments(overrides, task)
+    try:
+        _with_arguments(overrides, task)
+    except Exception:  # of a sweeper that misses the results; why they are missing says more
+        if not errors:
+            raise
     if errors:
         raise errors[0]
 

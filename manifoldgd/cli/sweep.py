@@ -39,18 +39,32 @@ class Sweep:
         os.environ[FOLDER_VARIABLE] = str(folder.absolute())
         return cls(folder)
 
+    @property
+    def all_failed(self) -> bool:
+        """Whether there were jobs and none has a result."""
+        records = self._records()
+        return bool(records) and all(record["error"] is not None for record in records)
+
+    def _records(self) -> list[dict[str, Any]]:
+        return [json.loads(file.read_text()) for file in sorted((self.folder / "jobs").glob("*.json"))]
+
     def conclude(self) -> int:
         """Print and write the table of all jobs; returns 1 if any failed."""
+        from manifoldgd.cli.tuning import judged_by
         from manifoldgd.report.sweep import write_sweep_report
 
-        records = [json.loads(file.read_text()) for file in sorted((self.folder / "jobs").glob("*.json"))]
+        records = self._records()
         varied = _varied([record["overrides"] for record in records])
         for record in records:
             record["overrides"] = {key: value for key, value in record["overrides"].items() if key in varied}
         jobs = [(record["overrides"], record["result"]) for record in records if record["error"] is None]
         failed = [(record["overrides"], record["error"]) for record in records if record["error"] is not None]
-        report = write_sweep_report(self.folder, jobs=jobs, failed=failed, title=f"Sweep {self.folder.name}")
+        split = judged_by([result for _, result in jobs])
+        title = f"Sweep {self.folder.name}" + (f", judged on the {split} split" if split else "")
+        report = write_sweep_report(self.folder, jobs=jobs, failed=failed, title=title)
         print(report.text)
+        if split == "test":
+            print("sweep: judged on the TEST split: a result to report; choose numbers with experiment=tuning instead")
         print(f"sweep: {len(jobs)} finished, {len(failed)} failed; tables in {self.folder}")
         return 1 if failed else 0
 

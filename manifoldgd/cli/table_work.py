@@ -24,6 +24,7 @@ from manifoldgd.tables.rendering import write_table
 from manifoldgd.tables.results import SetResult, TableResult
 from manifoldgd.tables.runner import cores, run_left
 from manifoldgd.tables.watching import Watch
+from manifoldgd.tracking import track_table
 
 
 class TableWork:
@@ -173,7 +174,9 @@ class TableWork:
 
     def _write_pages(self, board: Board) -> None:
         if board.sets:
-            print(write_table(self.output, self._result(board), scores=self.options.scores))
+            result = self._result(board)
+            print(write_table(self.output, result, scores=self.options.scores))
+            track_table(self.plan.rows[0].setup.tracker, result, self.output / "figures")
 
     def _result(self, board: Board) -> TableResult:
         return self.scoring.scored(board.result()) if self.scoring else board.result()

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressB
 from manifoldgd.priors.batches import StepBatches
 
 CHECKPOINT_EVERY = 250  # optimiser steps; at most this much is lost on a kill
+REFRESH_EVERY = 10  # optimiser steps between two looks of the progress bar
 
 
 class Stopwatch(Callback):
@@ -34,7 +35,16 @@ class Stopwatch(Callback):
 
 
 class StepProgressBar(RichProgressBar):
-    """Counts steps; a fit by steps has no epochs worth showing."""
+    """Counts steps, those of earlier runs included; a fit by steps has no epochs worth showing."""
+
+    @property
+    def total_train_batches(self) -> int:
+        return self.trainer.max_steps  # Lightning's own total is what a resumed run has left
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, trainer.global_step - 1)
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "training"
@@ -73,7 +83,7 @@ def fit(
     # Lightning writes a checkpoint to a temporary file first, so a kill never leaves half of one.
     save = ModelCheckpoint(dirpath=folder, filename="last", every_n_train_steps=CHECKPOINT_EVERY, save_top_k=1)
     save._enable_version_counter = False  # one file, replaced, instead of last-v1, last-v2 ...
-    bar = [StepProgressBar(refresh_rate=10, leave=True)] if trainer.get("enable_progress_bar", True) else []
+    bar = [StepProgressBar(refresh_rate=REFRESH_EVERY, leave=True)] if trainer.get("enable_progress_bar", True) else []
     runner = Trainer(
         max_steps=steps,
         max_epochs=-1,

@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from manifoldgd.dataset import ImageDataset, Split
 from manifoldgd.diffusion.schedule import NoiseSchedule
 from manifoldgd.errors import UserError, require
-from manifoldgd.files import atomic_write_json
+from manifoldgd.files import atomic_path, atomic_write_json
 from manifoldgd.priors.autoencoder import AutoencoderTraining, build_autoencoder
 from manifoldgd.priors.denoiser import DenoiserTraining, build_transformer
 from manifoldgd.priors.fit import fit
@@ -114,7 +115,7 @@ def train_prior(
     _claim(work, {"dataset": dataset.fingerprint, "seed": seed, **vars(autoencoder), "denoiser": vars(denoiser)})
     announce(f"autoencoder: {autoencoder.steps} steps of {autoencoder.batch_size} images")
     vae, vae_seconds = _train_autoencoder(dataset, work / "autoencoder", autoencoder, seed, trainer)
-    latents = _encode(vae, dataset.train)
+    latents = _latents(vae, dataset.train, work / "latents.safetensors")
     vae.register_to_config(scaling_factor=1 / float(latents.std()))
     announce(f"denoiser: {denoiser.steps} steps of {denoiser.batch_size} latents of shape {tuple(latents.shape[1:])}")
     scaled = latents * vae.config.scaling_factor
@@ -222,6 +223,14 @@ def _train_denoiser(
         trainer=trainer,
     )
     return module.average.module.eval(), seconds
+
+
+def _latents(vae: AutoencoderKL, split: Split, file: Path) -> Tensor:
+    """The latents of the finished autoencoder, encoded once; a run that continues the denoiser reads them."""
+    if not file.is_file():
+        with atomic_path(file) as partial:
+            save_file({"latents": _encode(vae, split).contiguous()}, partial)
+    return load_file(file)["latents"]
 
 
 @torch.inference_mode()

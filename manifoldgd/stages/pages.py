@@ -20,6 +20,9 @@ from manifoldgd.stages.sets import encode_images
 
 MAP_REAL = 400  # real images a class on the map: enough to see its shape, few enough to see the rest
 
+# Pictures a tracker gets, by the names it shows them under.
+TRACKED = {"set": "grid", "prototypes": "pairs", "guidance": "guidance", "latents": "latent_map"}
+
 
 def write(
     folder: Path,
@@ -32,8 +35,8 @@ def write(
     machine: Machine,
     cache: Path,
     config_text: str,
-) -> Image.Image:
-    """Write ``report.html`` and its pictures into ``folder``; returns the grid of the set.
+) -> dict[str, Image.Image]:
+    """Write ``report.html`` and its pictures into ``folder``; returns those of :data:`TRACKED` that there are.
 
     Args:
         folder: result folder.
@@ -56,8 +59,13 @@ def write(
         latents=None if prior is None else _latents(distilled, dataset, prior, prototypes, machine, cache),
         config_text=config_text,
     )
-    with Image.open(folder / "grid.png") as grid:
-        return grid.copy()
+    files = {name: folder / f"{file}.png" for name, file in TRACKED.items()}
+    return {name: _picture(file) for name, file in files.items() if file.is_file()}
+
+
+def _picture(file: Path) -> Image.Image:
+    with Image.open(file) as image:
+        return image.copy()
 
 
 def decode(prior: Prior, latents: Tensor, size: tuple[int, int], chunk: int = 64) -> Tensor:
@@ -87,9 +95,12 @@ def _latents(
 
 
 def tracked(result: dict[str, Any]) -> dict[str, Any]:
-    """Summary and table of a result for a tracker."""
+    """Summary and tables of a result for a tracker."""
     accuracy = result["accuracy"]
     summary = {"last_top1": accuracy["last"]["mean"], "best_top1": accuracy["best"]["mean"]}
     summary |= {f"set/{name}": value for name, value in result["set_metrics"].items() if value is not None}
     columns = ("seed", "last_top1", "best_top1", "last_epoch", "train_accuracy", "seconds")
-    return {"summary": summary, "table": {name: [one[name] for one in result["students"]] for name in columns}}
+    return {
+        "summary": summary,
+        "tables": {"students": {name: [one[name] for one in result["students"]] for name in columns}},
+    }

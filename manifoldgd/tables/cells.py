@@ -44,8 +44,9 @@ class Cell:
         return output / "logs" / f"{self.name.replace('/', '-')}.log"
 
     def arguments(self, output: Path) -> list[str]:
-        """Of ``manifoldgd``."""
-        return ["run", *self.overrides, override("output", str(self.folder(output)))]
+        """Of ``manifoldgd``; the folder's name is what W&B groups the cells by."""
+        named = {"table": output.name, "method": self.method, "column": self.column, "seed": self.seed}
+        return ["run", *self.overrides, override("cell", named), override("output", str(self.folder(output)))]
 
 
 def in_turn(cells: Iterable[Cell], seeds: Sequence[int]) -> list[Cell]:

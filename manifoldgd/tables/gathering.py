@@ -67,7 +67,7 @@ def _set_result(output: Path, cell: Cell, metrics: dict[str, Any], student_seeds
         grid=os.path.relpath(grid, output) if grid.is_file() else None,
         code_version=metrics.get("code_version", ""),
         hardware=metrics.get("hardware", ""),
-        run=metrics.get("run"),
+        run=metrics.get("run_url"),
     )
 
 

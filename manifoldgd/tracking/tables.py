@@ -1,0 +1,130 @@
+"""A whole table as one run, beside the runs of its cells."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from PIL import Image
+
+from manifoldgd.stages.evaluation import summary
+from manifoldgd.store.keys import key_of
+from manifoldgd.tables.results import Column, SetResult, TableResult
+from manifoldgd.tracking.tracker import Tracker
+
+JOB_TYPE = "table"  # of this run; the cells' runs are of the type "cell"
+TABLE, PER_CLASS, FIGURES = "table", "per_class", "figure/"  # what the run holds
+
+
+def track_table(tracker: Tracker, result: TableResult, folder: Path) -> str | None:
+    """Record a table as one run of job type ``table`` in the group of its name; again replaces, never doubles.
+
+    The run holds the table and the per-class accuracies (accuracies in [0, 1]), the pictures ``folder/*.png``, and
+    ``<column>/<method>/mean``, ``.../std``, ``.../ci95`` (over distilled sets) as its summary. Trouble with W&B is said
+    in a line and changes nothing on disk.
+
+    Args:
+        tracker: not in use by another run.
+        result: finished or not.
+        folder: where the table was rendered to.
+
+    Returns:
+        Where the run can be looked at; ``None`` offline and without a tracker.
+    """
+    tracker.start(
+        name=result.name,
+        group=result.name,
+        job_type=JOB_TYPE,
+        config={"table": result.name, **_facts(result)},
+        run_id=f"table-{key_of(result.name)}",
+    )
+    exit_code, url = 1, tracker.url
+    try:
+        cells = [(column, method, sets) for column, method, sets in _cells(result) if sets]
+        tables = {TABLE: _columns(_rows(cells)), PER_CLASS: _columns(_per_class(cells, result.class_names))}
+        tracker.finish(
+            summary={"cells/finished": len(cells), "sets/failed": len(result.failed), **_numbers(cells)},
+            tables={name: columns for name, columns in tables.items() if columns},
+            images={f"{FIGURES}{file.stem}": _picture(file) for file in sorted(folder.glob("*.png"))},
+        )
+        exit_code = 0
+    finally:
+        tracker.close(exit_code)
+    return url
+
+
+Cell = tuple[Column, str, tuple[SetResult, ...]]
+
+
+def _cells(result: TableResult) -> Iterator[Cell]:
+    for column in result.columns:
+        for method in result.methods:
+            yield column, method, result.of(method, column.key)
+
+
+def _facts(result: TableResult) -> dict[str, Any]:
+    names = ("title", "question", "methods", "seeds", "student_seeds", "baseline", "split", "number_family", "notes")
+    facts = {name: getattr(result, name) for name in names}
+    versions = Counter(one.code_version for one in result.sets)
+    return {
+        **{name: list(value) if isinstance(value, tuple) else value for name, value in facts.items()},
+        "columns": [column.title for column in result.columns],
+        "parameters": dict(result.parameters),
+        "code_versions": sorted(versions),
+    }
+
+
+def _over_sets(sets: tuple[SetResult, ...], epoch: str) -> dict[str, float | None]:
+    """Mean, deviation and half interval over the sets' means: students of one set are no independent repetitions."""
+    found = summary([fmean(getattr(one, epoch)) for one in sets])
+    return {name: found[name] for name in ("mean", "std", "ci95")}
+
+
+def _numbers(cells: list[Cell]) -> dict[str, float]:
+    return {
+        f"{column.key}/{method}/{name}": value
+        for column, method, sets in cells
+        for name, value in _over_sets(sets, "last").items()
+        if value is not None
+    }
+
+
+def _rows(cells: list[Cell]) -> Iterator[dict[str, Any]]:
+    for column, method, sets in cells:
+        yield {
+            "column": column.key,
+            "dataset": column.dataset,
+            "ipc": column.ipc,
+            "student": column.student,
+            "method": method,
+            **_over_sets(sets, "last"),
+            "best_epoch_mean": _over_sets(sets, "best")["mean"],
+            "sets": len(sets),
+            "students": sum(len(one.last) for one in sets),
+            "seconds": sum(sum(one.seconds.values()) for one in sets),
+        }
+
+
+def _per_class(cells: list[Cell], class_names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    for column, method, sets in cells:
+        students = [student for one in sets for student in one.per_class]
+        if any(len(student) != len(class_names) for student in students):
+            continue  # a column with classes of its own
+        for name, accuracies in zip(class_names, zip(*students, strict=True), strict=True):
+            yield {"column": column.key, "method": method, "class": name, "accuracy": fmean(accuracies)}
+
+
+def _columns(rows: Iterator[dict[str, Any]]) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {}
+    for row in rows:
+        for name, value in row.items():
+            columns.setdefault(name, []).append(value)
+    return columns
+
+
+def _picture(file: Path) -> Image.Image:
+    with Image.open(file) as image:
+        return image.copy()
