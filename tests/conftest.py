@@ -1,5 +1,6 @@
 """Settings of the whole suite."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,10 @@ def shared_cache(tmp_path_factory) -> Path:
     cache = tmp_path_factory.mktemp("cache")
     quick_classifier(cache)
     return cache
+
+
+@pytest.fixture(autouse=True)
+def no_memory_of_checked_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tests leave nothing in the user's cache and find nothing there."""
+    module = importlib.import_module("manifoldgd.data.image_folder")
+    monkeypatch.setattr(module, "record_of", lambda folder: tmp_path / ".verified.bin")

@@ -201,18 +201,32 @@ BUCKET = {"id": "1", "name": "abc", "displayName": "a", "config": "{}", "history
 
 
 class FirstAnswers(BaseHTTPRequestHandler):
-    """As much of W&B's interface as opening a run takes."""
+    """As much of W&B's interface as a run takes that has just been opened."""
 
     def do_POST(self):
-        query = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or b"{}").get("query", "")
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        asked = json.loads(body) if self.path == "/graphql" else {"query": ""}
         data = {}
-        if "upsertBucket" in query:
+        if "upsertBucket" in asked["query"]:
             data = {"upsertBucket": {"bucket": BUCKET, "inserted": True}}
-        elif "viewer" in query:
+        elif "viewer" in asked["query"]:
             data = {"viewer": {"id": "4", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}}}
+        elif "coreWeaveOrganizationId" in asked["query"]:
+            data = {"entity": {"organization": {"coreWeaveOrganizationId": None}}}
+        elif "createRunFiles" in asked["query"]:
+            here = f"http://{self.headers['Host']}/upload"
+            files = [{"name": name, "uploadUrl": f"{here}/{name}"} for name in asked["variables"]["files"]]
+            data = {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": files}}
+        self.answer(json.dumps({"data": data}).encode())
+
+    def do_PUT(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer(b"")
+
+    def answer(self, content):
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(json.dumps({"data": data}).encode())
+        self.wfile.write(content)
 
     def log_message(self, *args):
         pass
@@ -249,7 +263,7 @@ def test_a_server_that_dies_in_the_middle_stops_nothing(tmp_path):
         assert process.stdout.readline() == f"url {address}/me/p/runs/abc\n"
         server.shutdown()
         server.server_close()
-        out, err = process.communicate("\n", timeout=90)
+        out, err = process.communicate("\n", timeout=300)
     finally:
         process.kill()
         server.server_close()

@@ -36,6 +36,7 @@ class ImageFile:
     path: Path
     num_bytes: int
     mtime_ns: int
+    ctime_ns: int
 
 
 def visible_entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -61,7 +62,7 @@ def class_files(folder: Path) -> list[ImageFile]:
                 "move it elsewhere"
             )
         stat = entry.stat()
-        files.append(ImageFile(path, stat.st_size, stat.st_mtime_ns))
+        files.append(ImageFile(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
     return files
 
 

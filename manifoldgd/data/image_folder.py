@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 
-from manifoldgd.data.image_files import ImageFile, check_files, class_files, load_images, visible_entries
+from manifoldgd.data.image_files import ImageFile, class_files, load_images, visible_entries
 from manifoldgd.data.transforms import PILLOW_MODE, VERSION
+from manifoldgd.data.verified import check_new_files, record_of
 from manifoldgd.dataset import ImageDataset, Split, hold_out
 from manifoldgd.errors import require
 
@@ -45,8 +46,8 @@ def image_folder(
 ) -> ImageDataset:
     """Images in class folders, centre-cropped as for ADM and DiT (:func:`manifoldgd.data.transforms.centre_crop`).
 
-    Every file's header and end are checked here, before any long work; damage inside a file shows when it is decoded,
-    for training images when they are encoded.
+    Every file's header and end are checked here, before any long work and again when the file changes; damage inside a
+    file shows when it is decoded, for training images when they are encoded.
 
     Args:
         folder: holds the subfolders of both splits; with ``classes``, other class folders in them are left alone.
@@ -79,7 +80,7 @@ def image_folder(
     tested = _Listing.of(root / test, names, None)
     found = {"train": trained.found, "test": tested.found}
     _check_counts(expected_counts, found, root, name or root.resolve().name, obtain)
-    check_files([file.path for file in trained.files + tested.files])
+    check_new_files(trained.files + tested.files, record_of(root))
     whole = ImageDataset(
         name=root.resolve().name if name is None else name,
         class_names=names,
