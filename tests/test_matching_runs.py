@@ -149,6 +149,7 @@ def test_the_command_runs_and_names_the_method(tiny_prior, shared_cache, tmp_pat
         (["guidance.first.bandwidth=0"], "guidance.first.bandwidth: needs to be > 0"),
         (["guidance.then.rat=1"], "unknown key 'guidance.then.rat'; did you mean 'guidance.then.rate'?"),
         (["guidance.rate=1"], "unknown key 'guidance.rate'; did you mean 'guidance.then.rate'?"),
+        (["guidance.scale=1"], "unknown key 'guidance.scale'; other choices of guidance have it"),
         (["+guidance.then.rat=1"], "unknown key 'guidance.then.rat'; did you mean 'rate'?"),
     ],
     ids=lambda each: each[0] if isinstance(each, list) else "",

@@ -44,8 +44,10 @@ def _suggestion(key: str, conf: Path) -> str:
         folder = conf / key.split(".")[0]
         for file in folder.glob("*.yaml"):
             inside += _keys(OmegaConf.to_container(OmegaConf.load(file)), folder.name)
-    namesakes = [each for each in inside if each.rpartition(".")[2] == key.rpartition(".")[2]]
-    return suggest(key, namesakes or [*groups, *map(str, top), *inside])
+    if key in inside:
+        return f"; other choices of {folder.name} have it, the chosen one does not"
+    same = [each for each in inside if each.endswith(f".{key.rpartition('.')[2]}")]  # one level deeper or higher
+    return suggest(key, same or [*groups, *map(str, top), *inside])
 
 
 def _keys(node: Any, path: str) -> list[str]:
