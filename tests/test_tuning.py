@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from manifoldgd.cli import tuning
 from manifoldgd.cli.sweep import FOLDER_VARIABLE
 from manifoldgd.errors import UserError
-from manifoldgd.stages import evaluation
-from manifoldgd.students import embedding
+from manifoldgd.stages import classifiers
+from manifoldgd.students import recipe as recipes
 
 OPTUNA = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"
 
@@ -135,6 +135,6 @@ def test_an_optuna_sweep_of_failures_lists_them(capsys, tiny_prior, shared_cache
 
 def cheap_measures(monkeypatch):
     """The embedding network of a dataset of its own would take minutes."""
-    recipe = embedding.Recipe(**vars(embedding.STANDARD) | {"images_shown": 2000, "width": 8})
-    quick = functools.partial(evaluation.train_classifier, recipe=recipe)
-    monkeypatch.setattr(evaluation, "train_classifier", quick)
+    recipe = recipes.Recipe(**vars(recipes.STANDARD) | {"images_shown": 2000, "width": 8})
+    quick = functools.partial(classifiers.train_classifier, recipe=recipe)
+    monkeypatch.setattr(classifiers, "train_classifier", quick)
