@@ -63,10 +63,15 @@ def test_missing_neighbourhoods_are_a_programming_error():
         ManifoldGuidance(**MANIFOLD).bind(anchors(2, size=23))
 
 
-@pytest.mark.parametrize("file", sorted((CONF / "guidance").glob("*.yaml")), ids=lambda file: file.stem)
-def test_every_yaml_builds_and_holds_exactly_the_constructors_numbers(file):
-    numbers = yaml.safe_load(file.read_text())
+def built(node):
+    """The guidance of a node, and of the nodes in it, by its constructor alone."""
+    numbers = {key: built(value) if isinstance(value, dict) else value for key, value in node.items()}
     target = getattr(methods, numbers.pop("_target_").removeprefix("manifoldgd.guidance."))
     assert set(inspect.signature(target).parameters) == set(numbers)
     assert all(p.default is p.empty for p in inspect.signature(target).parameters.values())
-    assert target(**numbers).neighbourhood >= 0
+    return target(**numbers)
+
+
+@pytest.mark.parametrize("file", sorted((CONF / "guidance").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_yaml_builds_and_holds_exactly_the_constructors_numbers(file):
+    assert built(yaml.safe_load(file.read_text())).neighbourhood >= 0
