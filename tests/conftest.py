@@ -70,3 +70,19 @@ def no_memory_of_checked_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     """Tests leave nothing in the user's cache and find nothing there."""
     module = importlib.import_module("manifoldgd.data.image_folder")
     monkeypatch.setattr(module, "record_of", lambda folder: tmp_path / ".verified.bin")
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """A folder of images in class folders."""
+    from data_parts import write_pets
+
+    return write_pets(tmp_path / "pets")
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[torch.Tensor, ...]:
+    """A hundred digits to train on, and the test split."""
+    from student_parts import hundred_digits
+
+    return hundred_digits()

@@ -27,7 +27,8 @@ def no_key(monkeypatch, tmp_path):
 def folder(tmp_path):
     found = tmp_path / "outputs" / "tables" / "small"
     small_table().save(found / "results.json")
-    Image.new("RGB", (6, 3)).save(found / "ipc10.png")
+    (found / "figures").mkdir()
+    Image.new("RGB", (6, 3)).save(found / "figures" / "ipc10.png")
     return found
 
 

@@ -28,7 +28,7 @@ def rendered(folder):
 
 def test_a_table_is_one_run(monkeypatch, tmp_path):
     wandb = fake_wandb.install(monkeypatch)
-    url = track_table(tracker(), small_table(), rendered(tmp_path / "t"))
+    url = track_table(tracker(), small_table(), rendered(tmp_path / "t"), group="small")
     assert url == "https://wandb.example/p/runs/1"
     (run,) = wandb.runs
     assert (run.settings["name"], run.settings["group"], run.settings["job_type"]) == ("small", "small", "table")
@@ -45,7 +45,7 @@ def test_a_table_is_one_run(monkeypatch, tmp_path):
 
 def test_the_run_holds_table_classes_and_figures(monkeypatch, tmp_path):
     wandb = fake_wandb.install(monkeypatch)
-    track_table(tracker(), small_table(), rendered(tmp_path / "t"))
+    track_table(tracker(), small_table(), rendered(tmp_path / "t"), group="small")
     logged = {name: value for values in wandb.runs[0].history for name, value in values.items()}
     assert logged["figure/ipc10"] == ("image", (6, 3))
     _, columns, rows = logged["table"]
@@ -63,7 +63,7 @@ def test_the_same_table_again_continues_its_run(monkeypatch, tmp_path):
     wandb = fake_wandb.install(monkeypatch)
     folder = rendered(tmp_path / "t")
     for name in ("small", "small", "other"):
-        track_table(tracker(), small_table(name=name), folder)
+        track_table(tracker(), small_table(), folder, group=name)
     one, again, other = (run.settings for run in wandb.runs)
     assert one["id"] == again["id"] != other["id"]
     assert one["resume"] == "allow"
@@ -71,25 +71,25 @@ def test_the_same_table_again_continues_its_run(monkeypatch, tmp_path):
 
 def test_a_table_with_nothing_finished(monkeypatch, tmp_path):
     wandb = fake_wandb.install(monkeypatch)
-    track_table(tracker(), small_table(sets=()), tmp_path)
+    track_table(tracker(), small_table(sets=()), tmp_path, group="small")
     assert wandb.runs[0].summary == {"cells/finished": 0, "sets/failed": 1}
 
 
 def test_without_a_tracker_nothing_happens(tmp_path):
-    assert track_table(NoTracker(), small_table(), tmp_path) is None
+    assert track_table(NoTracker(), small_table(), tmp_path, group="small") is None
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("fails", ["init", "log", "finish"])
 def test_trouble_is_said_and_raises_nothing(capsys, monkeypatch, tmp_path, fails):
     fake_wandb.install(monkeypatch, fails=[fails])
-    track_table(tracker(), small_table(), rendered(tmp_path / "t"))
+    track_table(tracker(), small_table(), rendered(tmp_path / "t"), group="small")
     assert capsys.readouterr().out.startswith("W&B: ")
 
 
 def test_offline_it_lies_in_wandb_s_folder(capsys, tmp_path):
     pytest.importorskip("wandb")
-    assert track_table(tracker(), small_table(), rendered(tmp_path / "t")) is None
+    assert track_table(tracker(), small_table(), rendered(tmp_path / "t"), group="small") is None
     assert "W&B: recorded offline; upload with `wandb sync out/wandb/offline-run-" in capsys.readouterr().out
     media = {file.name.split("_")[0] for file in (tmp_path / "out").rglob("*.table.json")}
     assert media == {"table", "per"}

@@ -69,8 +69,8 @@ def _view(
     spec = table_report(
         result,
         project if project_id is None else {**project, "id": project_id},
-        group=tracker.group or result.name,
-        figures=sorted(file.stem for file in folder.glob("*.png")),
+        group=tracker.group or folder.name,
+        figures=sorted(file.stem for file in (folder / "figures").glob("*.png")),
     )
     return {
         "entityName": entity,

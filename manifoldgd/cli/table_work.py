@@ -176,7 +176,8 @@ class TableWork:
         if board.sets:
             result = self._result(board)
             print(write_table(self.output, result, scores=self.options.scores))
-            track_table(self.plan.rows[0].setup.tracker, result, self.output / "figures")
+            tracker = self.plan.rows[0].setup.tracker
+            track_table(tracker, result, self.output / "figures", group=self.output.name)
 
     def _result(self, board: Board) -> TableResult:
         return self.scoring.scored(board.result()) if self.scoring else board.result()

@@ -19,27 +19,28 @@ JOB_TYPE = "table"  # of this run; the cells' runs are of the type "cell"
 TABLE, PER_CLASS, FIGURES = "table", "per_class", "figure/"  # what the run holds
 
 
-def track_table(tracker: Tracker, result: TableResult, folder: Path) -> str | None:
-    """Record a table as one run of job type ``table`` in the group of its name; again replaces, never doubles.
+def track_table(tracker: Tracker, result: TableResult, figures: Path, *, group: str) -> str | None:
+    """Record a table as one run of job type ``table`` in the group of its cells; again replaces, never doubles.
 
-    The run holds the table and the per-class accuracies (accuracies in [0, 1]), the pictures ``folder/*.png``, and
+    The run holds the table and the per-class accuracies (accuracies in [0, 1]), the pictures ``figures/*.png``, and
     ``<column>/<method>/mean``, ``.../std``, ``.../ci95`` (over distilled sets) as its summary. Trouble with W&B is said
     in a line and changes nothing on disk.
 
     Args:
         tracker: not in use by another run.
         result: finished or not.
-        folder: where the table was rendered to.
+        figures: folder of the rendered pictures.
+        group: of the cells' runs.
 
     Returns:
         Where the run can be looked at; ``None`` offline and without a tracker.
     """
     tracker.start(
-        name=result.name,
-        group=result.name,
+        name=group,
+        group=group,
         job_type=JOB_TYPE,
         config={"table": result.name, **_facts(result)},
-        run_id=f"table-{key_of(result.name)}",
+        run_id=f"table-{key_of(group)}",
     )
     exit_code, url = 1, tracker.url
     try:
@@ -48,7 +49,7 @@ def track_table(tracker: Tracker, result: TableResult, folder: Path) -> str | No
         tracker.finish(
             summary={"cells/finished": len(cells), "sets/failed": len(result.failed), **_numbers(cells)},
             tables={name: columns for name, columns in tables.items() if columns},
-            images={f"{FIGURES}{file.stem}": _picture(file) for file in sorted(folder.glob("*.png"))},
+            images={f"{FIGURES}{file.stem}": _picture(file) for file in sorted(figures.glob("*.png"))},
         )
         exit_code = 0
     finally:

@@ -1,0 +1,174 @@
+"""Image folders with something wrong: every message names the file or the key."""
+
+import importlib
+
+import numpy as np
+import pytest
+from data_parts import SAMPLES, load_folder, message_of, write_image
+from PIL import Image
+
+from manifoldgd.data.image_files import check_files
+
+folder_module = importlib.import_module("manifoldgd.data.image_folder")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (dict(image_size=0), "dataset.image_size"),
+        (dict(channels=4), "dataset.channels"),
+        (dict(train_per_class=0, validation=None), "dataset.train_per_class"),
+        (dict(folder=""), "dataset.folder"),
+        (dict(test="validation"), "dataset.test"),
+        (dict(train="fit"), "dataset.train"),
+        (dict(test="train"), "dataset.test"),
+        (dict(classes=[]), "dataset.classes"),
+        (dict(classes=["cat", "cat"]), "dataset.classes"),
+        (dict(classes=["cat", "cow"]), "dataset.classes: no class folder 'cow'"),
+        (dict(prior_labels={"cat": 1}), "dataset.prior_labels: expected a label for every class, got none for 'dog'"),
+        (dict(prior_labels={"cat": 1, "dog": 1}), "dataset.prior_labels"),
+        (dict(prior_labels={"cat": 1, "dog": -1}), "dataset.prior_labels"),
+        (dict(prior_labels={"cat": 1, "dog": "x"}), "dataset.prior_labels"),
+        (dict(mean=[0.5]), "dataset.mean"),
+        (dict(std=[0.5, 0.5]), "dataset.std"),
+        (dict(std=[0.5, 0.5, 0.0]), "dataset.std"),
+    ],
+)
+def test_bad_argument_names_its_key(pets, changes, says):
+    assert message_of(load_folder, pets, **changes).startswith(says)
+
+
+def test_missing_folder_is_named(tmp_path):
+    message = message_of(load_folder, tmp_path / "nowhere")
+    assert message.startswith("dataset.folder")
+    assert str(tmp_path / "nowhere") in message
+
+
+def test_missing_subfolder_lists_what_is_there(pets):
+    (pets / "test").rename(pets / "val")
+    message = message_of(load_folder, pets)
+    assert message.startswith("dataset.test")
+    assert "train, val" in message
+    assert str(pets) in message
+
+
+def test_differing_class_folders_are_named(pets):
+    write_image(pets / "train" / "bird" / "0.png", "RGB", (8, 8), 0)
+    (pets / "test" / "cat").rename(pets / "test" / "cow")
+    message = message_of(load_folder, pets)
+    assert message.startswith("dataset.folder")
+    assert "only in train: 'bird', 'cat'" in message
+    assert "only in test: 'cow'" in message
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_empty_class_is_named(pets, split):
+    for path in (pets / split / "dog").iterdir():
+        path.unlink()
+    (pets / split / "dog" / ".DS_Store").touch()
+    message = message_of(load_folder, pets)
+    assert message.startswith("dataset.folder")
+    assert str(pets / split / "dog") in message
+    assert "no images" in message
+
+
+def test_no_class_folders_at_all(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+    message = message_of(load_folder, tmp_path)
+    assert str(tmp_path / "train") in message
+    assert "one folder a class" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("train/cat/notes.txt", b"hello", "is not an image file"),
+        ("test/dog/notes.txt", b"hello", "is not an image file"),
+        ("train/cat/fake.jpg", b"hello", "whatever its name says"),
+        ("test/cat/fake.png", b"", "whatever its name says"),
+        ("test/cat/fake.eps", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image file"),
+        ("test/cat/fake.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "whatever its name says"),
+    ],
+)
+def test_file_that_is_no_image_is_named(pets, name, content, says):
+    (pets / name).write_bytes(content)
+    message = message_of(load_folder, pets)
+    assert message.startswith("dataset.folder")
+    assert str(pets / name) in message
+    assert says in message
+
+
+def test_folder_in_a_class_folder_is_named(pets):
+    (pets / "train/cat/images").mkdir()
+    message = message_of(load_folder, pets)
+    assert message.startswith("dataset.folder")
+    assert f"{pets / 'train/cat/images'} is a folder" in message
+
+
+@pytest.mark.parametrize("name", [*SAMPLES, "test/cat/x.jpg", "test/cat/x.png", "train/dog/x.tiff"])
+@pytest.mark.parametrize("keep", [0.5, 0.95])
+def test_truncated_image_is_named_at_construction(pets, name, keep):
+    if not (pets / name).exists():
+        write_image(pets / name, "RGB", (40, 40), 0)
+    whole = (pets / name).read_bytes()
+    (pets / name).write_bytes(whole[: int(len(whole) * keep)])
+    message = message_of(load_folder, pets)
+    assert message.startswith("dataset.folder")
+    assert str(pets / name) in message
+    assert "truncated" in message
+
+
+@pytest.mark.parametrize("name", ["test/cat/x.jpg", "test/cat/x.png"])
+@pytest.mark.parametrize("cut", [1, 2, 12])
+def test_a_missing_end_marker_alone_is_noticed(pets, name, cut):
+    write_image(pets / name, "RGB", (40, 40), 0)
+    (pets / name).write_bytes((pets / name).read_bytes()[:-cut])
+    assert str(pets / name) in message_of(load_folder, pets)
+
+
+def test_several_bad_files_are_counted(pets):
+    for name in ("train/cat/5.png", "train/dog/5.png", "test/dog/5.png"):
+        (pets / name).write_bytes(b"no")
+    message = message_of(load_folder, pets)
+    assert str(pets / "train/cat/5.png") in message
+    assert "bad files in all: 3" in message
+
+
+def test_no_file_escapes_the_check(pets):
+    good, bad = pets / "train/cat/0.png", pets / "bad.png"
+    bad.write_bytes(b"no")
+    message = message_of(check_files, [good] * 256 + [bad] + [good] * 255 + [bad])
+    assert "bad files in all: 2" in message
+
+
+def test_damage_inside_a_file_is_named_when_decoding(pets):
+    path = pets / "train/cat/0.png"
+    content = bytearray(path.read_bytes())
+    start = content.index(b"IDAT") + 4
+    content[start : start + 40] = bytes(40)
+    path.write_bytes(content)
+    dataset = load_folder(pets)
+    message = message_of(dataset.train.images)
+    assert message.startswith("dataset.folder")
+    assert str(path) in message
+
+
+def test_image_that_vanished_is_named_when_decoding(pets):
+    dataset = load_folder(pets)
+    (pets / "train/dog/1.png").unlink()
+    assert str(pets / "train/dog/1.png") in message_of(dataset.train.images)
+
+
+def test_floating_point_pixels_are_refused(pets):
+    Image.fromarray(np.ones((8, 8), np.float32)).save(pets / "train/cat/7.tiff")
+    message = message_of(load_folder, pets)
+    assert str(pets / "train/cat/7.tiff") in message
+    assert "mode F" in message
+
+
+def test_inputs_are_not_modified_and_no_pixels_are_read(pets, monkeypatch):
+    monkeypatch.setattr(folder_module, "load_images", lambda *_: pytest.fail("decoded at construction"))
+    classes, mapping, mean = ["dog", "cat"], {"cat": 1, "dog": 2}, [0.1, 0.2, 0.3]
+    load_folder(pets, classes=classes, prior_labels=mapping, mean=mean)
+    assert (classes, mapping, mean) == (["dog", "cat"], {"cat": 1, "dog": 2}, [0.1, 0.2, 0.3])

@@ -1,0 +1,185 @@
+"""The students' networks: published sizes, seeded weights, fused blocks."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from student_parts import count, source
+
+from manifoldgd.errors import UserError
+from manifoldgd.students.fused import ConvNormReluPool
+from manifoldgd.students.networks import ConvNet, ResNet, ResNetAP, seeded
+
+
+@pytest.mark.parametrize(
+    ("shape", "embedding", "parameters"),
+    [
+        ((1, 28, 28), 2048, 317_706),
+        ((3, 32, 32), 2048, 320_010),  # the count DC states for CIFAR-10
+        ((1, 8, 8), 128, 298_506),
+    ],
+)
+def test_convnet3_has_the_published_size(shape, embedding, parameters):
+    network = ConvNet(shape, 10, width=128, depth=3, generator=source())
+    assert network.embedding_size == embedding
+    assert count(network) == parameters
+    x = torch.randn(2, *shape)
+    assert network.features(x).shape == (2, embedding)
+    assert torch.allclose(network(x), network.classifier(network.features(x)))
+
+
+def test_convnet6_leaves_three_by_three_of_224_pixels():
+    assert ConvNet((3, 224, 224), 10, width=8, depth=6, generator=source()).embedding_size == 8 * 9
+
+
+def test_resnet18_has_the_size_of_the_imagenet_one():
+    # torchvision's ResNet-18 has 11,689,512 parameters with 1000 classes; instance norm has as many as batch norm.
+    assert count(ResNet((3, 224, 224), 1000, width=64, depth=18, generator=source())) == 11_689_512
+
+
+@pytest.mark.parametrize("kind", [ResNet, ResNetAP])
+@pytest.mark.parametrize(("side", "stages"), [(32, 4), (96, 6), (224, 7)])
+def test_resnets_end_at_the_same_resolution_with_either_downsampling(kind, side, stages):
+    network = kind((3, side, side), 5, width=4, depth=10, generator=source())
+    x = torch.randn(2, 3, side, side)
+    assert network.stages(network.stem(x)).shape == (2, 32, stages, stages)
+    assert network.features(x).shape == (2, 32)
+    assert network(x).shape == (2, 5)
+
+
+def test_resnet_ap_pools_where_resnet_strides():
+    strides = {
+        kind: [module.stride[0] for module in kind((3, 224, 224), 5, width=4, depth=10, generator=source()).modules()
+               if isinstance(module, torch.nn.Conv2d)]
+        for kind in (ResNet, ResNetAP)
+    }  # fmt: skip
+    assert set(strides[ResNetAP]) == {1}
+    assert strides[ResNet].count(2) == 7
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (
+            lambda: ConvNet((3, 28, 28), 10, width=4, depth=6, generator=source()),
+            r"student.depth: .* at least 64 pixels, got 28x28; lower student.depth to 4",
+        ),
+        (
+            lambda: ResNet((1, 8, 8), 10, width=4, depth=18, generator=source()),
+            r"student: .* at least 16 pixels here, got 8x8",
+        ),
+        (
+            lambda: ResNet((3, 32, 32), 10, width=4, depth=34, generator=source()),
+            r"student.depth: expected one of \[10, 18\] for a ResNet, got 34",
+        ),
+    ],
+)
+def test_images_too_small_and_unknown_depths_are_user_errors(build, message):
+    with pytest.raises(UserError, match=message):
+        build()
+
+
+@pytest.mark.parametrize("build", [ConvNet, ResNetAP])
+def test_weights_depend_on_the_generator_alone_and_leave_global_state(build):
+    depth = 3 if build is ConvNet else 10
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = build((1, 16, 16), 3, width=4, depth=depth, generator=source(1)).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(7)
+    again = build((1, 16, 16), 3, width=4, depth=depth, generator=source(1)).state_dict()
+    other = build((1, 16, 16), 3, width=4, depth=depth, generator=source(2)).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
+
+
+def test_seeded_restores_the_state_after_an_error():
+    before = torch.get_rng_state()
+    with pytest.raises(KeyError), seeded(source()):
+        {}[torch.rand(3)]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# The fast path
+
+
+def disturbed(shape, width):
+    """A float64 ConvNet-3 whose norms' scales and shifts are not one and zero."""
+    network = ConvNet(shape, 10, width=width, depth=3, generator=source()).double()
+    for index, block in enumerate(network.blocks):
+        with torch.no_grad():
+            block.norm.weight.normal_(1, 0.5, generator=source(index))
+            block.norm.bias.normal_(0, 0.5, generator=source(index + 9))
+    return network
+
+
+@pytest.mark.parametrize(("shape", "width"), [((1, 28, 28), 6), ((3, 32, 32), 5), ((1, 8, 8), 7), ((2, 16, 24), 4)])
+@pytest.mark.parametrize("cached", [1, 3000, 1 << 19])
+def test_fused_blocks_equal_the_layers_one_after_the_other(shape, width, cached, monkeypatch):
+    monkeypatch.setattr("manifoldgd.students.fused.CACHED_ELEMENTS", cached)
+    network = disturbed(shape, width)
+    x, labels = torch.randn(7, *shape, generator=source(), dtype=torch.float64), torch.arange(7)
+    found = []
+    for fused in (False, True):
+        network.fused = fused
+        assert network._can_fuse(x) is fused
+        network.zero_grad()
+        logits = network(x)
+        F.cross_entropy(logits, labels).backward()
+        found.append((logits.detach(), {name: value.grad for name, value in network.named_parameters()}))
+    (plain, plain_grads), (fast, fast_grads) = found
+    torch.testing.assert_close(fast, plain, rtol=1e-12, atol=1e-12)
+    for name, grad in plain_grads.items():
+        if name.endswith("conv.bias"):  # cancelled by the norm: zero up to rounding, and left out
+            assert grad.abs().max() < 1e-12
+            assert fast_grads[name] is None
+        else:
+            torch.testing.assert_close(fast_grads[name], grad, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_fused_block_passes_a_numerical_gradient_check():
+    shapes = ((2, 4, 4, 2), (3, 2, 3, 3), (3,), (3,))
+    inputs = [
+        torch.randn(*shape, generator=source(index), dtype=torch.float64, requires_grad=True)
+        for index, shape in enumerate(shapes)
+    ]
+    assert torch.autograd.gradcheck(lambda *tensors: ConvNormReluPool.apply(*tensors, True), inputs)
+
+
+def test_half_precision_rounds_the_convolutions_and_nothing_else():
+    network = disturbed((1, 28, 28), 16).float()
+    x, labels = torch.randn(9, 1, 28, 28, generator=source()), torch.arange(9)
+    found = []
+    for half in (False, True):
+        network.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            features = network.features(x)
+        assert features.dtype is torch.float32
+        F.cross_entropy(network.classifier(features), labels).backward()
+        assert all(value.grad is None or value.grad.dtype is torch.float32 for value in network.parameters())
+        found.append(
+            (
+                features.detach(),
+                torch.cat([value.grad.flatten() for value in network.parameters() if value.grad is not None]),
+            )
+        )
+    (full, full_grad), (half, half_grad) = found
+    assert 0 < (half - full).norm() / full.norm() < 1e-2  # bfloat16 has 8 bits: 2^-9 a rounding
+    assert 0 < (half_grad - full_grad).norm() / full_grad.norm() < 5e-2
+
+
+def test_fused_forward_is_the_same_with_and_without_gradients():
+    network = disturbed((1, 8, 8), 4)
+    x = torch.randn(5, 1, 8, 8, dtype=torch.float64)
+    with torch.inference_mode():
+        quiet = network(x)
+    assert torch.equal(quiet, network(x).detach())
+
+
+def test_what_the_fast_path_cannot_do_takes_the_layers():
+    network = ConvNet((3, 20, 20), 4, width=4, depth=3, generator=source())
+    assert not network._can_fuse(torch.randn(2, 3, 20, 20))  # 20 -> 10 -> 5
+    assert network(torch.randn(2, 3, 20, 20)).shape == (2, 4)
+    network = ConvNet((3, 16, 16), 4, width=4, depth=3, generator=source())
+    x = torch.randn(2, 3, 16, 16, requires_grad=True)
+    network(x).sum().backward()
+    assert x.grad.abs().sum() > 0
