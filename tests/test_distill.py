@@ -96,7 +96,9 @@ def latents_of(prior, dataset, guidance, batch_size, items=None):
     """Images before rounding to uint8 would hide small differences: the module's decoder is replaced by nothing."""
     raw = dataclasses.replace(prior)
     object.__setattr__(raw, "decode", lambda latents, size: latents)
-    module = DistillModule(raw, SAMPLER, guidance, targets_of(dataset, prior, guidance), image_size=(8, 8), seed=0)
+    module = DistillModule(
+        raw, SAMPLER, guidance, targets_of(dataset, prior, guidance), image_size=(8, 8), seed=0, at_once=64
+    )
     items = items or work_items(dataset.class_names, range(10), 2)
     found = {}
 
@@ -106,7 +108,7 @@ def latents_of(prior, dataset, guidance, batch_size, items=None):
 
     synthesise(
         module,
-        fixed_batches(items, batch_size, whole_classes=False),
+        fixed_batches(items, batch_size, together=None),
         save,
         trainer=cpu().trainer(enable_progress_bar=False),
     )
@@ -237,14 +239,14 @@ def test_a_dit_lookalike_samples(dit_lookalike, tmp_path, guidance):
 
 def test_fixed_batches_do_not_depend_on_what_is_done():
     items = work_items(("a", "b"), (0, 1), 5)
-    assert [len(batch) for batch in fixed_batches(items, 4, whole_classes=False)] == [4, 4, 2]
-    assert [item for batch in fixed_batches(items, 4, whole_classes=False) for item in batch] == items
+    assert [len(batch) for batch in fixed_batches(items, 4, together=None)] == [4, 4, 2]
+    assert [item for batch in fixed_batches(items, 4, together=None) for item in batch] == items
 
 
 @pytest.mark.parametrize(("size", "batches"), [(1, [5, 5, 5]), (9, [5, 5, 5]), (10, [10, 5]), (64, [15])])
 def test_batches_of_whole_classes_hold_every_image_of_each(size, batches):
     items = work_items(("a", "b", "c"), (0, 1, 2), 5)
-    assert [len(batch) for batch in fixed_batches(items, size, whole_classes=True)] == batches
+    assert [len(batch) for batch in fixed_batches(items, size, together="class")] == batches
 
 
 def test_real_sets_are_training_images_and_never_test_images(prior, dataset, tmp_path):

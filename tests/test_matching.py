@@ -246,5 +246,5 @@ def test_combined_wants_what_either_wants():
         combined = CombinedGuidance(first=first, then=then)
         assert (combined.neighbourhood, combined.features) == (24, FeatureSpace(2, 4, 5))
     assert CombinedGuidance(first=mode, then=NoGuidance()).features is None
-    with pytest.raises(UserError, match="guidance: first and then need to match sets in the same features"):
+    with pytest.raises(UserError, match="guidance: first and then need to judge sets in the same features"):
         CombinedGuidance(first=matching, then=MatchingGuidance(**MATCHING | {"width": 8}))

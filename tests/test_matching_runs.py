@@ -70,14 +70,14 @@ def pixels_of(prior, dataset, matching, batch_size):
     raw = dataclasses.replace(prior)
     object.__setattr__(raw, "decode", lambda latents, size: prior.decode_pixels(latents, size))
     targets = targets_of(dataset, prior, method)
-    module = DistillModule(raw, SAMPLER, method, targets, matching, image_size=(8, 8), seed=0)
+    module = DistillModule(raw, SAMPLER, method, targets, matching, image_size=(8, 8), seed=0, at_once=64)
     items, found = work_items(dataset.class_names, range(10), 2), {}
 
     def save(batch):
         found.update({(item.class_name, item.rank): x for item, x in zip(batch.items, batch.images, strict=True)})
 
     trainer = cpu().trainer(enable_progress_bar=False, inference_mode=False)
-    synthesise(module, fixed_batches(items, batch_size, whole_classes=True), save, trainer=trainer)
+    synthesise(module, fixed_batches(items, batch_size, together="class"), save, trainer=trainer)
     return torch.stack([found[item.class_name, item.rank] for item in items])
 
 

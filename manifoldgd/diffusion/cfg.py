@@ -1,4 +1,4 @@
-"""Classifier-free guidance: a denoiser made of two predictions of another denoiser.
+"""Denoisers made of another denoiser: classifier-free guidance, and a batch taken in parts.
 
 Source: Ho and Salimans, *Classifier-Free Diffusion Guidance*, 2022, equation 6, written with the weight ``s = 1 + w``.
 """
@@ -46,3 +46,21 @@ class ClassifierFreeGuidance:
         conditional, unconditional = both.chunk(2)
         noise = unconditional[:, :guided] + self.scale * (conditional[:, :guided] - unconditional[:, :guided])
         return torch.cat([noise, conditional[:, guided:]], dim=1)
+
+
+@dataclass(frozen=True)
+class InParts:
+    """Takes a large batch a part at a time: rows do not see one another, so only memory depends on it.
+
+    Attributes:
+        denoiser: the network.
+        rows: at once, >= 1.
+    """
+
+    denoiser: Denoiser
+    rows: int
+
+    def __call__(self, x_t: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
+        """``[B, C, H, W]``, original timesteps ``[B]``, prior labels ``[B]`` -> ``[B, C or 2C, H, W]``."""
+        parts = zip(x_t.split(self.rows), timesteps.split(self.rows), labels.split(self.rows), strict=True)
+        return torch.cat([self.denoiser(*part) for part in parts])

@@ -8,7 +8,7 @@ alphas. Shape letters: ``B`` rows of the batch, ``C, H, W`` a latent, ``M`` real
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
 
@@ -49,13 +49,26 @@ class Pull:
     clean: Tensor | None = None  # [B, C, H, W]
 
 
+Together = Literal["class", "set"]  # images whose rows need to stand in one batch
+
+
 @dataclass(frozen=True)
 class FeatureSpace:
-    """The random features in which synthetic sets are compared with real ones."""
+    """The random features in which synthetic sets are compared with real ones, by their means of each class."""
 
     networks: int  # random networks in the pool
     width: int  # filters of each
-    real_per_class: int  # real images averaged for each class
+    real_per_class: int  # real images of each class
+    together: ClassVar[Together] = "class"
+
+
+@dataclass(frozen=True)
+class RegressionSpace(FeatureSpace):
+    """Random features in which a regression on the synthetic set classifies real images."""
+
+    ridge: float  # > 0, share of the mean of the kernel's diagonal
+    temperature: float  # > 0, factor on the regression's outputs
+    together: ClassVar[Together] = "set"
 
 
 @dataclass(frozen=True)
@@ -68,7 +81,7 @@ class Anchors:
 
 
 class SetEnergy(Protocol):
-    """How far the synthetic images of a batch are from the real ones of their classes, as sets."""
+    """How badly the synthetic images of a batch, as a set, stand for the real ones of their classes."""
 
     def __call__(self, x0: Tensor, draw: int) -> Tensor:
         """Clean latents ``[B, C, H, W]`` -> scalar, differentiable; ``draw`` counts the evaluations of a batch."""
@@ -87,7 +100,7 @@ class Guidance(Protocol):
     """A guidance method: its scientific numbers only."""
 
     neighbourhood: int  # real latents wanted around each prototype, 0 for none
-    features: FeatureSpace | None  # where sets are matched, for guidances of a whole class at once; None for others
+    features: FeatureSpace | None  # where sets are judged, for guidances of many images at once; None for others
 
     def bind(self, anchors: Anchors) -> BoundGuidance:
         """The guidance for one batch."""

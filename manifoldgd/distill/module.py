@@ -10,7 +10,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from manifoldgd.artifacts import LatentSet, PrototypeSet
-from manifoldgd.diffusion.cfg import ClassifierFreeGuidance
+from manifoldgd.diffusion.cfg import ClassifierFreeGuidance, InParts
 from manifoldgd.diffusion.loop import StepRecord, sample
 from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, Guidance
 from manifoldgd.diffusion.samplers import Sampler
@@ -18,6 +18,7 @@ from manifoldgd.distill.items import WorkItem
 from manifoldgd.geometry.neighbours import neighbourhood_indices
 from manifoldgd.matching.energy import Matching
 from manifoldgd.matching.networks import half_precision
+from manifoldgd.matching.regression import Regression
 from manifoldgd.priors.prior import Prior
 from manifoldgd.randomness import RowNoise
 
@@ -73,9 +74,10 @@ class DistillModule(LightningModule):
         sampler: steps from ``x_t`` to ``x_prev``.
         guidance: a guidance method; acts only where there are ``targets``.
         targets: prototypes and neighbourhoods, or ``None`` for a guidance that needs none.
-        matching: random networks and real features, or ``None`` for a guidance that matches no sets.
+        matching: random networks and real features, or ``None`` for a guidance that judges no sets.
         image_size: ``(h, w)`` of the images to return.
         seed: distillation seed.
+        at_once: rows that the denoiser and the decoder take at a time; a batch may be larger.
     """
 
     def __init__(
@@ -84,20 +86,22 @@ class DistillModule(LightningModule):
         sampler: Sampler,
         guidance: Guidance,
         targets: Targets | None,
-        matching: Matching | None = None,
+        matching: Matching | Regression | None = None,
         *,
         image_size: tuple[int, int],
         seed: int,
+        at_once: int,
     ) -> None:
         super().__init__()
         self.transformer, self.autoencoder = prior.transformer, prior.autoencoder  # registered: Lightning moves them
         self.prior, self.sampler, self.guidance, self.targets = prior, sampler, guidance, targets
         self.matching = matching
-        self.image_size, self.seed = image_size, seed
+        self.image_size, self.seed, self.at_once = image_size, seed, at_once
         self.on_step: Callable[[StepRecord], None] = lambda record: None
         self.schedule = prior.schedule.respaced(sampler.steps, sampler.spacing)
         scale = prior.cfg_scale if sampler.cfg_scale is None else sampler.cfg_scale
-        self.denoiser = ClassifierFreeGuidance(prior.denoise, scale, prior.null_class, prior.cfg_channels)
+        guided = ClassifierFreeGuidance(prior.denoise, scale, prior.null_class, prior.cfg_channels)
+        self.denoiser = InParts(guided, at_once)
 
     def transfer_batch_to_device(self, batch: list[WorkItem], device: torch.device, index: int) -> list[WorkItem]:
         """Items stay as they are: Lightning would take frozen dataclasses apart to look for tensors."""
@@ -121,7 +125,7 @@ class DistillModule(LightningModule):
             guidance=self._bound(items),
             on_step=observe,
         )
-        images = self.prior.decode(latents, self.image_size).cpu()
+        images = torch.cat([self.prior.decode(part, self.image_size).cpu() for part in latents.split(self.at_once)])
         return Synthesised(items, images, *_curves(records))
 
     def _bound(self, items: list[WorkItem]) -> BoundGuidance | None:

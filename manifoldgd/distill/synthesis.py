@@ -9,6 +9,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
+from manifoldgd.diffusion.protocol import Together
 from manifoldgd.distill.items import WorkItem
 from manifoldgd.distill.module import DistillModule, Synthesised
 
@@ -28,16 +29,18 @@ class BatchWriter(Callback):
         self.save(outputs)
 
 
-def fixed_batches(items: Sequence[WorkItem], batch_size: int, *, whole_classes: bool) -> list[list[WorkItem]]:
+def fixed_batches(items: Sequence[WorkItem], batch_size: int, *, together: Together | None) -> list[list[WorkItem]]:
     """Cut the items of a set into batches, always the same ones.
 
-    With ``whole_classes``, for guidances that see the images of a class together, a batch holds as many classes as fit
-    into ``batch_size``, at least one.
+    For guidances that see the images of a class ``together``, a batch holds as many classes as fit into ``batch_size``,
+    at least one; for those that see the set, there is one batch.
 
     A batch that was interrupted is sampled again as a whole, so that a resumed run multiplies the same matrices as an
     uninterrupted one and its files come out the same to the last bit.
     """
-    if whole_classes:
+    if together == "set":
+        batch_size = max(1, len(items))
+    elif together == "class":
         per_class = max(1, sum(item.label == items[0].label for item in items))
         batch_size = max(1, batch_size // per_class) * per_class
     return [list(items[start : start + batch_size]) for start in range(0, len(items), batch_size)]

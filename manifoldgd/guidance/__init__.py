@@ -6,6 +6,7 @@ from manifoldgd.guidance.manifold_released import ManifoldReleasedGuidance
 from manifoldgd.guidance.matching import MatchingGuidance
 from manifoldgd.guidance.mode import ModeGuidance
 from manifoldgd.guidance.none import NoGuidance
+from manifoldgd.guidance.regression import RegressionGuidance
 
 __all__ = [
     "CombinedGuidance",
@@ -14,4 +15,5 @@ __all__ = [
     "MatchingGuidance",
     "ModeGuidance",
     "NoGuidance",
+    "RegressionGuidance",
 ]

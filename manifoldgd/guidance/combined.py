@@ -16,7 +16,7 @@ class CombinedGuidance:
 
     Attributes:
         first: a guidance.
-        then: another. Where both match sets, they do so in the same features.
+        then: another. Where both judge sets, they do so in the same way.
     """
 
     first: Guidance
@@ -26,7 +26,7 @@ class CombinedGuidance:
         spaces = [each.features for each in (self.first, self.then) if each.features]
         require(
             len(set(spaces)) <= 1,
-            "guidance: first and then need to match sets in the same features, got different ones; "
+            "guidance: first and then need to judge sets in the same features, got different ones; "
             "give both the same networks, width and real_per_class",
         )
 
@@ -37,7 +37,7 @@ class CombinedGuidance:
 
     @property
     def features(self) -> FeatureSpace | None:
-        """Where sets are matched."""
+        """Where sets are judged."""
         return self.first.features or self.then.features
 
     def bind(self, anchors: Anchors) -> _BoundBoth:

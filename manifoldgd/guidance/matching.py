@@ -1,6 +1,6 @@
 """Matching guidance: the images of a class are guided together, towards the real distribution of the class.
 
-Every other guidance here pulls each image towards its own prototype and knows nothing of the other images. What a
+Every guidance towards prototypes pulls each image towards its own and knows nothing of the other images. What a
 student learns from is the set. This guidance follows the gradient of a set-level energy, the distance between synthetic
 and real images in the features of random networks (Zhao & Bilen, *Dataset Condensation with Distribution Matching*,
 WACV 2023), inside the sampler (the idea of guiding by a distribution instead of by points is also DMGD's). No network
@@ -9,94 +9,17 @@ is trained: neither the prior nor the random ones, and no student is looked at.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from manifoldgd.diffusion.protocol import Anchors, FeatureSpace, Pull, SetEnergy, Step
-from manifoldgd.errors import require
-from manifoldgd.guidance.window import check_positive, check_scale
-
-BETAS = (0.9, 0.99)  # of Adam: the energy is another network's at each evaluation, so its gradients are averaged
-EPS = 1e-12
+from manifoldgd.diffusion.protocol import FeatureSpace
+from manifoldgd.guidance.descent import SetDescent
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatchingGuidance:
-    """``x0 <- x0 + sum of Adam steps down E(x0)`` at each of the last denoising steps.
-
-    The noise still to come undoes what is done early, so matching acts late: from ``t_start`` to the last step.
-
-    Attributes:
-        rate: length of an Adam step in each coordinate, latent units, >= 0; 0 is no matching, bit for bit.
-        inner_steps: gradient steps at each denoising step, >= 1.
-        t_start: fraction of the steps, in [0, 1], below which matching acts.
-        networks: random networks in the pool, >= 1.
-        width: their filters, >= 1.
-        real_per_class: real images averaged for each class, >= 1.
-    """
-
-    rate: float
-    inner_steps: int
-    t_start: float
-    networks: int
-    width: int
-    real_per_class: int
-    neighbourhood: ClassVar[int] = 0
-
-    def __post_init__(self) -> None:
-        check_scale("guidance.rate", self.rate)
-        for name in ("inner_steps", "networks", "width", "real_per_class"):
-            check_positive(f"guidance.{name}", getattr(self, name))
-        require(
-            0 <= self.t_start <= 1,
-            f"guidance.t_start: needs to be a fraction of the steps in [0, 1], got {self.t_start}; "
-            "index 10 of 50 steps is 0.2",
-        )
+class MatchingGuidance(SetDescent):
+    """Descent of :class:`manifoldgd.matching.energy.MatchingEnergy`; for its numbers see :class:`SetDescent`."""
 
     @property
     def features(self) -> FeatureSpace | None:
-        """The pool of random networks; without matching there are no networks, and batches are the usual ones."""
+        """The pool of random networks; without a rate there are no networks, and batches are the usual ones."""
         return None if self.rate == 0 else FeatureSpace(self.networks, self.width, self.real_per_class)
-
-    def bind(self, anchors: Anchors) -> _BoundMatching:
-        """The guidance down ``anchors.energy``."""
-        if anchors.energy is None and self.rate > 0:
-            raise ValueError("energy: expected the set energy of the batch, got None")
-        return _BoundMatching(self, anchors.energy)
-
-
-@dataclass
-class _BoundMatching:
-    """Adam's averages live as long as the batch: the denoising steps continue one descent."""
-
-    method: MatchingGuidance
-    energy: SetEnergy | None  # None without matching
-    count: int = 0
-    first: Tensor | float = field(default=0.0)
-    second: Tensor | float = field(default=0.0)
-
-    def __call__(self, step: Step) -> Pull | None:
-        method = self.method
-        if method.rate == 0 or step.index >= round(method.t_start * step.num_steps):
-            return None
-        x0 = step.x0
-        for _ in range(method.inner_steps):
-            x0 = x0 - method.rate * self._direction(self._gradient(x0))
-        return Pull(scaled=None, plain=None, kept=None, clean=x0 - step.x0)
-
-    def _gradient(self, x0: Tensor) -> Tensor:
-        with torch.enable_grad():
-            variable = x0.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(self.energy(variable, self.count), variable)
-        return gradient
-
-    def _direction(self, gradient: Tensor) -> Tensor:
-        """Adam (Kingma & Ba 2015, algorithm 1) without its rate."""
-        self.count += 1
-        self.first = BETAS[0] * self.first + (1 - BETAS[0]) * gradient
-        self.second = BETAS[1] * self.second + (1 - BETAS[1]) * gradient.square()
-        mean = self.first / (1 - BETAS[0] ** self.count)
-        return mean / ((self.second / (1 - BETAS[1] ** self.count)).sqrt() + EPS)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from manifoldgd.matching.networks import RandomNetworks
-
-Decode = Callable[[Tensor], Tensor]  # scaled latents [B, C, H, W] -> pixels [B, C, h, w] in [-1, 1], differentiable
+from manifoldgd.matching.networks import Decode, RandomNetworks, embed_latents
 
 
 class MatchingEnergy:
@@ -37,7 +34,7 @@ class MatchingEnergy:
     def __call__(self, x0: Tensor, draw: int) -> Tensor:
         """Clean latents ``[B, C, H, W]`` -> scalar; ``draw`` chooses the network."""
         index = draw % len(self.networks)
-        features = self.networks.embed(index, self.decode(x0))
+        features = embed_latents(self.networks, index, self.decode, x0)
         group, counts = self.group.to(x0.device), self.counts.to(x0.device)
         sums = features.new_zeros(len(counts), features.shape[1]).index_add(0, group, features)
         real = self.means[index, self.classes].to(x0.device)

@@ -6,10 +6,12 @@ need no training (Zhao & Bilen, *Dataset Condensation with Distribution Matching
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.randomness import generator
@@ -17,6 +19,11 @@ from manifoldgd.students.networks import ConvNet, ImageShape
 
 LEAST_SIDE = 3  # pixels a side of the deepest feature map: depth 3 at 28 pixels, 6 at 224, as in the literature
 CHUNK = 256  # images embedded at once; bounds memory
+# Pixel values that gradients flow back through at once: 1,300 images of 28x28, 5 of 256x256 in colour, each of which
+# takes a large decoder 1 to 2 GB.
+GRADIENT_VALUES = 2**20
+
+Decode = Callable[[Tensor], Tensor]  # scaled latents [B, C, H, W] -> pixels [B, C, h, w] in [-1, 1], differentiable
 
 
 def depth_for(image_shape: ImageShape) -> int:
@@ -53,6 +60,7 @@ class RandomNetworks:
         self.networks = [_network(image_shape, width, index) for index in range(count)]
         self.mean, self.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
         self.precision = precision
+        self.at_once = max(1, GRADIENT_VALUES // math.prod(image_shape))  # images
 
     def __len__(self) -> int:
         return len(self.networks)
@@ -69,6 +77,20 @@ class RandomNetworks:
         images = (pixels.add(1).div(2) - self.mean) / self.std
         with half_precision(self.precision, pixels.device):
             return self.networks[index].features(images).float()
+
+
+def embed_latents(networks: RandomNetworks, index: int, decode: Decode, latents: Tensor) -> Tensor:
+    """Scaled latents ``[n, C, H, W]`` -> features ``[n, E]`` of their images; differentiable.
+
+    More than ``networks.at_once`` images are taken in parts whose activations are computed again on the way back, so
+    memory does not grow with the set.
+    """
+    parts = latents.split(networks.at_once)
+    if len(parts) == 1:
+        return networks.embed(index, decode(latents))
+    return torch.cat(
+        [checkpoint(lambda each: networks.embed(index, decode(each)), part, use_reentrant=False) for part in parts]
+    )
 
 
 def half_precision(precision: str, device: torch.device) -> torch.autocast:
@@ -108,6 +130,30 @@ def real_means(
     return torch.stack(means)
 
 
+@torch.no_grad()
+def real_features(
+    networks: RandomNetworks,
+    dataset: ImageDataset,
+    per_class: int,
+    device: torch.device,
+    on_network: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Features of the images that :func:`real_means` averages, ``[P, N, E]`` float16 on the CPU, class by class."""
+    pixels = torch.cat([_drawn(dataset, label, per_class) for label in range(len(dataset.class_names))])
+    features = []
+    for index in range(len(networks)):
+        parts = (networks.embed(index, _as_pixels(part, device)) for part in pixels.split(CHUNK))
+        features.append(torch.cat([part.half().cpu() for part in parts]))
+        on_network()
+    return torch.stack(features)
+
+
+def real_labels(dataset: ImageDataset, per_class: int) -> Tensor:
+    """Class of each row of :func:`real_features`, ``[N]``."""
+    counts = dataset.train.labels.bincount(minlength=len(dataset.class_names)).clamp(max=per_class)
+    return torch.arange(len(counts)).repeat_interleave(counts)
+
+
 def _drawn(dataset: ImageDataset, label: int, count: int) -> Tensor:
     """Real images ``[n, C, H, W]`` uint8 of one class."""
     rows = torch.nonzero(dataset.train.labels == label).flatten()
@@ -116,5 +162,9 @@ def _drawn(dataset: ImageDataset, label: int, count: int) -> Tensor:
 
 
 def _mean(networks: RandomNetworks, index: int, images: Tensor, device: torch.device) -> Tensor:
-    parts = (part.to(device).float().div(127.5).sub(1) for part in images.split(CHUNK))
-    return (sum(networks.embed(index, part).sum(0) for part in parts) / len(images)).cpu()
+    parts = (networks.embed(index, _as_pixels(part, device)) for part in images.split(CHUNK))
+    return (sum(part.sum(0) for part in parts) / len(images)).cpu()
+
+
+def _as_pixels(images: Tensor, device: torch.device) -> Tensor:
+    return images.to(device).float().div(127.5).sub(1)

@@ -1,30 +1,32 @@
-"""The real side of matching guidance, computed once for a dataset."""
+"""The real side of guidances that judge sets, computed once for a dataset."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 from torch import Tensor
 
 from manifoldgd.dataset import ImageDataset
-from manifoldgd.diffusion.protocol import FeatureSpace
+from manifoldgd.diffusion.protocol import FeatureSpace, RegressionSpace
 from manifoldgd.machine import Machine
 from manifoldgd.matching.energy import Matching
-from manifoldgd.matching.networks import RandomNetworks, real_means
+from manifoldgd.matching.networks import RandomNetworks, real_features, real_labels, real_means
+from manifoldgd.matching.regression import Regression, RegressionPool
 from manifoldgd.progress import progress_bar
 from manifoldgd.store.cache import cached_tensor
 from manifoldgd.store.keys import key_of
 
 
-def prepare_matching(dataset: ImageDataset, space: FeatureSpace, machine: Machine, cache: Path) -> Matching:
-    """A pool of random networks and the mean features of real training images under each, from the cache or made now.
+def prepare_matching(
+    dataset: ImageDataset, space: FeatureSpace, machine: Machine, cache: Path
+) -> Matching | Regression:
+    """A pool of random networks and what they make of real training images, from the cache or made now.
 
     Args:
         dataset: its training split is read, its test split is not.
-        space: size and number of the networks, and how many real images are averaged.
-        machine: where to run, and in which precision.
-        cache: holds the means.
+        space: size and number of the networks, how many real images, and what of them is compared.
+        machine: where to run. The networks are students that never train, so they run in the students' precision.
+        cache: holds the means, or the features, of the real images.
     """
     pool = RandomNetworks(
         dataset.image_shape,
@@ -32,13 +34,20 @@ def prepare_matching(dataset: ImageDataset, space: FeatureSpace, machine: Machin
         width=space.width,
         mean=dataset.mean,
         std=dataset.std,
-        precision=machine.precision,
+        precision=machine.student_precision,
     ).to(machine.device)
-    key = key_of("matching", dataset.name, dataset.fingerprint, asdict(space), machine.precision)
-    title = f"features of {space.networks} random networks"
+    compute = real_features if isinstance(space, RegressionSpace) else real_means
 
     def make() -> Tensor:
+        title = f"features of {space.networks} random networks"
         with progress_bar(title, space.networks, enabled=machine.progress) as advance:
-            return real_means(pool, dataset, space.real_per_class, machine.device, on_network=advance)
+            return compute(pool, dataset, space.real_per_class, machine.device, on_network=advance)
 
-    return Matching(pool, cached_tensor(cache / "matching" / f"{key}.safetensors", make))
+    numbers = {"networks": space.networks, "width": space.width, "real_per_class": space.real_per_class}
+    kind = "regression" if isinstance(space, RegressionSpace) else "matching"
+    key = key_of(kind, dataset.name, dataset.fingerprint, numbers, pool.precision)
+    found = cached_tensor(cache / "matching" / f"{key}.safetensors", make)
+    if not isinstance(space, RegressionSpace):
+        return Matching(pool, found)
+    real = RegressionPool(pool, found, real_labels(dataset, space.real_per_class), len(dataset.class_names))
+    return Regression(real, space.ridge, space.temperature)

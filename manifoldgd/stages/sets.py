@@ -20,6 +20,7 @@ from manifoldgd.distill.module import DistillModule, Synthesised, Targets
 from manifoldgd.distill.synthesis import fixed_batches, synthesise
 from manifoldgd.machine import Machine
 from manifoldgd.matching.energy import Matching
+from manifoldgd.matching.regression import Regression
 from manifoldgd.priors.prior import Prior
 from manifoldgd.progress import progress_bar
 from manifoldgd.prototypes.coresets import select_classes
@@ -39,7 +40,7 @@ def distil(
     sampler: Sampler,
     guidance: Guidance,
     targets: Targets | None,
-    matching: Matching | None = None,
+    matching: Matching | Regression | None = None,
     *,
     ipc: int,
     seed: int,
@@ -55,7 +56,7 @@ def distil(
         sampler: how to step.
         guidance: what pulls.
         targets: what it pulls towards; ``None`` for unguided sampling.
-        matching: random networks and real features, for guidances that match sets.
+        matching: random networks and real features, for guidances that judge sets.
         ipc: images a class.
         seed: distillation seed.
         machine: where to run.
@@ -68,11 +69,13 @@ def distil(
     items = work_items(dataset.class_names, labels, ipc)
     batches = [
         batch
-        for batch in fixed_batches(items, machine.batch_size, whole_classes=guidance.features is not None)
+        for batch in fixed_batches(items, machine.batch_size, together=guidance.features and guidance.features.together)
         if any((item.label, item.rank) not in writer.rows for item in batch)
     ]
     size = dataset.image_shape[1:]
-    module = DistillModule(prior, sampler, guidance, targets, matching, image_size=size, seed=seed)
+    module = DistillModule(
+        prior, sampler, guidance, targets, matching, image_size=size, seed=seed, at_once=machine.batch_size
+    )
     started = time.perf_counter()
     title = f"sample {sum(map(len, batches))} images"
     with progress_bar(title, len(batches) * sampler.steps, enabled=machine.progress) as advance:

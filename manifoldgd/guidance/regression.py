@@ -1,0 +1,45 @@
+"""Regression guidance: the whole set is guided so that a regression on it classifies real images.
+
+Ridge regression from the synthetic images to their labels has a closed form, so how well a set teaches can be
+differentiated with respect to its images without training anything (Nguyen, Chen & Lee, *Dataset Meta-Learning from
+Kernel Ridge-Regression*, ICLR 2021). The features are those of random networks, drawn anew instead of taken to their
+infinite-width limit, and real images are judged by a cross-entropy with a temperature (Loo et al., *Efficient Dataset
+Distillation using Random Feature Approximation*, NeurIPS 2022, who call it Platt scaling). Both optimise pixels from
+real images; here the gradient moves the clean latents that a sampler predicts in its last steps, labels stay hard, and
+the temperature is fixed. No network is trained: neither the prior nor the random ones, and no student is looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from manifoldgd.diffusion.protocol import RegressionSpace
+from manifoldgd.guidance.descent import SetDescent
+from manifoldgd.guidance.window import check_positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegressionGuidance(SetDescent):
+    """Descent of :class:`manifoldgd.matching.regression.RegressionEnergy`.
+
+    The classes of a set are told apart by one regression, so all images of the set are sampled as one batch.
+
+    Attributes:
+        ridge: > 0, of the regression, as a share of the mean of the kernel's diagonal.
+        temperature: > 0, factor on the regression's outputs before the cross-entropy.
+    """
+
+    ridge: float
+    temperature: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("guidance.ridge", self.ridge)
+        check_positive("guidance.temperature", self.temperature)
+
+    @property
+    def features(self) -> RegressionSpace | None:
+        """The pool of random networks and the regression in it; ``None`` without a rate."""
+        if self.rate == 0:
+            return None
+        return RegressionSpace(self.networks, self.width, self.real_per_class, self.ridge, self.temperature)
