@@ -9,13 +9,14 @@ import torch
 from command import quick
 from sklearn.kernel_ridge import KernelRidge
 from test_distill import DDPM, contents, mode, targets_of
-from test_guidance import randn
+from test_guidance import SHAPE, randn
+from test_guidance import step as step_at
 from test_matching import pool
 from tiny import cpu
 
 from manifoldgd.data import digits
 from manifoldgd.diffusion.cfg import InParts
-from manifoldgd.diffusion.protocol import FeatureSpace, RegressionSpace
+from manifoldgd.diffusion.protocol import Anchors, FeatureSpace, RegressionSpace
 from manifoldgd.distill.items import work_items
 from manifoldgd.distill.module import DistillModule
 from manifoldgd.distill.synthesis import fixed_batches
@@ -274,3 +275,20 @@ def test_matching_and_regression_do_not_share_a_pool():
         CombinedGuidance(first=MatchingGuidance(**NUMBERS), then=guidance().then)
     assert guidance(rate=0).features is None
     assert guidance().features == SPACE
+
+
+def test_the_rate_falls_along_half_a_cosine_over_all_steps():
+    one = guidance(rate=0.4, inner_steps=5).then
+    assert [one.rate_at(share) for share in (0, 0.5)] == pytest.approx([0.4, 0.2])
+    assert one.rate_at(0.999) < 1e-5
+    start, seen = randn(2, *SHAPE), []
+
+    def slope(x0, draw):  # Adam's direction of a constant gradient is its sign
+        return x0.sum()
+
+    bound = one.bind(Anchors(start, None, slope))
+    for index in (4, 3, 2, 1, 0):  # half of ten steps
+        pull = bound(step_at(index, 2, 10))
+        seen.append(float(pull.clean.mean()))
+    wanted = [-sum(one.rate_at((5 * turn + inner) / 25) for inner in range(5)) for turn in range(5)]
+    assert seen == pytest.approx(wanted, rel=1e-4)

@@ -49,6 +49,10 @@ class SetDescent:
             "index 10 of 50 steps is 0.2",
         )
 
+    def rate_at(self, share: float) -> float:
+        """The rate when ``share``, in [0, 1), of all gradient steps are done."""
+        return self.rate
+
     def bind(self, anchors: Anchors) -> _BoundDescent:
         """The guidance down ``anchors.energy``."""
         if anchors.energy is None and self.rate > 0:
@@ -68,11 +72,13 @@ class _BoundDescent:
 
     def __call__(self, step: Step) -> Pull | None:
         method = self.method
-        if method.rate == 0 or step.index >= round(method.t_start * step.num_steps):
+        guided_steps = round(method.t_start * step.num_steps)
+        if method.rate == 0 or step.index >= guided_steps:
             return None
         x0 = step.x0
         for _ in range(method.inner_steps):
-            x0 = x0 - method.rate * self._direction(self._gradient(x0))
+            rate = method.rate_at(self.count / (guided_steps * method.inner_steps))
+            x0 = x0 - rate * self._direction(self._gradient(x0))
         return Pull(scaled=None, plain=None, kept=None, clean=x0 - step.x0)
 
     def _gradient(self, x0: Tensor) -> Tensor:

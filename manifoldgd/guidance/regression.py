@@ -11,6 +11,7 @@ the temperature is fixed. No network is trained: neither the prior nor the rando
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from manifoldgd.diffusion.protocol import RegressionSpace
@@ -22,7 +23,8 @@ from manifoldgd.guidance.window import check_positive
 class RegressionGuidance(SetDescent):
     """Descent of :class:`manifoldgd.matching.regression.RegressionEnergy`.
 
-    The classes of a set are told apart by one regression, so all images of the set are sampled as one batch.
+    The classes of a set are told apart by one regression, so all images of the set are sampled as one batch. The rate
+    falls to zero along a half cosine over all gradient steps, as the networks take turns and never agree.
 
     Attributes:
         ridge: > 0, of the regression, as a share of the mean of the kernel's diagonal.
@@ -36,6 +38,10 @@ class RegressionGuidance(SetDescent):
         super().__post_init__()
         check_positive("guidance.ridge", self.ridge)
         check_positive("guidance.temperature", self.temperature)
+
+    def rate_at(self, share: float) -> float:
+        """Half a cosine from ``rate`` to 0."""
+        return self.rate * (1 + math.cos(math.pi * share)) / 2
 
     @property
     def features(self) -> RegressionSpace | None:
