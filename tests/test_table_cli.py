@@ -12,6 +12,7 @@ from fake_cells import NO_DISK, WRONG, fake_job, metrics_of
 from PIL import Image
 
 from manifoldgd.cli import table_work
+from manifoldgd.tables.cells import runs
 from manifoldgd.tables.definition import read_definition
 from manifoldgd.tables.lock import locked
 from manifoldgd.tables.results import TableResult
@@ -320,6 +321,22 @@ def test_a_dry_run_says_what_there_is_to_do(capsys, fakes):
     assert "3 finished, 9 left" in capsys.readouterr().out
 
 
+def test_what_draws_nothing_is_one_cell_for_all_seeds(capsys, fakes):
+    change(methods=TOY["methods"] | {"herding": {"source": "herding"}})
+    assert table("columns=one", "--dry-run", "jobs=1") == 0
+    out = capsys.readouterr().out
+    assert "7 cells: 4 methods x 1 columns x 2 seeds (one cell for all of them where nothing is drawn)" in out
+    assert "0 finished, 7 left" in out
+    assert table("columns=one", "jobs=1", "record=true") == 0
+    assert "[7/7] " in capsys.readouterr().out
+    assert ran().count("one/herding") == 1
+    held = TableResult.load(HOME / "results.json")
+    assert [one.seed for one in held.of("herding", "one")] == [0, 1]
+    assert [one.grid for one in held.of("herding", "one")] == [None, None]
+    assert table("columns=one", "seeds=[1,0]", "record=true") == 0
+    assert ran() == []
+
+
 def test_scores_compare_with_random_images_and_with_all_of_them(capsys, fakes, monkeypatch):
     from manifoldgd.cli import table_scores
 
@@ -410,7 +427,8 @@ def test_the_cells_of_the_repositorys_tables_compose(file):
 
     definition = read_definition(file)
     plan = plan_table(replace(definition, columns=definition.columns[::4]), {}, CONF)
-    assert len({cell.key for cell in plan.cells}) == len(plan.cells)  # nothing is measured twice
+    cells = runs(plan.cells)
+    assert len({cell.key for cell in plan.cells}) == len({cell.key for cell in cells}) == len(cells)  # nothing twice
 
 
 def test_a_launcher_runs_the_same_cells(capsys, monkeypatch):

@@ -12,7 +12,7 @@ from manifoldgd.cli.setup import DIFFUSION
 from manifoldgd.cli.table_plan import Plan, Row
 from manifoldgd.errors import UserError
 from manifoldgd.tables.board import seconds_for
-from manifoldgd.tables.cells import Cell
+from manifoldgd.tables.cells import Cell, runs
 from manifoldgd.tables.cost import ASSUMPTIONS, CLASSES, Work
 from manifoldgd.tables.results import SetResult
 from manifoldgd.tables.watching import duration
@@ -27,10 +27,11 @@ def describe(plan: Plan, left: list[Cell], students: int) -> str:
         column = row.described()
         methods = [each.method for each in plan.rows if each.column.key == key]
         lines.append(f"  {key}: {column.title}, {column.label_protocol}: {', '.join(methods)}")
-    cells = len(plan.cells)
+    cells = len(runs(plan.cells))
+    once = "" if cells == len(plan.cells) else " (one cell for all of them where nothing is drawn)"
     lines.append(
         f"{cells} cells: {len(plan.rows) // len(plan.columns)} methods x {len(plan.columns)} columns x "
-        f"{len(plan.seeds)} seeds, each judged by {students} student{'' if students == 1 else 's'}; "
+        f"{len(plan.seeds)} seeds{once}, each judged by {students} student{'' if students == 1 else 's'}; "
         f"{cells - len(left)} finished, {len(left)} left"
     )
     return "\n".join(lines)
@@ -43,7 +44,7 @@ def missing(plan: Plan) -> list[str]:
         for problem in row.problems():
             stopped.setdefault(problem, []).append(row)
     return [
-        f"  {problem} ({len(rows) * len(plan.seeds)} cells, the first is {rows[0].name})"
+        f"  {problem} ({sum(len(runs(row.cells)) for row in rows)} cells, the first is {rows[0].name})"
         for problem, rows in stopped.items()
     ]
 

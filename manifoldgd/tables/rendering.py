@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from manifoldgd.files import atomic_write_bytes, atomic_write_text
-from manifoldgd.report.numbers import Spread, finite, number_format, percent, seconds_text, spread_text
+from manifoldgd.report.numbers import Spread, number_format, percent, seconds_text, spread_text
 from manifoldgd.report.page import Section, write_page
 from manifoldgd.report.tables import latex, markdown
 from manifoldgd.tables.layout import (
@@ -27,6 +27,7 @@ from manifoldgd.tables.pictures import (
 from manifoldgd.tables.results import TableResult
 from manifoldgd.tables.spreadsheets import cells_csv, students_csv
 from manifoldgd.tables.summary import Summary, summarise
+from manifoldgd.tables.timing import computing_seconds
 from manifoldgd.tables.wording import explanations, facts, notes, notices
 
 HEADLINES = 4  # columns whose best method stands at the top of the page
@@ -160,9 +161,8 @@ def _key_figures(summary: Summary) -> list[tuple[str, str, str]]:
     total = sum(cell.asked for cell in summary.cells.values())
     seeds = f"{len(summary.result.seeds)} sets a cell, {len(summary.result.student_seeds)} students a set"
     figures.append(("Sets measured", f"{total - summary.missing} of {total}", seeds))
-    seconds = [cell.seconds * len(cell.sets) for cell in summary.cells.values() if finite(cell.seconds)]
-    if seconds:
-        figures.append(("Computing time", seconds_text(sum(seconds)), "all stages of all sets"))
+    if seconds := computing_seconds(one for cell in summary.cells.values() for one in cell.sets):
+        figures.append(("Computing time", seconds_text(seconds.total()), "all stages of all sets"))
     return figures
 
 
