@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from omegaconf import OmegaConf
@@ -11,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from manifoldgd.cli.setup import DIFFUSION
 from manifoldgd.cli.table_plan import Plan, Row
 from manifoldgd.errors import UserError
+from manifoldgd.store.keys import key_of
 from manifoldgd.tables.board import seconds_for
 from manifoldgd.tables.cells import Cell, runs
 from manifoldgd.tables.cost import ASSUMPTIONS, CLASSES, Work
@@ -64,13 +66,16 @@ def time_needed(plan: Plan, left: list[Cell], known: Iterable[SetResult], studen
 
 def _gpu_time(plan: Plan, left: list[Cell], students: int) -> list[str]:
     counts = {key: 0.0 for key in plan.columns}
+    made: set[str] = set()
     for row in plan.rows:
-        cells = sum(cell in left for cell in row.cells)
-        if cells:
-            work = work_of(row, students)
-            if work is None:
-                return ["GPU time: unknown: the number of classes is not known before the data is there"]
-            counts[row.column.key] += cells * work.gpu_seconds
+        cells = [cell for cell in row.cells if cell in left]
+        work = work_of(row, students) if cells else None
+        if cells and work is None:
+            return ["GPU time: unknown: the number of classes is not known before the data is there"]
+        for cell in cells:
+            key = key_of(cell.set_config)
+            counts[row.column.key] += (replace(work, steps=0) if key in made else work).gpu_seconds
+            made.add(key)
     lines = [f"  {key}: {seconds / 3600:.1f} h" for key, seconds in counts.items() if seconds]
     return [f"GPU time: {sum(counts.values()) / 3600:.1f} h ({ASSUMPTIONS})", *lines]
 
