@@ -26,6 +26,7 @@ from manifoldgd.tables.pictures import (
 )
 from manifoldgd.tables.results import TableResult
 from manifoldgd.tables.spreadsheets import cells_csv, students_csv
+from manifoldgd.tables.stale import CSV, FIGURES, remove_figures
 from manifoldgd.tables.summary import Summary, summarise
 from manifoldgd.tables.timing import computing_seconds
 from manifoldgd.tables.wording import explanations, facts, notes, notices
@@ -37,7 +38,7 @@ def write_table(folder: Path, result: TableResult, *, scores: bool = False) -> s
     """Write everything that shows a table, finished or not, each file whole or not at all.
 
     Files: ``table.csv`` (a row a cell, all statistics), ``results.csv`` (a row a student), ``table.md``, ``table.tex``,
-    ``figures/*.png`` and ``report.html``, which needs none of the others.
+    ``figures/*.png`` and ``report.html``, which needs none of the others. Figures of an earlier table there go.
 
     Args:
         folder: where to write; made if missing. Paths of the sets' pictures are relative to it.
@@ -53,12 +54,14 @@ def write_table(folder: Path, result: TableResult, *, scores: bool = False) -> s
     """
     summary = summarise(result)
     sections = _sections(summary, folder, scores)
-    atomic_write_text(folder / "table.csv", cells_csv(summary))
+    figures = [figure for section in sections for figure in section.figures()]
+    remove_figures(folder, [figure.name for figure in figures])
+    atomic_write_text(folder / CSV, cells_csv(summary))
     atomic_write_text(folder / "results.csv", students_csv(summary))
     atomic_write_text(folder / "table.md", markdown_text(summary, scores=scores))
     atomic_write_text(folder / "table.tex", latex_text(summary, scores=scores))
-    for figure in (figure for section in sections for figure in section.figures()):
-        atomic_write_bytes(folder / "figures" / f"{figure.name}.png", figure.png())
+    for figure in figures:
+        atomic_write_bytes(folder / FIGURES / f"{figure.name}.png", figure.png())
     write_page(
         folder / "report.html",
         title=_title(summary),
