@@ -1,4 +1,4 @@
-"""Cells that need equal sets: made once, copied whole, and made again only where the first could not."""
+"""Equal sets are made once: copied where columns share them, taken in for every seed where nothing is drawn."""
 
 import errno
 import io
@@ -15,6 +15,7 @@ from manifoldgd.store.results import claim_result
 from manifoldgd.store.sets import copy_set, has_set
 from manifoldgd.tables.board import Board
 from manifoldgd.tables.cells import in_turn
+from manifoldgd.tables.recording import recorded_sets
 from manifoldgd.tables.runner import run_left
 from manifoldgd.tables.sharing import in_waves, share_set
 from manifoldgd.tables.timing import computing_seconds
@@ -39,6 +40,7 @@ while first and not (folder / "sets" / "d" / "a-seed0" / "metrics.json").is_file
     assert time.monotonic() < end
     time.sleep(0.05)
 """
+METHODS = ("a", "b")
 COLUMNS = (COLUMN, type(COLUMN)(**{**vars(COLUMN), "key": "d"}))
 
 
@@ -47,8 +49,8 @@ def board_of(output, *, seeds=(0,), columns=COLUMNS):
     return Board(output, blank(("a",), seeds=seeds, columns=columns), cells)
 
 
-def run(board, script, *, at_once=2):
-    with Watch(board, at_once, Console(file=io.StringIO())) as watch:
+def run(board, script, *, at_once=2, out=None):
+    with Watch(board, at_once, Console(file=out or io.StringIO())) as watch:
         return run_left(board, at_once=at_once, environment={}, watch=watch, job=fake_job(default=script))
 
 
@@ -146,3 +148,36 @@ def test_the_making_of_a_shared_set_counts_once():
     assert computing_seconds(again)["distill"] == 21.0  # made a second time, to the same bits
     old = [set_result("mode", 0, column=name, key=name) for name in ("one", "two")]
     assert computing_seconds(old)["distill"] == 20.0
+
+
+def still(seeds):
+    """Cells of a set that no seed changes, and of one that each seed changes."""
+    return in_turn([*(cell("a", seed, draws=False) for seed in seeds), *(cell("b", seed) for seed in seeds)], seeds)
+
+
+def test_a_set_that_draws_nothing_is_made_once_for_all_seeds(tmp_path):
+    seeds, out = (0, 1, 2), io.StringIO()
+    board = Board(tmp_path, blank(METHODS, seeds=seeds), still(seeds))
+    assert run(board, GOOD, at_once=1, out=out)
+    assert (tmp_path / "order.txt").read_text().split() == ["c/a", "c/b-seed0", "c/b-seed1", "c/b-seed2"]
+    assert out.getvalue().splitlines()[-1].startswith("[4/4] ")
+    sets = board.result().of("a", "c")
+    assert [one.seed for one in sets] == [0, 1, 2]
+    assert len({(one.key, one.last) for one in sets}) == 1
+    more = Board(tmp_path, blank(METHODS, seeds=(3, 4)), still((3, 4)))  # other seeds: the same set
+    assert [each.name for each in more.left] == ["c/b-seed3", "c/b-seed4"]
+    assert [one.seed for one in more.result().of("a", "c")] == [3, 4]
+    record = board.result()
+    kept = recorded_sets(record, still((0, 5)), (0,), home=tmp_path, output=tmp_path)
+    grown = Board(tmp_path / "new", blank(METHODS, seeds=(0, 5)), still((0, 5)), kept)
+    assert [each.name for each in grown.left] == ["c/b-seed5"]
+    assert [one.seed for one in grown.result().of("a", "c")] == [0, 5]
+
+
+def test_a_set_that_draws_nothing_fails_for_all_seeds(tmp_path):
+    board = Board(tmp_path, blank(METHODS, seeds=(0, 1)), still((0, 1)))
+    assert run(board, "import sys\nif sys.argv[2] == 'c/a': sys.exit(1)\n" + GOOD)
+    assert [(one.method, one.seed) for one in board.result().failed] == [("a", 0), ("a", 1)]
+    assert [each.name for each in board.failed_cells] == ["c/a"]
+    assert run(board, GOOD)
+    assert not board.failed

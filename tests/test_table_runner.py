@@ -60,39 +60,6 @@ def test_everything_is_run_seed_by_seed_and_gathered(tmp_path):
     assert one.key == cell("a", 1).key
 
 
-def still(seeds):
-    """Cells of a set that no seed changes, and of one that each seed changes."""
-    return in_turn([*(cell("a", seed, draws=False) for seed in seeds), *(cell("b", seed) for seed in seeds)], seeds)
-
-
-def test_a_set_that_draws_nothing_is_made_once_for_all_seeds(tmp_path):
-    seeds, out = (0, 1, 2), io.StringIO()
-    board = Board(tmp_path, blank(METHODS, seeds=seeds), still(seeds))
-    assert run(board, fake_job(), at_once=1, console=Console(file=out))
-    assert order(tmp_path) == ["c/a", "c/b-seed0", "c/b-seed1", "c/b-seed2"]
-    assert out.getvalue().splitlines()[-1].startswith("[4/4] ")
-    sets = board.result().of("a", "c")
-    assert [one.seed for one in sets] == [0, 1, 2]
-    assert len({(one.key, one.last) for one in sets}) == 1
-    more = Board(tmp_path, blank(METHODS, seeds=(3, 4)), still((3, 4)))  # other seeds: the same set
-    assert [each.name for each in more.left] == ["c/b-seed3", "c/b-seed4"]
-    assert [one.seed for one in more.result().of("a", "c")] == [3, 4]
-    record = board.result()
-    kept = recorded_sets(record, still((0, 5)), (0,), home=tmp_path, output=tmp_path)
-    grown = Board(tmp_path / "new", blank(METHODS, seeds=(0, 5)), still((0, 5)), kept)
-    assert [each.name for each in grown.left] == ["c/b-seed5"]
-    assert [one.seed for one in grown.result().of("a", "c")] == [0, 5]
-
-
-def test_a_set_that_draws_nothing_fails_for_all_seeds(tmp_path):
-    board = Board(tmp_path, blank(METHODS, seeds=(0, 1)), still((0, 1)))
-    assert run(board, fake_job({"a": WRONG}))
-    assert [(one.method, one.seed) for one in board.result().failed] == [("a", 0), ("a", 1)]
-    assert [each.name for each in board.failed_cells] == ["c/a"]
-    assert run(board, fake_job())
-    assert not board.failed
-
-
 def test_what_is_finished_is_not_run_again(tmp_path):
     assert run(board_of(tmp_path, methods=("a",)), fake_job())
     board = board_of(tmp_path)

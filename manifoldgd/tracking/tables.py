@@ -24,6 +24,9 @@ TABLE, PER_CLASS, FIGURES = "table", "per_class", "figure/"  # what the run hold
 def track_table(tracker: Tracker, result: TableResult, figures: Path, *, group: str) -> str | None:
     """Record a table as one run of job type ``table`` in the group of its cells; again replaces, never doubles.
 
+    The run's id is that of the table's name and group, so another call continues the run, offline too: ``wandb sync``
+    of its folders leads to the one run.
+
     The run holds the table and the per-class accuracies (accuracies in [0, 1]), the pictures ``figures/*.png``, and
     ``<column>/<method>/mean``, ``.../std``, ``.../ci95`` (over distilled sets) as its summary. Trouble with W&B is said
     in a line and changes nothing on disk.
@@ -42,7 +45,7 @@ def track_table(tracker: Tracker, result: TableResult, figures: Path, *, group: 
         group=group,
         job_type=JOB_TYPE,
         config={"table": result.name, **_facts(result)},
-        run_id=f"table-{key_of(group)}",
+        run_id=f"table-{key_of(result.name, group)}",
     )
     exit_code, url = 1, tracker.url
     try:
