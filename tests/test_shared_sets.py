@@ -9,7 +9,9 @@ import pytest
 from fake_cells import COLUMN, GOOD, KILLED, blank, cell, fake_job
 from fake_tables import set_result
 from rich.console import Console
+from toy_table import OUTPUT, STUDENTS, change, table
 
+from manifoldgd.cli import table_launch
 from manifoldgd.errors import UserError
 from manifoldgd.store.results import claim_result
 from manifoldgd.store.sets import copy_set, has_set
@@ -148,6 +150,14 @@ def test_the_making_of_a_shared_set_counts_once():
     assert computing_seconds(again)["distill"] == 21.0  # made a second time, to the same bits
     old = [set_result("mode", 0, column=name, key=name) for name in ("one", "two")]
     assert computing_seconds(old)["distill"] == 20.0
+
+
+def test_a_launcher_has_shared_sets_made_first(monkeypatch, toy_table):
+    change(columns=STUDENTS)
+    monkeypatch.setattr(table_launch, "job_of", fake_job(default=MAKE + GOOD))
+    assert table("seeds=0", "launcher=basic") == 0
+    assert made(OUTPUT) == [f"width8/{method}-seed0" for method in ("mode", "random", "unguided")]
+    assert has_set(OUTPUT / "sets" / "width9" / "mode-seed0")
 
 
 def still(seeds):

@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 from command import manifoldgd
 from PIL import Image
-from toy_table import CONF, EXPERIMENTS, HOME, OUTPUT, TOY, change, ran, table
+from toy_table import CONF, EXPERIMENTS, HOME, OUTPUT, STUDENTS, TOY, change, ran, table
 
+from manifoldgd.cli import table_dry_run
+from manifoldgd.cli.table_plan import plan_table
 from manifoldgd.tables.cells import runs
+from manifoldgd.tables.cost import Work
 from manifoldgd.tables.definition import read_definition
 from manifoldgd.tables.results import TableResult
 
@@ -96,6 +99,16 @@ def test_a_dry_run_finds_large_images_that_are_there(capsys, dit_lookalike):
     assert code == 0
 
 
+def test_gpu_hours_count_the_making_of_a_shared_set_once(monkeypatch):
+    change(columns=STUDENTS)
+    plan = plan_table(read_definition(HOME / "table.yaml"), {}, CONF)
+    work = Work(images=10**6, steps=50, students=1, epochs=0, student_flops=0.0)  # costs nothing but the making
+    monkeypatch.setattr(table_dry_run, "LARGE_IMAGES", 1)
+    monkeypatch.setattr(table_dry_run, "work_of", lambda row, students: work)
+    _, *by_column = table_dry_run.time_needed(plan, plan.cells, [], 1, 1).splitlines()
+    assert by_column == [f"  width8: {6 * work.gpu_seconds / 3600:.1f} h"]
+
+
 SHIPPED = sorted(EXPERIMENTS.glob("*/table.yaml"))
 
 
@@ -108,8 +121,6 @@ HERE = [
 
 @pytest.mark.parametrize("file", HERE, ids=lambda file: file.parent.name)
 def test_the_cells_of_the_repositorys_tables_compose(file):
-    from manifoldgd.cli.table_plan import plan_table
-
     definition = read_definition(file)
     plan = plan_table(replace(definition, columns=definition.columns[::4]), {}, CONF)
     cells = runs(plan.cells)

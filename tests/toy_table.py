@@ -23,6 +23,17 @@ TOY = {
 }
 OUTPUT = Path("outputs/tables/toy")
 HOME = Path("experiments/toy")
+# Columns that differ in the student only.
+STUDENTS = [
+    {
+        "key": f"width{width}",
+        "dataset": "digits",
+        "ipc": 1,
+        "student": "convnet3",
+        "overrides": {"student.width": width},
+    }
+    for width in (8, 9)
+]
 
 
 def write(prior=None, **changes):
