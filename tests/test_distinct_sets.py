@@ -8,6 +8,7 @@ import torch
 from fake_tables import set_result, table
 
 from manifoldgd.artifacts import DistilledSet
+from manifoldgd.report.sweep import sweep_tables
 from manifoldgd.tables.distinct import distinct_sets
 from manifoldgd.tables.layout import detail_table, main_table
 from manifoldgd.tables.rendering import markdown_text
@@ -116,3 +117,24 @@ def test_records_from_before_fingerprints_say_what_they_said():
     held = TableResult.load(RECORD)
     cells = summarise(held).cells
     assert cells["random", "ipc1-convnet3"].last.interval.count == 5
+
+
+def test_a_sweep_over_seeds_counts_equal_sets_once():
+    def result(seed, values, **changes):
+        accuracy = {"mean": sum(values) / 2, "std": None, "ci95": None, "values": values}
+        places = {"dataset": "digits", "label_protocol": "hard_small", "student": "ConvNet-3", "method": "herding"}
+        facts = {"format": 1, "distillation_seed": seed, "accuracy": {"last": accuracy, "best": accuracy}}
+        return {**places, **facts, "students": [{}, {}], **changes}
+
+    def row(first, *others):
+        (table,) = sweep_tables([({"seed": str(seed)}, each) for seed, each in enumerate((first, *others))])
+        return {column.key: cell for column, cell in zip(table.columns, table.rows[0], strict=True)}
+
+    copies = [result(0, [0.5, 0.6], fingerprint="f")] * 3
+    found = row(*copies)
+    assert (found["distillation_seeds"], found["students"]) == (1, 2)
+    assert found["last_top1"].mean == pytest.approx(0.55)
+    two = row(*copies, result(3, [0.7, 0.8], fingerprint="g"))
+    assert (two["distillation_seeds"], two["students"]) == (2, 4)
+    old = row(result(0, [0.5, 0.6]), result(1, [0.5, 0.6]))  # without fingerprints
+    assert (old["distillation_seeds"], old["students"]) == (2, 4)

@@ -30,6 +30,7 @@ made = folder / "sets" / name / "set"
 first = not (made / "manifest.json").is_file()
 if first:
     made.mkdir(parents=True)
+    (made.parent / "result.json").write_text(sys.argv[4])  # as a run claims its folder before it makes the set
     with open(folder / "made.txt", "a") as stream: stream.write(name + "\\n")
     time.sleep(0.5)  # long enough for another cell to start, if it would
     (made / "0.png").write_text(name)
