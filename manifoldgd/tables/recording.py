@@ -76,7 +76,7 @@ def write_record(home: Path, output: Path, result: TableResult, *, scores: bool 
         sets.append(replace(one, grid=_copied(picture, home, one) if picture else None))
     recorded = replace(result, sets=tuple(sets))
     recorded.save(home / RECORD)
-    remove_grids(home, [Path(one.grid).stem for one in sets if one.grid])
+    remove_grids(home, [grid_name(one.column, one.method) for one in sets])
     write_table(home, recorded, scores=scores)
 
 
