@@ -6,7 +6,9 @@ latent or an image. Latents are *scaled* everywhere: multiplied by the autoencod
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,14 @@ class DistilledSet:
         _check(self.images.dtype == torch.uint8, f"images: expected uint8, got {self.images.dtype}")
         _check_labels("labels", self.labels, len(self.images), len(self.class_names))
         _check(self.ranks.shape == self.labels.shape, f"ranks: expected {tuple(self.labels.shape)}")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A 16-digit hexadecimal hash of images and labels in their order: equal for sets of equal pixels."""
+        digest = hashlib.blake2b(str(tuple(self.images.shape)).encode(), digest_size=8)
+        for tensor in (self.images, self.labels):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,10 @@
 """Settings of the whole suite."""
 
+import functools
 import importlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -86,3 +89,27 @@ def digits() -> tuple[torch.Tensor, ...]:
     from student_parts import hundred_digits
 
     return hundred_digits()
+
+
+@pytest.fixture
+def toy_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_prior: Path) -> None:
+    """A folder of its own with the table ``toy``."""
+    from toy_table import write
+
+    monkeypatch.chdir(tmp_path)
+    write(prior=tiny_prior)
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Replaces what is run for the cells of a table; returns the function that says by what."""
+    from fake_cells import fake_job
+
+    from manifoldgd.cli import table_work
+    from manifoldgd.tables.runner import run_left
+
+    def use(scripts: dict[str, str] | None = None, **how: Any) -> None:
+        monkeypatch.setattr(table_work, "run_left", functools.partial(run_left, job=fake_job(scripts, **how)))
+
+    use()
+    return use

@@ -34,9 +34,10 @@ time.sleep(60)
 """
 
 
-def cell(method="m", seed=0, column="c", **changes):
-    """A cell; ``changes`` go into what its set depends on."""
-    config = {"dataset": {"_target_": "digits", "folder": None}, "seed": seed, "method": method, **changes}
+def cell(method="m", seed=0, column="c", *, draws=True, **changes):
+    """A cell; ``changes`` go into what its set depends on, and the seed where it ``draws``."""
+    config = {"dataset": {"_target_": "digits", "folder": None}, "method": method, **changes}
+    config |= {"seed": seed} if draws else {}
     return Cell(
         method=method, column=column, seed=seed, overrides=(), set_config=config, judge_config={"student": {"width": 8}}
     )

@@ -8,6 +8,7 @@ from command import quick
 
 from manifoldgd.data.digits import digits
 from manifoldgd.stages import classifiers, evaluation
+from manifoldgd.store.sets import load_set
 from manifoldgd.students import Student
 
 
@@ -65,6 +66,7 @@ def check_metrics(result):
     assert steps[0]["ratio_mean"] > 0
     assert 0 <= steps[0]["kept_mean"] <= 1
     assert steps[2]["ratio_mean"] is None
+    assert len(result["fingerprint"]) == 16
 
 
 def test_evaluate_a_real_set(tiny_prior, shared_cache, tmp_path):
@@ -82,6 +84,17 @@ def test_evaluate_a_real_set(tiny_prior, shared_cache, tmp_path):
     result = metrics(judged)
     assert (result["method"], result["ipc"], result["guidance"]) == ("random", 2, None)
     assert not (judged / "latent_map.png").exists()
+
+
+def test_sets_that_draw_nothing_are_one_set(shared_cache, tmp_path):
+    for source, folders in (("herding", 1), ("random", 2)):
+        for seed in (0, 5):
+            changes = ("output=null", f"source={source}", f"seed={seed}")
+            assert quick("distill", "./not-needed", shared_cache, None, *changes) == 0
+        found = list((tmp_path / "outputs" / "digits").glob(f"{source}-*"))
+        assert len(found) == folders
+        sets = [load_set(folder).fingerprint for folder in found]
+        assert len(set(sets)) == folders
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from manifoldgd.errors import UserError
-from manifoldgd.prototypes import SELECTIONS, LevelWise, select_classes
+from manifoldgd.prototypes import DRAW_NOTHING, SELECTIONS, LevelWise, select_classes
 from manifoldgd.prototypes.coresets import herding, k_center, kmeans_nearest, random_real
 from manifoldgd.prototypes.selection import coarse_to_fine, level_wise
 from manifoldgd.prototypes.tree import BisectingTree
@@ -125,6 +125,16 @@ class TestCoresets:
     @pytest.mark.parametrize("method", [herding, k_center])
     def test_shorter_is_a_prefix(self, method):
         assert method(features_of(), 20)[:8].tolist() == method(features_of(), 8).tolist()
+
+    @pytest.mark.parametrize("method", SELECTIONS)
+    def test_whether_a_method_draws_is_said(self, method):
+        features, labels = features_of(60), torch.zeros(60, dtype=torch.int64)
+        found = {
+            tuple(select_classes(features, labels, ["a"], method=method, ipc=7, seed=seed).tolist())
+            for seed in range(4)
+        }
+        assert (len(found) == 1) == (method in DRAW_NOTHING)
+        assert set(SELECTIONS) >= DRAW_NOTHING
 
     def test_herding_matches_the_mean_better_than_chance(self):
         features = features_of(500, 8)

@@ -97,6 +97,7 @@ def test_one_row_a_student(tmp_path):
         "last_top1": "0.785",
         "best_top1": "0.795",
         "key": "mode-1",
+        "fingerprint": "",
         "code_version": "0123abc",
     }
 

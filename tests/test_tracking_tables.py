@@ -59,14 +59,24 @@ def test_the_run_holds_table_classes_and_figures(monkeypatch, tmp_path):
     assert len(rows) == 4
 
 
-def test_the_same_table_again_continues_its_run(monkeypatch, tmp_path):
-    wandb = fake_wandb.install(monkeypatch)
+@pytest.mark.parametrize("key", [True, False], ids=["online", "offline"])
+def test_the_same_table_again_continues_its_run(monkeypatch, tmp_path, key):
+    wandb = fake_wandb.install(monkeypatch, key=key)
     folder = rendered(tmp_path / "t")
-    for name in ("small", "small", "other"):
-        track_table(tracker(), small_table(), folder, group=name)
-    one, again, other = (run.settings for run in wandb.runs)
-    assert one["id"] == again["id"] != other["id"]
-    assert one["resume"] == "allow"
+    grown = small_table(sets=())
+    for result, group in (
+        (small_table(), "small"),
+        (grown, "small"),
+        (grown, "other"),
+        (small_table(name="b"), "small"),
+    ):
+        track_table(tracker(), result, folder, group=group)
+    one, again, elsewhere, other = (run.settings for run in wandb.runs)
+    assert one["id"] == again["id"]
+    assert len({one["id"], elsewhere["id"], other["id"]}) == 3
+    assert {each["mode"] for each in (one, again)} == {"online" if key else "offline"}
+    # Offline, wandb knows no runs to resume and says so; `wandb sync` goes by the id.
+    assert one["resume"] == again["resume"] == ("allow" if key else None)
 
 
 def test_a_table_with_nothing_finished(monkeypatch, tmp_path):

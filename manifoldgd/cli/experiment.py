@@ -24,7 +24,7 @@ from manifoldgd.stages import classifiers, evaluation, latents, pages, prior, se
 from manifoldgd.stages.matching import prepare_matching
 from manifoldgd.store.keys import key_of, read_json
 from manifoldgd.store.results import claim_result
-from manifoldgd.store.sets import load_set
+from manifoldgd.store.sets import has_set, load_set
 
 
 class Experiment(Setup):
@@ -78,7 +78,7 @@ class Experiment(Setup):
             "config": self.set_config,
             "inputs": {"dataset": self.dataset.fingerprint, "prior": self.prior.key if self.needs_prior else None},
         }
-        if (folder / "set" / "manifest.json").is_file():
+        if has_set(folder):
             return load_set(folder)
         if self.config.source != DIFFUSION:
             return self._choose_real(folder, facts)

@@ -13,7 +13,7 @@ from manifoldgd.cli.components import build, check_node, check_type
 from manifoldgd.errors import require
 from manifoldgd.machine import Machine
 from manifoldgd.priors.prior import Prior
-from manifoldgd.prototypes import SELECTIONS
+from manifoldgd.prototypes import DRAW_NOTHING, SELECTIONS
 from manifoldgd.stages import latents, sets
 from manifoldgd.store.keys import key_of
 from manifoldgd.tracking import Tracker
@@ -88,9 +88,14 @@ class Setup:
         return f"{name} ({self.config.guidance.estimator})" if name == "manifold" else name
 
     @property
+    def draws(self) -> bool:
+        """Whether the set depends on the distillation seed."""
+        return self.config.source not in DRAW_NOTHING
+
+    @property
     def set_config(self) -> dict[str, Any]:
         """The part of the configuration that the set depends on, and nothing else."""
-        keys = ["dataset", "ipc", "source", "seed"]
+        keys = ["dataset", "ipc", "source"] + (["seed"] if self.draws else [])
         if self.config.source == DIFFUSION:
             keys += ["prior", "sampler", "guidance"] + (["clusterer"] if self.guided else [])
         else:

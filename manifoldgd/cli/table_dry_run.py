@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import torch
 from omegaconf import OmegaConf
@@ -11,8 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from manifoldgd.cli.setup import DIFFUSION
 from manifoldgd.cli.table_plan import Plan, Row
 from manifoldgd.errors import UserError
+from manifoldgd.store.keys import key_of
 from manifoldgd.tables.board import seconds_for
-from manifoldgd.tables.cells import Cell
+from manifoldgd.tables.cells import Cell, runs
 from manifoldgd.tables.cost import ASSUMPTIONS, CLASSES, Work
 from manifoldgd.tables.results import SetResult
 from manifoldgd.tables.watching import duration
@@ -27,10 +29,11 @@ def describe(plan: Plan, left: list[Cell], students: int) -> str:
         column = row.described()
         methods = [each.method for each in plan.rows if each.column.key == key]
         lines.append(f"  {key}: {column.title}, {column.label_protocol}: {', '.join(methods)}")
-    cells = len(plan.cells)
+    cells = len(runs(plan.cells))
+    once = "" if cells == len(plan.cells) else " (one cell for all of them where nothing is drawn)"
     lines.append(
         f"{cells} cells: {len(plan.rows) // len(plan.columns)} methods x {len(plan.columns)} columns x "
-        f"{len(plan.seeds)} seeds, each judged by {students} student{'' if students == 1 else 's'}; "
+        f"{len(plan.seeds)} seeds{once}, each judged by {students} student{'' if students == 1 else 's'}; "
         f"{cells - len(left)} finished, {len(left)} left"
     )
     return "\n".join(lines)
@@ -43,7 +46,7 @@ def missing(plan: Plan) -> list[str]:
         for problem in row.problems():
             stopped.setdefault(problem, []).append(row)
     return [
-        f"  {problem} ({len(rows) * len(plan.seeds)} cells, the first is {rows[0].name})"
+        f"  {problem} ({sum(len(runs(row.cells)) for row in rows)} cells, the first is {rows[0].name})"
         for problem, rows in stopped.items()
     ]
 
@@ -63,13 +66,16 @@ def time_needed(plan: Plan, left: list[Cell], known: Iterable[SetResult], studen
 
 def _gpu_time(plan: Plan, left: list[Cell], students: int) -> list[str]:
     counts = {key: 0.0 for key in plan.columns}
+    made: set[str] = set()
     for row in plan.rows:
-        cells = sum(cell in left for cell in row.cells)
-        if cells:
-            work = work_of(row, students)
-            if work is None:
-                return ["GPU time: unknown: the number of classes is not known before the data is there"]
-            counts[row.column.key] += cells * work.gpu_seconds
+        cells = [cell for cell in row.cells if cell in left]
+        work = work_of(row, students) if cells else None
+        if cells and work is None:
+            return ["GPU time: unknown: the number of classes is not known before the data is there"]
+        for cell in cells:
+            key = key_of(cell.set_config)
+            counts[row.column.key] += (replace(work, steps=0) if key in made else work).gpu_seconds
+            made.add(key)
     lines = [f"  {key}: {seconds / 3600:.1f} h" for key, seconds in counts.items() if seconds]
     return [f"GPU time: {sum(counts.values()) / 3600:.1f} h ({ASSUMPTIONS})", *lines]
 

@@ -15,9 +15,11 @@ from manifoldgd.errors import require
 from manifoldgd.files import atomic_write_json, atomic_write_text
 from manifoldgd.store.keys import read_json
 from manifoldgd.tables.board import Board
+from manifoldgd.tables.cells import Cell
 from manifoldgd.tables.definition import override
 from manifoldgd.tables.jobs import Job, run
 from manifoldgd.tables.runner import ONE_THREAD, job_of
+from manifoldgd.tables.sharing import in_waves, share_set
 
 LIST = "cells.json"
 JOBS_KEY = {"joblib": "n_jobs"}  # what a launcher calls the number of processes at a time
@@ -37,7 +39,9 @@ def check_launcher(name: str, conf: Path) -> None:
 def launch_left(
     board: Board, *, launcher: str, at_once: int, environment: Mapping[str, str], settings: Sequence[str], conf: Path
 ) -> None:
-    """Run what is left as one Hydra multirun and take in the results when all have ended.
+    """Run what is left as a Hydra multirun and take in the results when all have ended.
+
+    Cells that need the set of another one follow in a second multirun.
 
     Args:
         board: what is left.
@@ -47,10 +51,17 @@ def launch_left(
         settings: the launcher's own overrides.
         conf: configuration folder.
     """
-    left = board.left
-    if not left:
-        return
-    jobs = {cell.name: job_of(cell, board.output) for cell in left}
+    at_once_key = [f"hydra.launcher.{JOBS_KEY[launcher]}={at_once}"] if launcher in JOBS_KEY else []
+    for wave in in_waves(board.left, board.output):
+        for cell in wave:
+            share_set(cell, board.output)
+        _launch(board, wave, environment, [f"hydra/launcher={launcher}", *at_once_key, *settings], conf)
+
+
+def _launch(
+    board: Board, cells: Sequence[Cell], environment: Mapping[str, str], settings: Sequence[str], conf: Path
+) -> None:
+    jobs = {cell.name: job_of(cell, board.output) for cell in cells}
     listed = {name: {"command": job.command, "log": str(job.log.absolute())} for name, job in jobs.items()}
     atomic_write_json(
         board.output / LIST, {"folder": str(Path.cwd()), "environment": dict(environment), "jobs": listed}
@@ -58,11 +69,10 @@ def launch_left(
     for job in jobs.values():
         _complaint(job.log).unlink(missing_ok=True)
     names = ",".join(override("", name).removeprefix("=") for name in jobs)
-    at_once_key = [f"hydra.launcher.{JOBS_KEY[launcher]}={at_once}"] if launcher in JOBS_KEY else []
     place = override("output", str(board.output.absolute()))
-    with arguments_given(["--multirun", f"hydra/launcher={launcher}", *at_once_key, *settings, place, f"cell={names}"]):
+    with arguments_given(["--multirun", *settings, place, f"cell={names}"]):
         hydra.main(version_base="1.3", config_path=str(conf), config_name="cells")(run_listed)()
-    for cell in left:
+    for cell in cells:
         complaint = _complaint(jobs[cell.name].log)
         board.ended(cell, complaint.read_text().strip() if complaint.is_file() else None)
 

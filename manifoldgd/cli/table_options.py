@@ -27,7 +27,8 @@ HELP = """manifoldgd table: measure a table of methods by columns, cell by cell
 usage: manifoldgd table table=NAME [key=value ...] [--dry-run]
 
 A table is a file experiments/NAME/table.yaml. Each cell is one `manifoldgd run` in a process of its own. Finished cells
-are skipped, so the same command continues after a kill. Without table= the tables that there are are listed.
+are skipped, so the same command continues after a kill. Columns that differ in the student only share their sets.
+Without table= the tables that there are are listed.
 
 keys of the table:
   table=NAME            name, folder or table.yaml

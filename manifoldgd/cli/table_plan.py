@@ -208,7 +208,7 @@ def _row(table: TableDefinition, column: ColumnDefinition, method: str, extra: O
             column=column.key,
             seed=seed,
             overrides=(*texts, override("seed", seed)),
-            set_config={**setup.set_config, "seed": seed},
+            set_config=setup.set_config | ({"seed": seed} if setup.draws else {}),
             judge_config=judge,
         )
         for seed in table.seeds

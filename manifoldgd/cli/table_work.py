@@ -17,7 +17,7 @@ from manifoldgd.errors import UserError
 from manifoldgd.tables.board import Board
 from manifoldgd.tables.definition import TableDefinition, read_definition
 from manifoldgd.tables.finding import RECORD, find_table, table_name
-from manifoldgd.tables.gathering import check_folder, check_same_table
+from manifoldgd.tables.gathering import check_folder, check_same_table, place_of
 from manifoldgd.tables.lock import locked
 from manifoldgd.tables.recording import check_nothing_lost, recorded_sets, write_record
 from manifoldgd.tables.rendering import write_table
@@ -127,7 +127,7 @@ class TableWork:
             check_folder(self.output, cell)
         board = Board(self.output, blank, self.plan.cells, kept)
         if self.options.record and self.record:
-            places = [*board.sets, *((cell.method, cell.column, cell.seed) for cell in board.cells)]
+            places = [*board.sets, *map(place_of, board.asked)]
             check_nothing_lost(self.file.parent / RECORD, self.record, places, self.table.student_seeds)
         return board
 
@@ -183,8 +183,8 @@ class TableWork:
         return self.scoring.scored(board.result()) if self.scoring else board.result()
 
     def _conclude(self, board: Board, tried: bool) -> int:
-        for one in board.result().failed:
-            print(f"failed: {one.column}/{one.method}-seed{one.seed}: {one.reason}")
+        for cell in board.failed_cells:
+            print(f"failed: {cell.name}: {board.failed[place_of(cell)].reason}")
         print(f"table {self.name}: {_state(board)}; {self.output}/report.html")
         if not tried:
             raise UserError(
@@ -201,4 +201,4 @@ class TableWork:
 
 
 def _state(board: Board) -> str:
-    return f"{board.finished} of {len(board.cells)} cells finished, {len(board.failed)} failed"
+    return f"{board.finished} of {len(board.cells)} cells finished, {len(board.failed_cells)} failed"

@@ -108,6 +108,8 @@ SELECTIONS: dict[str, Selection] = {
     "k_center": k_center,
     "kmeans_nearest": kmeans_nearest,
 }
+# What these choose depends on the features alone: every seed gives the same set.
+DRAW_NOTHING = frozenset({"herding", "k_center"})
 
 
 def select_classes(

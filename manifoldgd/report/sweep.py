@@ -169,7 +169,7 @@ def _table(jobs: Sequence[Job], caption: str, seed_key: str | None) -> Table:
 
 def _row(jobs: Sequence[Job], settings: Sequence[str], measures: Sequence[str]) -> list[Cell]:
     """The cells of jobs that differ in nothing but their distillation seed."""
-    overrides, results = jobs[0][0], [result for _, result in jobs]
+    overrides, results = jobs[0][0], _different([result for _, result in jobs])
     seconds = [sum(v for v in (result.get("seconds") or {}).values() if finite(v)) for result in results]
     return [
         *(str(results[0].get(key)) for key in COMPARABLE),
@@ -182,6 +182,14 @@ def _row(jobs: Sequence[Job], settings: Sequence[str], measures: Sequence[str]) 
         *(_over([Spread((result.get("set_metrics") or {}).get(key)) for result in results]) for key in measures),
         sum(seconds),
     ]
+
+
+def _different(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Without the sets whose images another seed gave before."""
+    found: dict[Any, Mapping[str, Any]] = {}
+    for result in results:
+        found.setdefault(result.get("fingerprint") or id(result), result)
+    return list(found.values())
 
 
 def _last(results: Sequence[Mapping[str, Any]]) -> Spread:
@@ -197,7 +205,7 @@ def _over(spreads: Sequence[Spread]) -> Spread:
 
 
 def _rank(jobs: Sequence[Job]) -> tuple[bool, float]:
-    mean = _last([result for _, result in jobs]).mean
+    mean = _last(_different([result for _, result in jobs])).mean
     return (False, -mean) if finite(mean) else (True, 0.0)
 
 

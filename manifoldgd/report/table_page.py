@@ -75,7 +75,7 @@ def bars_section(heading: str, name: str, panels: Sequence[Panel], *, unit: str,
             return bars(names, spreads, title=unit, from_zero=False, reference=reference, scheme=scheme)
 
         alt = f"{unit} of {len(panel.names)} methods with 95 % intervals, {panel.title}"
-        return _plot(draw, f"{panel.title}. {panel.note}", alt, f"{name}_{_stem(panel.key)}")
+        return _plot(draw, f"{panel.title}. {panel.note}", alt, figure_name(name, panel.key))
 
     return Section(heading, [picture(panel) for panel in drawn] or [empty])
 
@@ -90,7 +90,7 @@ def lines_section(heading: str, name: str, groups: Sequence[Lines], *, x_title: 
             )
 
         alt = f"{group.unit} against {x_title}, {group.title}"
-        return _plot(draw, f"{group.title}. {note}", alt, f"{name}_{_stem(group.key)}")
+        return _plot(draw, f"{group.title}. {note}", alt, figure_name(name, group.key))
 
     return Section(heading, [picture(group) for group in groups])
 
@@ -144,7 +144,7 @@ def _heat(group: Classes) -> Figure:
     left_out = f" The {len(kept)} of {len(by_class)} classes that differ most." if len(kept) < len(by_class) else ""
     caption = f"{group.title}. Last-epoch accuracy in percent; colour: points above or below {other}.{left_out}"
     alt = f"Accuracy of {len(kept)} classes under {len(group.methods)} methods, {group.title}"
-    figure = _plot(draw, caption, alt, f"per_class_{_stem(group.key)}")
+    figure = _plot(draw, caption, alt, figure_name("per_class", group.key))
     return figure
 
 
@@ -167,6 +167,7 @@ def _thumbnail(file: Path | None) -> Image.Image | None:
     return small.quantize(GRID_COLOURS)
 
 
-def _stem(key: str) -> str:
-    """A column's key as part of a file name."""
-    return re.sub(r"[^\w.-]+", "_", key)
+def figure_name(kind: str, key: str) -> str:
+    """Name of a figure's file without suffix: what it shows, and of which column or place."""
+    safe = re.sub(r"[^\w.-]+", "_", key)
+    return f"{kind}_{safe}"

@@ -152,6 +152,7 @@ def evaluate(
         "dataset": dataset.name,
         **facts,
         "num_images": len(distilled.images),
+        "fingerprint": distilled.fingerprint,
         "label_protocol": student.protocol.name,
         "epochs": students[0]["last_epoch"],
         "student": student.name,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from manifoldgd.artifacts import DistilledSet
 from manifoldgd.errors import UserError, require
 from manifoldgd.files import atomic_path, atomic_write_json, atomic_write_text
 from manifoldgd.store.keys import FORMAT, read_json
+from manifoldgd.store.results import claim_result
 
 Row = dict[str, Any]
 
@@ -109,6 +111,40 @@ def _whole_rows(progress: Path) -> list[Row]:
         except ValueError:
             continue
     return rows
+
+
+def has_set(folder: Path) -> bool:
+    """Whether a result folder holds a complete set."""
+    return (folder / "set" / "manifest.json").is_file()
+
+
+def copy_set(source: Path, target: Path, config: dict[str, Any]) -> None:
+    """Give a result folder the complete set of another one, whole or not at all.
+
+    Args:
+        source: a result folder that :func:`has_set`.
+        target: a result folder without a set; made if missing. One process at a time may write there.
+        config: what the set depends on.
+
+    Raises:
+        UserError: ``target`` holds the result of another configuration.
+        OSError: the folder is not writable, or the disk is full; nothing stays of the copy.
+    """
+    claim_result(target, "set", config)
+    partial = target / ".set.partial"
+    shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
+    try:
+        shutil.copytree(source / "set", partial, copy_function=_copy_to_disk)
+        os.rename(partial, target / "set")
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _copy_to_disk(source: str, target: str) -> None:
+    """Copy a file; its content reaches the disk before the set gets its name."""
+    shutil.copyfile(source, target)
+    with Path(target).open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def load_set(folder: Path) -> DistilledSet:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from manifoldgd.errors import UserError
-from manifoldgd.tables.cells import Cell
+from manifoldgd.tables.cells import Cell, runs
 from manifoldgd.tables.finding import RECORD
 from manifoldgd.tables.gathering import Place, finished_set, place_of
 from manifoldgd.tables.results import FailedSet, SetResult, TableResult
@@ -28,21 +28,28 @@ class Board:
     def __init__(
         self, output: Path, blank: TableResult, cells: Sequence[Cell], recorded: Iterable[SetResult] = ()
     ) -> None:
-        self.output, self.blank, self.cells = output, blank, tuple(cells)
+        self.output, self.blank = output, blank
+        self.asked, self.cells = tuple(cells), tuple(runs(cells))  # by place, and by what is run
         self.failed: dict[Place, FailedSet] = {}
         self.sets: dict[Place, SetResult] = {place_of(one): one for one in recorded}
         for cell in self.cells:
-            if found := finished_set(output, cell, blank.student_seeds):
-                self.sets[place_of(cell)] = found
+            held = [self.sets[place_of(each)] for each in self._alike(cell) if place_of(each) in self.sets]
+            if found := finished_set(output, cell, blank.student_seeds) or next(iter(held), None):
+                self._take_in(cell, found)
 
     @property
     def left(self) -> list[Cell]:
-        """Cells to be run, failed ones among them."""
+        """Cells to be run, one for each run, failed ones among them."""
         return [cell for cell in self.cells if place_of(cell) not in self.sets]
 
     @property
+    def failed_cells(self) -> list[Cell]:
+        """Cells whose run failed, one for each run."""
+        return [cell for cell in self.cells if place_of(cell) in self.failed]
+
+    @property
     def finished(self) -> int:
-        """Cells asked for that are finished."""
+        """Runs that are finished."""
         return len(self.cells) - len(self.left)
 
     def ended(self, cell: Cell, reason: str | None) -> SetResult | None:
@@ -58,14 +65,22 @@ class Board:
         except UserError as error:
             found, reason = None, str(error)
         if found:
-            self.sets[place_of(cell)] = found
-            self.failed.pop(place_of(cell), None)
-        else:
-            self.failed[place_of(cell)] = FailedSet(
-                method=cell.method, column=cell.column, seed=cell.seed, reason=reason
-            )
+            self._take_in(cell, found)
+        for each in self._alike(cell):
+            self.failed.pop(place_of(each), None)
+            if not found:
+                place = {"method": each.method, "column": each.column, "seed": each.seed}
+                self.failed[place_of(each)] = FailedSet(**place, reason=reason)
         self.save()
         return found
+
+    def _alike(self, cell: Cell) -> list[Cell]:
+        """The cells that the run of ``cell`` gives a result."""
+        return [each for each in self.asked if each.name == cell.name]
+
+    def _take_in(self, cell: Cell, found: SetResult) -> None:
+        for each in self._alike(cell):
+            self.sets[place_of(each)] = replace(found, seed=each.seed)
 
     def result(self) -> TableResult:
         """The table as it stands, sets by row, column and seed."""

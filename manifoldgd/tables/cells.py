@@ -16,7 +16,7 @@ PLACES = ("folder", "download")
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # told apart by identity: configurations cannot be hashed
 class Cell:
-    """One ``manifoldgd run``: a set and its students."""
+    """A set and its students. Cells of one name are one ``manifoldgd run``."""
 
     method: str
     column: str
@@ -32,8 +32,8 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """For people and for folders."""
-        return f"{self.column}/{self.method}-seed{self.seed}"
+        """For people and for folders; the same for all seeds where the set depends on none."""
+        return f"{self.column}/{self.method}{f'-seed{self.seed}' if 'seed' in self.set_config else ''}"
 
     def folder(self, output: Path) -> Path:
         """The result folder."""
@@ -47,6 +47,14 @@ class Cell:
         """Of ``manifoldgd``; the folder's name is what W&B groups the cells by."""
         named = {"table": output.name, "method": self.method, "column": self.column, "seed": self.seed}
         return ["run", *self.overrides, override("cell", named), override("output", str(self.folder(output)))]
+
+
+def runs(cells: Iterable[Cell]) -> list[Cell]:
+    """The first cell of each name: what is run so that all cells have a result."""
+    found: dict[str, Cell] = {}
+    for cell in cells:
+        found.setdefault(cell.name, cell)
+    return list(found.values())
 
 
 def in_turn(cells: Iterable[Cell], seeds: Sequence[int]) -> list[Cell]:

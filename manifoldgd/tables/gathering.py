@@ -68,6 +68,7 @@ def _set_result(output: Path, cell: Cell, metrics: dict[str, Any], student_seeds
         code_version=metrics.get("code_version", ""),
         hardware=metrics.get("hardware", ""),
         run=metrics.get("run_url"),
+        fingerprint=metrics.get("fingerprint", ""),
     )
 
 

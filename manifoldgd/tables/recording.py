@@ -16,6 +16,7 @@ from manifoldgd.tables.finding import RECORD
 from manifoldgd.tables.gathering import Place, place_of
 from manifoldgd.tables.rendering import write_table
 from manifoldgd.tables.results import SetResult, TableResult
+from manifoldgd.tables.stale import GRIDS, grid_name, remove_grids
 
 
 def recorded_sets(
@@ -64,7 +65,10 @@ def check_nothing_lost(file: Path, record: TableResult, places: Iterable[Place],
 
 
 def write_record(home: Path, output: Path, result: TableResult, *, scores: bool = False) -> None:
-    """Write the result and its pages into ``home``, with one picture a cell: that of its first seed."""
+    """Write the result and its pages into ``home``, with one picture a cell: that of its first seed.
+
+    Pictures of cells that the record before had, and this one has not, go.
+    """
     sets = []
     for one in result.sets:
         first = result.of(one.method, one.column)[0] is one
@@ -72,12 +76,13 @@ def write_record(home: Path, output: Path, result: TableResult, *, scores: bool 
         sets.append(replace(one, grid=_copied(picture, home, one) if picture else None))
     recorded = replace(result, sets=tuple(sets))
     recorded.save(home / RECORD)
+    remove_grids(home, [grid_name(one.column, one.method) for one in sets])
     write_table(home, recorded, scores=scores)
 
 
 def _copied(picture: Path, home: Path, one: SetResult) -> str | None:
     """A copy of a picture beside the record; ``None`` where there is none."""
-    target = Path("grids") / f"{one.column}-{one.method}{picture.suffix}"
+    target = Path(GRIDS) / f"{grid_name(one.column, one.method)}{picture.suffix}"
     if not picture.is_file():
         return None
     if not (home / target).is_file() or not picture.samefile(home / target):

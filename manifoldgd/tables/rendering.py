@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from manifoldgd.files import atomic_write_bytes, atomic_write_text
-from manifoldgd.report.numbers import Spread, finite, number_format, percent, seconds_text, spread_text
+from manifoldgd.report.numbers import Spread, number_format, percent, seconds_text, spread_text
 from manifoldgd.report.page import Section, write_page
 from manifoldgd.report.tables import latex, markdown
 from manifoldgd.tables.layout import (
@@ -26,7 +26,9 @@ from manifoldgd.tables.pictures import (
 )
 from manifoldgd.tables.results import TableResult
 from manifoldgd.tables.spreadsheets import cells_csv, students_csv
+from manifoldgd.tables.stale import CSV, FIGURES, remove_figures
 from manifoldgd.tables.summary import Summary, summarise
+from manifoldgd.tables.timing import computing_seconds
 from manifoldgd.tables.wording import explanations, facts, notes, notices
 
 HEADLINES = 4  # columns whose best method stands at the top of the page
@@ -36,7 +38,7 @@ def write_table(folder: Path, result: TableResult, *, scores: bool = False) -> s
     """Write everything that shows a table, finished or not, each file whole or not at all.
 
     Files: ``table.csv`` (a row a cell, all statistics), ``results.csv`` (a row a student), ``table.md``, ``table.tex``,
-    ``figures/*.png`` and ``report.html``, which needs none of the others.
+    ``figures/*.png`` and ``report.html``, which needs none of the others. Figures of an earlier table there go.
 
     Args:
         folder: where to write; made if missing. Paths of the sets' pictures are relative to it.
@@ -52,12 +54,14 @@ def write_table(folder: Path, result: TableResult, *, scores: bool = False) -> s
     """
     summary = summarise(result)
     sections = _sections(summary, folder, scores)
-    atomic_write_text(folder / "table.csv", cells_csv(summary))
+    figures = [figure for section in sections for figure in section.figures()]
+    remove_figures(folder, [figure.name for figure in figures])
+    atomic_write_text(folder / CSV, cells_csv(summary))
     atomic_write_text(folder / "results.csv", students_csv(summary))
     atomic_write_text(folder / "table.md", markdown_text(summary, scores=scores))
     atomic_write_text(folder / "table.tex", latex_text(summary, scores=scores))
-    for figure in (figure for section in sections for figure in section.figures()):
-        atomic_write_bytes(folder / "figures" / f"{figure.name}.png", figure.png())
+    for figure in figures:
+        atomic_write_bytes(folder / FIGURES / f"{figure.name}.png", figure.png())
     write_page(
         folder / "report.html",
         title=_title(summary),
@@ -160,9 +164,8 @@ def _key_figures(summary: Summary) -> list[tuple[str, str, str]]:
     total = sum(cell.asked for cell in summary.cells.values())
     seeds = f"{len(summary.result.seeds)} sets a cell, {len(summary.result.student_seeds)} students a set"
     figures.append(("Sets measured", f"{total - summary.missing} of {total}", seeds))
-    seconds = [cell.seconds * len(cell.sets) for cell in summary.cells.values() if finite(cell.seconds)]
-    if seconds:
-        figures.append(("Computing time", seconds_text(sum(seconds)), "all stages of all sets"))
+    if seconds := computing_seconds(one for cell in summary.cells.values() for one in cell.sets):
+        figures.append(("Computing time", seconds_text(seconds.total()), "all stages of all sets"))
     return figures
 
 

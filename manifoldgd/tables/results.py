@@ -53,6 +53,7 @@ class SetResult:
     code_version: str = ""
     hardware: str = ""
     run: str | None = None  # link to the tracked run
+    fingerprint: str = ""  # hash of the set's images and labels; empty in records from before it was taken
 
 
 @dataclass(frozen=True, kw_only=True)

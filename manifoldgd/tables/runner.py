@@ -6,13 +6,13 @@ import os
 import subprocess
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from manifoldgd.tables.board import Board
 from manifoldgd.tables.cells import Cell
 from manifoldgd.tables.jobs import DISK_FULL, Job, start, stop, why_failed
+from manifoldgd.tables.sharing import share_set, waits
 from manifoldgd.tables.watching import Watch
 
 POLL_SECONDS = 0.2
@@ -41,6 +41,8 @@ def run_left(
 ) -> bool:
     """Run what is left; a cell that fails does not stop the others, a full disk does.
 
+    A cell that needs the set another one is making starts when that set is there, or was not made.
+
     Args:
         board: what is left, and where results are taken in.
         at_once: processes at a time.
@@ -51,13 +53,13 @@ def run_left(
     Returns:
         Whether every cell was tried; ``False`` if the disk filled up.
     """
-    waiting = deque(board.left)
+    waiting = board.left
     running: dict[subprocess.Popen[bytes], Cell] = {}
     tried = True
     try:
         while waiting or running:
-            while waiting and len(running) < at_once:
-                cell = waiting.popleft()
+            while len(running) < at_once and (cell := _next(waiting, running.values(), board.output)):
+                share_set(cell, board.output)
                 running[start(job(cell, board.output), {**ONE_THREAD, **environment})] = cell
                 watch.started(cell)
             for process in [each for each in running if each.poll() is not None]:
@@ -72,3 +74,11 @@ def run_left(
     finally:
         stop(running)
     return tried
+
+
+def _next(waiting: list[Cell], running: Iterable[Cell], output: Path) -> Cell | None:
+    """Take the first cell that can start from ``waiting``; ``None`` if none can."""
+    cell = next((each for each in waiting if not waits(each, running, output)), None)
+    if cell:
+        waiting.remove(cell)
+    return cell

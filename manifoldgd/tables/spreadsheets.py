@@ -23,6 +23,7 @@ STUDENT_FIELDS = (
     "last_top1",
     "best_top1",
     "key",
+    "fingerprint",
     "code_version",
 )
 
@@ -57,7 +58,7 @@ def students_csv(summary: Summary) -> str:
             "split": summary.result.split,
         }
         for one in cell.sets:
-            made = {"seed": one.seed, "key": one.key, "code_version": one.code_version}
+            made = {name: getattr(one, name) for name in ("seed", "key", "fingerprint", "code_version")}
             for student, last, best in zip(one.student_seeds, one.last, one.best, strict=True):
                 rows.append({**place, **made, "student_seed": student, "last_top1": last, "best_top1": best})
     return _csv(STUDENT_FIELDS, rows)
@@ -75,6 +76,7 @@ def _cell_row(summary: Summary, cell: CellSummary) -> dict[str, Any]:
         "split": summary.result.split,
         "sets": len(cell.sets),
         "sets_asked": cell.asked,
+        "sets_distinct": len(cell.distinct),
         "students": last.students if last else 0,
         **_interval("last_top1", last and last.interval),
         "last_top1_between_sets": last and last.between,

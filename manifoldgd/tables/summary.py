@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Literal
 
 from manifoldgd.errors import require
+from manifoldgd.tables.distinct import distinct_sets
 from manifoldgd.tables.published import Published, find_published, labels_of, not_run, published_results
 from manifoldgd.tables.results import Column, SetResult, TableResult
 from manifoldgd.tables.statistics import Accuracies, Cell, Interval, cell_statistics, paired_difference
@@ -22,6 +23,7 @@ class CellSummary:
     method: str
     column: Column
     sets: tuple[SetResult, ...]  # judged ones, by distillation seed
+    distinct: tuple[SetResult, ...]  # of these, one for each different set: what statistics count
     asked: int  # distilled sets that the table asks for
     last: Cell | None  # last epoch: the headline; None before the first set is judged
     best: Cell | None  # best epoch: chosen on the images that judge, so never ranked by
@@ -36,10 +38,15 @@ class CellSummary:
     @property
     def shape(self) -> str:
         """Sets times students, for people."""
-        students = {len(one.last) for one in self.sets}
+        students = {len(one.last) for one in self.distinct}
         if len(students) == 1:
-            return f"{len(self.sets)} × {students.pop()}"
-        return f"{len(self.sets)} sets, {self.last.students} students" if self.last else "0"
+            return f"{len(self.distinct)} × {students.pop()}"
+        return f"{len(self.distinct)} sets, {self.last.students} students" if self.last else "0"
+
+    @property
+    def repeats(self) -> bool:
+        """Whether some distillation seeds gave the same set."""
+        return len(self.distinct) < len(self.sets)
 
     def average(self, what: Literal["measures", "guidance", "seconds"], key: str) -> float | None:
         """Mean over the sets that have the value."""
@@ -53,7 +60,8 @@ class CellSummary:
     @property
     def per_class(self) -> list[float | None] | None:
         """Last-epoch accuracy of each class, sets weighing alike; ``None`` where it was not recorded."""
-        sets = [[_mean(values) for values in zip(*one.per_class, strict=True)] for one in self.sets if one.per_class]
+        held = [one.per_class for one in self.distinct if one.per_class]
+        sets = [[_mean(values) for values in zip(*each, strict=True)] for each in held]
         return [_mean(values) for values in zip(*sets, strict=True)] if sets else None
 
 
@@ -136,9 +144,10 @@ def summarise(result: TableResult) -> Summary:
 
 def _cell(result: TableResult, method: str, column: Column) -> CellSummary:
     sets = tuple(one for one in result.of(method, column.key) if one.last)
+    distinct = distinct_sets(sets)
     difference = None
     if method != result.baseline:
-        difference = paired_difference(_accuracies(sets), _accuracies(result.of(result.baseline, column.key)))
+        difference = _difference(sets, result.of(result.baseline, column.key))
     published = ()
     if method in result.published_as and result.split == "test":  # what is published was measured on test splits
         name = result.published_as[method]
@@ -149,12 +158,22 @@ def _cell(result: TableResult, method: str, column: Column) -> CellSummary:
         method=method,
         column=column,
         sets=sets,
+        distinct=distinct,
         asked=len(result.seeds),
-        last=cell_statistics([one.last for one in sets]) if sets else None,
-        best=cell_statistics([one.best for one in sets]) if sets and all(one.best for one in sets) else None,
+        last=cell_statistics([one.last for one in distinct]) if sets else None,
+        best=cell_statistics([one.best for one in distinct]) if sets and all(one.best for one in distinct) else None,
         difference=difference,
         published=published,
     )
+
+
+def _difference(sets: Sequence[SetResult], baseline: Sequence[SetResult]) -> Interval | None:
+    """Paired over the seeds that both have; one set against one set is one value, over however many seeds."""
+    common = {one.seed for one in sets} & {one.seed for one in baseline}
+    pair = [[one for one in each if one.seed in common] for each in (sets, baseline)]
+    found = paired_difference(*map(_accuracies, pair))
+    alone = all(len(distinct_sets(each)) == 1 for each in pair)
+    return Interval(found.mean, None, 1) if found and alone else found
 
 
 def _place(column: Column) -> dict[str, str | int]:

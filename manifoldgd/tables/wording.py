@@ -8,6 +8,7 @@ from typing import Literal
 
 from manifoldgd.report.numbers import seconds_text
 from manifoldgd.tables.summary import Summary
+from manifoldgd.tables.timing import computing_seconds
 
 FOREIGN = "†‡§"  # one sign a foreign number family; beyond three families the last is shared
 # DD-Ranking's scores among the measures of a set, with the better end.
@@ -50,6 +51,9 @@ def explanations(summary: Summary) -> list[str]:
         "Means are over distilled sets, each the mean of its students; ± is half the 95 % interval (Student's t over "
         "the sets, since students of one set are not independent). A cell with one set has no interval.",
     ]
+    if repeating := dict.fromkeys(cell.method for cell in summary.cells.values() if cell.repeats):
+        names = ", ".join(repeating)
+        found.append(f"Seeds that gave the same images count as one set ({names}); differences pair all seeds.")
     if summary.comparisons:
         found.append(
             f"▲ better, ▼ worse than {result.baseline}: the 95 % interval of the difference on the same distillation "
@@ -91,10 +95,7 @@ def facts(summary: Summary) -> list[str]:
         f"Student seeds: {_listed(result.student_seeds)}. Judged on the {result.split} split.",
         f"Label protocol: {', '.join(protocols)}. Students: {', '.join(sorted({c.student for c in result.columns}))}.",
     ]
-    stages: Counter[str] = Counter()
-    for one in result.sets:
-        stages.update({stage: value for stage, value in one.seconds.items() if value is not None})
-    if stages:
+    if stages := computing_seconds(result.sets):
         parts = ", ".join(f"{stage} {seconds_text(value)}" for stage, value in stages.items())
         found.append(f"Time: {seconds_text(stages.total())} of computing in all ({parts}).")
     hardware = sorted({one.hardware for one in result.sets if one.hardware})

@@ -12,7 +12,9 @@ from PIL import Image
 
 from manifoldgd.stages.evaluation import summary
 from manifoldgd.store.keys import key_of
+from manifoldgd.tables.distinct import distinct_sets
 from manifoldgd.tables.results import Column, SetResult, TableResult
+from manifoldgd.tables.timing import computing_seconds
 from manifoldgd.tracking.tracker import Tracker
 
 JOB_TYPE = "table"  # of this run; the cells' runs are of the type "cell"
@@ -21,6 +23,9 @@ TABLE, PER_CLASS, FIGURES = "table", "per_class", "figure/"  # what the run hold
 
 def track_table(tracker: Tracker, result: TableResult, figures: Path, *, group: str) -> str | None:
     """Record a table as one run of job type ``table`` in the group of its cells; again replaces, never doubles.
+
+    The run's id is that of the table's name and group, so another call continues the run, offline too: ``wandb sync``
+    of its folders leads to the one run.
 
     The run holds the table and the per-class accuracies (accuracies in [0, 1]), the pictures ``figures/*.png``, and
     ``<column>/<method>/mean``, ``.../std``, ``.../ci95`` (over distilled sets) as its summary. Trouble with W&B is said
@@ -40,7 +45,7 @@ def track_table(tracker: Tracker, result: TableResult, figures: Path, *, group: 
         group=group,
         job_type=JOB_TYPE,
         config={"table": result.name, **_facts(result)},
-        run_id=f"table-{key_of(group)}",
+        run_id=f"table-{key_of(result.name, group)}",
     )
     exit_code, url = 1, tracker.url
     try:
@@ -79,8 +84,8 @@ def _facts(result: TableResult) -> dict[str, Any]:
 
 
 def _over_sets(sets: tuple[SetResult, ...], epoch: str) -> dict[str, float | None]:
-    """Mean, deviation and half interval over the sets' means: students of one set are no independent repetitions."""
-    found = summary([fmean(getattr(one, epoch)) for one in sets])
+    """Mean, deviation and half interval over different sets: students of one are no independent repetitions."""
+    found = summary([fmean(getattr(one, epoch)) for one in distinct_sets(sets)])
     return {name: found[name] for name in ("mean", "std", "ci95")}
 
 
@@ -103,15 +108,15 @@ def _rows(cells: list[Cell]) -> Iterator[dict[str, Any]]:
             "method": method,
             **_over_sets(sets, "last"),
             "best_epoch_mean": _over_sets(sets, "best")["mean"],
-            "sets": len(sets),
-            "students": sum(len(one.last) for one in sets),
-            "seconds": sum(sum(one.seconds.values()) for one in sets),
+            "sets": len(distinct_sets(sets)),
+            "students": sum(len(one.last) for one in distinct_sets(sets)),
+            "seconds": computing_seconds(sets).total(),
         }
 
 
 def _per_class(cells: list[Cell], class_names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     for column, method, sets in cells:
-        students = [student for one in sets for student in one.per_class]
+        students = [student for one in distinct_sets(sets) for student in one.per_class]
         if any(len(student) != len(class_names) for student in students):
             continue  # a column with classes of its own
         for name, accuracies in zip(class_names, zip(*students, strict=True), strict=True):

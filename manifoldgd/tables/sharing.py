@@ -1,0 +1,53 @@
+"""Cells that need equal sets: one makes it, the others copy it. Columns that differ in the student are such cells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from manifoldgd.errors import UserError
+from manifoldgd.store.keys import read_json
+from manifoldgd.store.results import NOTE
+from manifoldgd.store.sets import copy_set, has_set
+from manifoldgd.tables.cells import Cell
+
+
+def waits(cell: Cell, running: Iterable[Cell], output: Path) -> bool:
+    """Whether one of the ``running`` cells is making the set that ``cell`` needs."""
+    return not has_set(cell.folder(output)) and any(
+        each.set_config == cell.set_config and not has_set(each.folder(output)) for each in running
+    )
+
+
+def share_set(cell: Cell, output: Path) -> None:
+    """Copy the set of a cell from the folder of another one, if there is an equal one and its own is not begun.
+
+    Args:
+        cell: about to be run.
+        output: folder of the table, on which this process holds the lock.
+    """
+    folder = cell.folder(output)
+    if not (folder / "set").exists() and (source := _source(cell, output)):
+        copy_set(source, folder, cell.set_config)
+
+
+def in_waves(cells: Sequence[Cell], output: Path) -> list[list[Cell]]:
+    """Cells that can run at once, and then those that need a set of the first."""
+    first: list[Cell] = []
+    later: list[Cell] = []
+    for cell in cells:
+        share_set(cell, output)
+        (later if waits(cell, first, output) else first).append(cell)
+    return [wave for wave in (first, later) if wave]
+
+
+def _source(cell: Cell, output: Path) -> Path | None:
+    """A result folder of the table with a complete set of the same configuration, also of cells not asked for now."""
+    wanted = json.loads(json.dumps(cell.set_config))
+    for note in sorted((output / "sets").glob(f"*/*/{NOTE}")):
+        with suppress(UserError):  # a note that cannot be read is no set to copy; whose cell it is says so
+            if read_json(note).get("set") == wanted and has_set(note.parent):
+                return note.parent
+    return None

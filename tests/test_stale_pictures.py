@@ -1,0 +1,80 @@
+"""What a table no longer has leaves no pictures, and what the table did not write stays."""
+
+import pytest
+from fake_tables import column, set_result, table
+from PIL import Image
+
+from manifoldgd.tables.recording import write_record
+from manifoldgd.tables.rendering import write_table
+from manifoldgd.tables.stale import remove_figures, remove_grids
+
+COLUMNS = tuple(column(ipc) for ipc in (1, 10))
+
+
+def sets(columns=COLUMNS, methods=("unguided", "mode")):
+    return [set_result(method, seed, column=each.key) for each in columns for method in methods for seed in (0, 1)]
+
+
+def small(columns=COLUMNS, methods=("unguided", "mode"), **changes):
+    return table(sets(columns, methods), columns=columns, methods=methods, seeds=(0, 1), **changes)
+
+
+def names(folder):
+    return {file.name for file in folder.iterdir()}
+
+
+def test_figures_of_columns_that_are_gone_go(tmp_path):
+    write_table(tmp_path, small())
+    figures = tmp_path / "figures"
+    assert names(figures) == {
+        *(f"{kind}_ipc{ipc}-convnet3.png" for kind in ("accuracy", "difference", "per_class") for ipc in (1, 10)),
+        *(f"ipc_{kind}_fashion_mnist_ConvNet-3.png" for kind in ("accuracy", "difference")),
+    }
+    foreign = {"accuracy.png", "accuracy_mine.png", "accuracy_ipc1-convnet3.svg", "ipc1-convnet3.png", "notes.txt"}
+    for name in foreign:
+        (figures / name).touch()
+    (tmp_path / "accuracy_ipc1-convnet3.png").touch()
+    write_table(tmp_path, small(COLUMNS[1:]))
+    kept = {f"{kind}_ipc10-convnet3.png" for kind in ("accuracy", "difference", "per_class")}
+    assert names(figures) == kept | foreign
+    assert (tmp_path / "accuracy_ipc1-convnet3.png").is_file()
+
+
+def test_a_plot_that_is_no_longer_drawn_goes(tmp_path):
+    methods = ("unguided", "weak", "mid", "strong")
+    scales = {"weak": 0.1, "mid": 0.2, "strong": 0.3}
+    write_table(tmp_path, small(COLUMNS[:1], methods, parameters=scales))
+    assert "scale_ipc1-convnet3.png" in names(tmp_path / "figures")
+    write_table(tmp_path, small(COLUMNS[:1], methods))
+    assert "scale_ipc1-convnet3.png" not in names(tmp_path / "figures")
+
+
+def test_recorded_pictures_of_methods_that_are_gone_go(tmp_path):
+    output, home = tmp_path / "out", tmp_path / "home"
+    output.mkdir()
+    Image.new("L", (4, 4)).save(output / "grid.png")
+
+    def record(columns, methods):
+        held = [set_result(method, 0, column=each.key, grid="grid.png") for each in columns for method in methods]
+        write_record(home, output, table(held, columns=columns, methods=methods, seeds=(0,)))
+
+    record(COLUMNS, ("unguided", "mode"))
+    (home / "grids" / "ipc1-convnet3-mine.png").touch()
+    record(COLUMNS[:1], ("unguided", "mode"))
+    both = {"ipc1-convnet3-unguided.png", "ipc1-convnet3-mode.png", "ipc1-convnet3-mine.png"}
+    assert names(home / "grids") == both
+    record(COLUMNS[:1], ("unguided",))
+    assert names(home / "grids") == both - {"ipc1-convnet3-mode.png"}
+    assert (output / "grid.png").is_file()
+
+
+@pytest.mark.parametrize("text", [None, "", "a,b\n1,2\n", "method,column\nm,../../x\n", b"\xff\xfe\x00"])
+def test_without_a_rendering_of_ours_nothing_goes(tmp_path, text):
+    if text is not None:
+        (tmp_path / "table.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    for folder in ("figures", "grids"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "accuracy_x.png").touch()
+    remove_figures(tmp_path, [])
+    remove_grids(tmp_path, [])
+    assert names(tmp_path / "figures") == names(tmp_path / "grids") == {"accuracy_x.png"}

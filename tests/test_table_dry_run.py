@@ -1,0 +1,127 @@
+"""``manifoldgd table --dry-run``, the cells it counts, and the tables of the repository."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from command import manifoldgd
+from PIL import Image
+from toy_table import CONF, EXPERIMENTS, HOME, OUTPUT, STUDENTS, TOY, change, ran, table
+
+from manifoldgd.cli import table_dry_run
+from manifoldgd.cli.table_plan import plan_table
+from manifoldgd.tables.cells import runs
+from manifoldgd.tables.cost import Work
+from manifoldgd.tables.definition import read_definition
+from manifoldgd.tables.results import TableResult
+
+pytestmark = pytest.mark.usefixtures("toy_table")
+
+
+def test_a_dry_run_says_what_there_is_to_do(capsys, fakes):
+    assert table("--dry-run", "jobs=2") == 0
+    out = capsys.readouterr().out
+    assert "one: digits, ipc 1, ConvNet-3 (width 8), hard_small: random, unguided, mode" in out
+    assert "12 cells: 3 methods x 2 columns x 2 seeds, each judged by 1 student; 0 finished, 12 left" in out
+    assert "everything is there" in out
+    assert "time: unknown" in out
+    assert not OUTPUT.exists()
+    assert table("columns=one", "seeds=0", "record=true") == 0
+    capsys.readouterr()
+    assert table("dry_run=true", "jobs=2", "output=outputs/fresh") == 0
+    assert "time: about 2 min 21 s with jobs=2" in capsys.readouterr().out  # 12 cells of 3.5 + 20 s
+    assert table("dry_run=true", "jobs=1") == 0
+    assert "3 finished, 9 left" in capsys.readouterr().out
+
+
+def test_what_draws_nothing_is_one_cell_for_all_seeds(capsys, fakes):
+    change(methods=TOY["methods"] | {"herding": {"source": "herding"}})
+    assert table("columns=one", "--dry-run", "jobs=1") == 0
+    out = capsys.readouterr().out
+    assert "7 cells: 4 methods x 1 columns x 2 seeds (one cell for all of them where nothing is drawn)" in out
+    assert "0 finished, 7 left" in out
+    assert table("columns=one", "jobs=1", "record=true") == 0
+    assert "[7/7] " in capsys.readouterr().out
+    assert ran().count("one/herding") == 1
+    held = TableResult.load(HOME / "results.json")
+    assert [one.seed for one in held.of("herding", "one")] == [0, 1]
+    assert [one.grid for one in held.of("herding", "one")] == [None, None]
+    assert table("columns=one", "seeds=[1,0]", "record=true") == 0
+    assert ran() == []
+
+
+def imagenette_lookalike(folder):
+    """The table of the repository with the dataset that any images take."""
+    text = (
+        (EXPERIMENTS / "imagenette" / "table.yaml")
+        .read_text()
+        .replace("dataset: imagenette,", "dataset: image_folder,")
+    )
+    folder.mkdir(parents=True)
+    (folder / "table.yaml").write_text(text)
+    return read_definition(folder / "table.yaml")
+
+
+def test_a_dry_run_of_large_images_names_what_is_missing(capsys, monkeypatch):
+    import huggingface_hub
+
+    def unreachable(*args, **kwargs):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
+    definition = imagenette_lookalike(Path("experiments/nette"))
+    classes = "dataset.classes=[a,b]"
+    assert manifoldgd("table", "table=nette", "--dry-run", "dataset.folder=nowhere", classes, "machine=cpu") == 1
+    out = capsys.readouterr().out
+    assert f"135 cells: 5 methods x 9 columns x {len(definition.seeds)} seeds" in out
+    listed = out.split("missing:\n")[1].splitlines()
+    assert listed[0].startswith("  dataset.folder: expected a folder with")
+    assert listed[0].endswith("(135 cells, the first is ipc10-convnet6/random)")
+    assert listed[1].startswith("  prior.path: facebook/DiT-XL-2-256 is neither a folder nor cached")
+    assert "hf download facebook/DiT-XL-2-256" in listed[1]
+    assert "(108 cells, the first is ipc10-convnet6/unguided)" in listed[1]  # real images need no prior
+    assert listed[2].startswith("GPU time: ")
+    assert float(listed[2].split()[2]) > 1
+    assert "TFLOP/s" in listed[2]
+
+
+def test_a_dry_run_finds_large_images_that_are_there(capsys, dit_lookalike):
+    for split in ("train", "val"):
+        for name in ("tench", "goldfish"):
+            (Path("photos") / split / name).mkdir(parents=True)
+            for i in range(130):
+                Image.new("RGB", (9, 8), (i, 0, 0)).save(Path("photos") / split / name / f"{i}.png")
+    imagenette_lookalike(Path("experiments/nette"))
+    data = ["dataset.folder=photos", "dataset.test=val", "dataset.image_size=8", f"prior.path={dit_lookalike}"]
+    code = manifoldgd("table", "table=nette", "--dry-run", "machine=cpu", "columns=ipc10-resnet18", *data)
+    out = capsys.readouterr().out
+    assert "everything is there" in out, out
+    assert code == 0
+
+
+def test_gpu_hours_count_the_making_of_a_shared_set_once(monkeypatch):
+    change(columns=STUDENTS)
+    plan = plan_table(read_definition(HOME / "table.yaml"), {}, CONF)
+    work = Work(images=10**6, steps=50, students=1, epochs=0, student_flops=0.0)  # costs nothing but the making
+    monkeypatch.setattr(table_dry_run, "LARGE_IMAGES", 1)
+    monkeypatch.setattr(table_dry_run, "work_of", lambda row, students: work)
+    _, *by_column = table_dry_run.time_needed(plan, plan.cells, [], 1, 1).splitlines()
+    assert by_column == [f"  width8: {6 * work.gpu_seconds / 3600:.1f} h"]
+
+
+SHIPPED = sorted(EXPERIMENTS.glob("*/table.yaml"))
+
+
+HERE = [
+    file
+    for file in SHIPPED
+    if all((CONF / "dataset" / f"{c.dataset}.yaml").is_file() for c in read_definition(file).columns)
+]
+
+
+@pytest.mark.parametrize("file", HERE, ids=lambda file: file.parent.name)
+def test_the_cells_of_the_repositorys_tables_compose(file):
+    definition = read_definition(file)
+    plan = plan_table(replace(definition, columns=definition.columns[::4]), {}, CONF)
+    cells = runs(plan.cells)
+    assert len({cell.key for cell in plan.cells}) == len({cell.key for cell in cells}) == len(cells)  # nothing twice

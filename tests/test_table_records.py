@@ -1,0 +1,47 @@
+"""``manifoldgd table record=true``: records are written, grown, and never shortened unasked."""
+
+from pathlib import Path
+
+import pytest
+from fake_cells import WRONG
+from toy_table import HOME, TOY, change, ran, table
+
+from manifoldgd.tables.results import TableResult
+
+pytestmark = pytest.mark.usefixtures("toy_table")
+
+
+def test_a_record_is_written_and_grown(capsys, fakes):
+    fakes(seeds=(0, 1))
+    assert table("methods=mode,random", "seeds=0", "record=true") == 0
+    assert "recorded: experiments/toy/results.json" in capsys.readouterr().out
+    assert len(TableResult.load(HOME / "results.json").sets) == 4
+    assert (HOME / "table.md").is_file()
+    ran()
+    elsewhere = Path("outputs/elsewhere")  # another machine: the record is all there is
+    assert table(f"output={elsewhere}", "seeds=1", "extend=true", "record=true") == 0
+    assert sorted(ran(elsewhere)) == sorted(f"{c}/{m}-seed1" for c in ("one", "two") for m in TOY["methods"])
+    held = TableResult.load(HOME / "results.json")
+    assert (len(held.sets), held.seeds, held.methods) == (10, (0, 1), ("random", "unguided", "mode"))
+    assert table("output=outputs/third", "extend=true") == 0
+    assert sorted(ran(Path("outputs/third"))) == ["one/unguided-seed0", "two/unguided-seed0"]
+
+
+def test_a_record_counts_only_where_the_configuration_is_the_same(fakes):
+    assert table("columns=one", "seeds=0", "record=true") == 0
+    ran()
+    change(methods=TOY["methods"] | {"mode": {"guidance": "mode", "guidance.scale": 0.7}})
+    assert table("columns=one", "seeds=0", "extend=true", "output=outputs/new") == 0
+    assert ran(Path("outputs/new")) == ["one/mode-seed0"]
+    held = TableResult.load(Path("outputs/new/results.json"))
+    assert (len(held.sets), held.parameters) == (3, {"mode": 0.7})
+
+
+def test_a_record_is_not_shortened(capsys, fakes):
+    assert table("columns=one", "record=true") == 0
+    capsys.readouterr()
+    assert table("columns=one", "seeds=0", "record=true") == 2
+    assert "record: experiments/toy/results.json holds 3 sets" in capsys.readouterr().err
+    fakes({"mode": WRONG})
+    assert table("columns=two", "record=true", "extend=true") == 1  # what failed is not recorded
+    assert {one.column for one in TableResult.load(HOME / "results.json").sets} == {"one"}

@@ -1,0 +1,129 @@
+"""Teachers of soft labels: what they may see, how they are kept, and the upper bound that is trained like one."""
+
+import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from soft_parts import few_digits, small_student, student
+from tiny import cpu
+
+from manifoldgd.data import digits
+from manifoldgd.dataset import Split
+from manifoldgd.errors import UserError
+from manifoldgd.stages import classifiers
+from manifoldgd.stages.classifiers import full_data_accuracy, teacher_of
+from manifoldgd.students import Recipe, fused
+
+
+@pytest.fixture(scope="module")
+def small():
+    return small_student()
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return few_digits()
+
+
+def test_a_teacher_never_sees_the_test_split(small, dataset, tmp_path, monkeypatch):
+    train, finished = classifiers.train_classifier, []
+
+    def train_and_tell(images, labels, **choices):
+        assert torch.equal(images, dataset.train.images())
+        assert torch.equal(labels, dataset.train.labels)
+        taught = train(images, labels, **choices)
+        finished.append(True)
+        return taught
+
+    def load(positions):
+        assert finished, "the test split was read before the end of the training"
+        return dataset.test.load(positions)
+
+    monkeypatch.setattr(classifiers, "train_classifier", train_and_tell)
+    watched = dataclasses.replace(dataset, test=Split(dataset.test.labels, load))
+    assert teacher_of(watched, small, small.teacher_recipe, cpu(), tmp_path).test_accuracy > 0
+    assert finished
+
+
+def test_a_teacher_is_kept_with_its_accuracy(small, dataset, tmp_path, monkeypatch):
+    first = teacher_of(dataset, small, small.teacher_recipe, cpu(), tmp_path)
+    assert first.name == small.name == "ConvNet-3 (width 8)"
+    assert first.test_accuracy == first.accuracy(dataset.test.images(), dataset.test.labels) > 0.3
+    assert len(list((tmp_path / "teachers").glob("*.safetensors"))) == 1
+    monkeypatch.setattr(classifiers, "train_classifier", lambda *_, **__: pytest.fail("trained again"))
+    second = teacher_of(dataset, small, small.teacher_recipe, cpu(), tmp_path)
+    assert second.test_accuracy == first.test_accuracy
+    assert torch.equal(second.logits(dataset.test.images()), first.logits(dataset.test.images()))
+
+
+def test_runs_side_by_side_train_one_teacher(capsys, small, dataset, tmp_path, monkeypatch):
+    made = teacher_of(dataset, small, small.teacher_recipe, cpu(), tmp_path / "made")
+    started, go_on = [], threading.Event()
+
+    def slowly(*_, **__):
+        started.append(True)
+        assert go_on.wait(30)
+        return made
+
+    monkeypatch.setattr(classifiers, "train_classifier", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        runs = [
+            pool.submit(teacher_of, dataset, small, small.teacher_recipe, cpu(), tmp_path / "new") for _ in range(2)
+        ]
+        waiting = ""
+        while "being trained by another process; waiting for it" not in waiting:
+            waiting += capsys.readouterr().out
+        go_on.set()
+        taught = [run.result() for run in runs]
+    assert len(started) == 1
+    assert taught[0].test_accuracy == taught[1].test_accuracy == made.test_accuracy
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 200])
+def test_a_damaged_teacher_is_named_with_what_to_do(small, dataset, tmp_path, damage):
+    teacher_of(dataset, small, small.teacher_recipe, cpu(), tmp_path)
+    (file,) = (tmp_path / "teachers").glob("*.safetensors")
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(UserError, match=rf"{file.name}: expected a saved classifier.*delete it, and it is trained"):
+        teacher_of(dataset, small, small.teacher_recipe, cpu(), tmp_path)
+
+
+def test_other_recipes_networks_and_images_have_other_teachers(small, dataset, tmp_path):
+    quickest = dataclasses.replace(small.teacher_recipe, images_shown=10)
+    named = dataclasses.replace(quickest, architecture="convnet", width=4, depth=2)
+    fewer = digits(train_per_class=20, validation=None)
+    teachers = [
+        teacher_of(dataset, small, quickest, cpu(), tmp_path),
+        teacher_of(dataset, small, dataclasses.replace(quickest, learning_rate=0.3), cpu(), tmp_path),
+        teacher_of(dataset, small, named, cpu(), tmp_path),
+        teacher_of(fewer, small, quickest, cpu(), tmp_path),
+    ]
+    assert len(list((tmp_path / "teachers").glob("*.safetensors"))) == 4
+    assert teachers[2].name == "ConvNet-2 (width 4)"
+    assert teachers[0].name == "ConvNet-3 (width 8)"
+
+
+def test_the_upper_bound_is_the_students_own_network_on_all_images(small, dataset, tmp_path):
+    recipe = small.protocol.teacher
+    assert isinstance(recipe, Recipe)
+    bound = full_data_accuracy(dataset, student("student.width=8", protocol="hard_small"), recipe, cpu(), tmp_path)
+    assert bound == teacher_of(dataset, small, recipe, cpu(), tmp_path).test_accuracy
+    assert len(list((tmp_path / "teachers").glob("*.safetensors"))) == 1
+    other = dataclasses.replace(recipe, architecture="convnet", width=4, depth=2)
+    with pytest.raises(ValueError, match=r"recipe.architecture: expected None, the student's own network"):
+        full_data_accuracy(dataset, small, other, cpu(), tmp_path)
+
+
+def test_student_and_teacher_take_the_fused_path(small, dataset, tmp_path, monkeypatch):
+    teacher = teacher_of(dataset, small, small.teacher_recipe, cpu(), tmp_path)
+    kept = []
+    apply = fused.ConvNormReluPool.apply
+    monkeypatch.setattr(
+        fused.ConvNormReluPool, "apply", lambda *given: (kept.append(torch.is_grad_enabled()), apply(*given))[1]
+    )
+    images, labels = dataset.train.images(), dataset.train.labels
+    small.train(images[:50], labels[:50], images, labels, num_classes=10, mean=dataset.mean, std=dataset.std, seed=0,
+                ipc=5, flip=False, teacher=teacher, progress=False, accelerator="cpu")  # fmt: skip
+    assert kept[:4] == [True, True, False, False]  # two blocks after the first of the student, then of the teacher
