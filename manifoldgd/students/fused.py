@@ -22,6 +22,7 @@ pooled positions, ``K`` values of a patch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -86,11 +87,11 @@ class ConvNormReluPool(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of the four tensors; that of ``x`` is ``None`` where nobody asks for it."""
+        """Gradients of the four tensors; those of ``x`` and ``weight`` are ``None`` where nobody asks for them."""
         x, weight, gamma, beta, standardised, rstds = ctx.saved_tensors
         batch, height, width, channels = standardised.shape
-        wants_x = ctx.needs_input_grad[0]
-        grad_x = grad.new_empty(x.shape) if wants_x else None
+        wanted = ctx.needs_input_grad[:2]
+        grad_x = grad.new_empty(x.shape) if wanted[0] else None
         grad_weight = gamma.new_zeros(weight.shape)
         grad_gamma, grad_beta = map(torch.zeros_like, (gamma, beta))
         share = 1.0 / (height * width)
@@ -103,15 +104,18 @@ class ConvNormReluPool(torch.autograd.Function):
             grad_beta += sums.sum((0, 1, 2))
             grad_gamma += moments.sum((0, 1, 2))
             g.addcmul_(y, moments, value=-share).sub_(sums * share).mul_(rstds[piece] * gamma)
-            into_x, into_weight = _conv_backward(g.to(x.dtype), x[piece], weight, wants_x)
-            grad_weight += into_weight
+            into_x, into_weight = _conv_backward(g.to(x.dtype), x[piece], weight, wanted)
+            if into_weight is not None:
+                grad_weight += into_weight
             if grad_x is not None:
                 grad_x[piece] = into_x
-        return grad_x, grad_weight, grad_gamma, grad_beta, None, None
+        return grad_x, grad_weight if wanted[1] else None, grad_gamma, grad_beta, None, None
 
 
-def _conv_backward(grad: Tensor, x: Tensor, weight: Tensor, wants_x: bool) -> tuple[Tensor, Tensor]:
-    """Gradients ``([b, H, W, C_in], [C, C_in, 3, 3])`` of a padded 3x3 convolution."""
+def _conv_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, wanted: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients ``([b, H, W, C_in], [C, C_in, 3, 3])`` of a padded 3x3 convolution, each ``None`` unless wanted."""
     into_x, into_weight, _ = torch.ops.aten.convolution_backward(
         grad.permute(0, 3, 1, 2),
         x.permute(0, 3, 1, 2),
@@ -123,9 +127,9 @@ def _conv_backward(grad: Tensor, x: Tensor, weight: Tensor, wants_x: bool) -> tu
         False,
         [0, 0],
         1,
-        [wants_x, True, False],
+        [*wanted, False],
     )
-    return into_x.permute(0, 2, 3, 1) if wants_x else into_x, into_weight
+    return into_x.permute(0, 2, 3, 1) if wanted[0] else None, into_weight if wanted[1] else None
 
 
 class LinearReluPool(torch.autograd.Function):
@@ -133,7 +137,7 @@ class LinearReluPool(torch.autograd.Function):
 
     ``apply(patches, matrix)`` takes ``[B, K, 4 * L]``, members of a cell ``L`` columns apart, and ``[B, K, C]``, and
     gives ``[B, L, C]``. The activation is computed again in backward: for the few values of a patch that is cheaper
-    than to write and read it. Only ``matrix`` gets a gradient.
+    than to write and read it.
     """
 
     @staticmethod
@@ -150,17 +154,20 @@ class LinearReluPool(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        """Gradient of ``matrix``."""
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Gradients of the two; that of ``patches`` is ``None`` where nobody asks for it."""
         patches, matrix = ctx.saved_tensors
         batch, _, columns = patches.shape
         channels = matrix.shape[2]
+        grad_patches = torch.empty_like(patches) if ctx.needs_input_grad[0] else None
         grad_matrix = torch.empty_like(matrix)
         for piece in _pieces(batch, columns * channels):
             g = torch.bmm(patches[piece].transpose(1, 2), matrix[piece]).gt_(0)
             g.view(-1, 4, columns // 4, channels).mul_((grad[piece] / 4)[:, None])
             torch.bmm(patches[piece], g, out=grad_matrix[piece])
-        return None, grad_matrix
+            if grad_patches is not None:
+                torch.bmm(matrix[piece], g.transpose(1, 2), out=grad_patches[piece])
+        return grad_patches, grad_matrix
 
 
 def _cell_patches(images: Tensor, padding: int) -> Tensor:
@@ -177,7 +184,7 @@ def _cell_patches(images: Tensor, padding: int) -> Tensor:
 
 
 def first_block(images: Tensor, weight: Tensor, gamma: Tensor, beta: Tensor, padding: int) -> Tensor:
-    """The first block of a ConvNet, whose input needs no gradient.
+    """The first block of a ConvNet.
 
     Args:
         images: ``[B, C_in, H, W]``; with ``padding``, both sides of the convolution's output must be even.

@@ -103,7 +103,7 @@ class ConvNet(nn.Module):
     def _can_fuse(self, x: Tensor) -> bool:
         cells = 2 ** len(self.blocks)
         fits = max(self.sides) <= FUSED_SIDE and all(side % cells == 0 for side in self.sides)
-        return self.fused and fits and x.device.type == "cpu" and not x.requires_grad
+        return self.fused and fits and x.device.type == "cpu"
 
     def features(self, x: Tensor) -> Tensor:
         """Normalised images ``[B, C, H, W]`` -> ``[B, E]``, the flattened output of the last block."""
