@@ -6,6 +6,7 @@ from manifoldgd.guidance.manifold_released import ManifoldReleasedGuidance
 from manifoldgd.guidance.matching import MatchingGuidance
 from manifoldgd.guidance.mode import ModeGuidance
 from manifoldgd.guidance.none import NoGuidance
+from manifoldgd.guidance.on_prediction import OnPrediction
 from manifoldgd.guidance.regression import RegressionGuidance
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "MatchingGuidance",
     "ModeGuidance",
     "NoGuidance",
+    "OnPrediction",
     "RegressionGuidance",
 ]
