@@ -237,7 +237,7 @@ def test_help_of_a_command(capsys, command):
     assert not stop.value.code
     out, err = capsys.readouterr()
     assert err == ""
-    members = "guidance: manifold, manifold_released, manifold_x0, matching, mode, mode_x0, none"
+    members = "guidance: manifold, manifold_released, manifold_x0, matching, mode, mode_x0, none, posterior"
     holds(out, "usage: manifoldgd", members, "t_stop:", "Examples:")
     assert "== " not in out  # Hydra's own headings
 

@@ -7,6 +7,7 @@ from manifoldgd.guidance.matching import MatchingGuidance
 from manifoldgd.guidance.mode import ModeGuidance
 from manifoldgd.guidance.none import NoGuidance
 from manifoldgd.guidance.on_prediction import OnPrediction
+from manifoldgd.guidance.posterior import PosteriorGuidance
 from manifoldgd.guidance.regression import RegressionGuidance
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "ModeGuidance",
     "NoGuidance",
     "OnPrediction",
+    "PosteriorGuidance",
     "RegressionGuidance",
 ]
