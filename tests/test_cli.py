@@ -237,9 +237,8 @@ def test_help_of_a_command(capsys, command):
     assert not stop.value.code
     out, err = capsys.readouterr()
     assert err == ""
-    holds(
-        out, "usage: manifoldgd", "guidance: manifold, manifold_released, matching, mode, none", "t_stop:", "Examples:"
-    )
+    members = "guidance: manifold, manifold_released, manifold_x0, matching, mode, mode_x0, none, posterior"
+    holds(out, "usage: manifoldgd", members, "t_stop:", "Examples:")
     assert "== " not in out  # Hydra's own headings
 
 

@@ -4,6 +4,7 @@ import inspect
 import itertools
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -14,6 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from manifoldgd.cli.commands import PLAIN_KEYS, USED_KEYS
 from manifoldgd.cli.components import build, check_node
 from manifoldgd.cli.main import conf_dir
+from manifoldgd.cli.setup import Setup
 from manifoldgd.errors import UserError
 
 CONF = conf_dir()
@@ -174,3 +176,17 @@ def test_missing_values_are_named():
 
 def test_wheel_and_checkout_find_the_configuration():
     assert (Path(CONF) / "config.yaml").is_file()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["guidance=mode_x0"], "mode_x0"),
+        (["guidance=manifold", "guidance.estimator=clean"], "manifold (clean)"),
+        (["guidance=manifold_x0", "guidance.method.estimator=clean"], "manifold_x0 (clean)"),
+        (["guidance=manifold_released"], "manifold_released"),
+    ],
+)
+def test_methods_are_named_by_guidance_and_estimator(overrides, name):
+    given = SimpleNamespace(config=compose("config", overrides), guidance_name=overrides[0].removeprefix("guidance="))
+    assert Setup.method.fget(given) == name

@@ -84,8 +84,9 @@ class Setup:
         """What tables call the way the set was made."""
         if self.config.source != DIFFUSION:
             return f"{self.config.source}{' (reconstructed)' if self.config.reconstruct else ''}"
-        name = self.guidance_name
-        return f"{name} ({self.config.guidance.estimator})" if name == "manifold" else name
+        name, node = self.guidance_name, self.config.guidance
+        node = node.method if "method" in node else node  # a guidance that acts elsewhere
+        return f"{name} ({node.estimator})" if "estimator" in node else name
 
     @property
     def draws(self) -> bool:

@@ -6,6 +6,8 @@ from manifoldgd.guidance.manifold_released import ManifoldReleasedGuidance
 from manifoldgd.guidance.matching import MatchingGuidance
 from manifoldgd.guidance.mode import ModeGuidance
 from manifoldgd.guidance.none import NoGuidance
+from manifoldgd.guidance.on_prediction import OnPrediction
+from manifoldgd.guidance.posterior import PosteriorGuidance
 from manifoldgd.guidance.regression import RegressionGuidance
 
 __all__ = [
@@ -15,5 +17,7 @@ __all__ = [
     "MatchingGuidance",
     "ModeGuidance",
     "NoGuidance",
+    "OnPrediction",
+    "PosteriorGuidance",
     "RegressionGuidance",
 ]

@@ -12,7 +12,6 @@ from typing import ClassVar, Literal, get_args
 from torch import Tensor
 
 from manifoldgd.diffusion.protocol import Anchors, Pull, Step
-from manifoldgd.errors import require
 from manifoldgd.geometry.annealing import ANNEALINGS, Annealing, annealing_multiplier
 from manifoldgd.geometry.kernels import KERNELS, Kernel
 from manifoldgd.geometry.neighbourhoods import Neighbourhoods
@@ -26,6 +25,7 @@ from manifoldgd.guidance.window import (
     check_choice,
     check_positive,
     check_scale,
+    check_share,
     check_tangent,
     check_window,
 )
@@ -88,10 +88,7 @@ class ManifoldGuidance:
         check_tangent(self.tangent_dim, self.neighbours, self.neighbourhood, "guidance.neighbourhood")
         check_choice("guidance.annealing", self.annealing, ANNEALINGS)
         check_annealing(self.warmup_steps, self.max_multiplier)
-        require(
-            0 <= self.uniform_share <= 1,
-            f"guidance.uniform_share: needs to be in [0, 1], got {self.uniform_share}; 0 is the posterior alone",
-        )
+        check_share(self.uniform_share)
         check_choice("guidance.kernel", self.kernel, KERNELS)
         check_positive("guidance.bandwidth", self.bandwidth)
         check_window(self.t_stop)

@@ -40,6 +40,14 @@ def check_window(t_stop: float) -> None:
     )
 
 
+def check_share(uniform_share: float) -> None:
+    """Raise ``UserError`` unless the part of the posterior's weight that is spread equally is a share."""
+    require(
+        0 <= uniform_share <= 1,
+        f"guidance.uniform_share: needs to be in [0, 1], got {uniform_share}; 0 is the posterior alone",
+    )
+
+
 def check_annealing(warmup_steps: int, max_multiplier: float) -> None:
     """Raise ``UserError`` unless the annealing's numbers are in range."""
     require(warmup_steps >= 0, f"guidance.warmup_steps: needs to be >= 0, got {warmup_steps}; 0 is no annealing")

@@ -1,0 +1,96 @@
+"""Posterior guidance: every row is pulled towards what its prototype's real neighbourhood says about it now.
+
+A prototype is the same target at every noise level. Here the target is the posterior mean of the clean latent given
+``x_t`` under the real latents around the prototype (:mod:`manifoldgd.geometry.posterior`): their average while ``x_t``
+is noisy, the real latent nearest to it when it is clean. ``x0`` is the same mean under the prior, so the pull has the
+direction of the difference of the two scores, and it vanishes for a prior that knows the neighbourhood. This is not in
+the paper (arXiv 2602.23295).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from manifoldgd.diffusion.protocol import Anchors, Pull, Step
+from manifoldgd.geometry.neighbourhoods import Neighbourhoods
+from manifoldgd.geometry.posterior import posterior_mean, posterior_weights
+from manifoldgd.geometry.tangent import energy_kept
+from manifoldgd.guidance.window import acts, check_scale, check_share, check_tangent, check_window
+
+
+@dataclass(frozen=True, kw_only=True)
+class PosteriorGuidance:
+    """``pull = scale * v + tangent_scale * P_T v`` with ``v = m_t - x0`` and ``m_t`` the posterior mean.
+
+    ``P_T`` is that of the ``posterior`` estimator of :class:`manifoldgd.guidance.manifold.ManifoldGuidance` over the
+    whole neighbourhood. It shortens the vector, so the projected vector has a strength of its own; with ``scale`` 0 it
+    stands alone. Where ``tangent_scale`` is 0 nothing is projected and the numbers of the tangent space are idle.
+
+    Attributes:
+        scale: strength of the whole vector, >= 0.
+        tangent_scale: strength of the projected vector, >= 0; both 0 is the unguided run bit for bit.
+        neighbourhood: ``M``, real latents of the class nearest to the prototype.
+        tangent_dim: ``R``, dimension of the tangent space, in [1, neighbours - 1].
+        neighbours: ``K``, in [tangent_dim + 1, neighbourhood]; the mean is always that of all ``M``.
+        uniform_share: of the weights that make the tangent space, in [0, 1], not of those that make the mean.
+        t_stop: fraction of the steps, in [0, 1], at which guidance ends.
+    """
+
+    scale: float
+    tangent_scale: float
+    neighbourhood: int
+    tangent_dim: int
+    neighbours: int
+    uniform_share: float
+    t_stop: float
+    features: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        check_scale("guidance.scale", self.scale)
+        check_scale("guidance.tangent_scale", self.tangent_scale)
+        check_tangent(self.tangent_dim, self.neighbours, self.neighbourhood, "guidance.neighbourhood")
+        check_share(self.uniform_share)
+        check_window(self.t_stop)
+
+    def bind(self, anchors: Anchors) -> _BoundPosterior:
+        """The guidance into ``anchors.neighbourhoods`` ``[B, M, D]``; the prototypes themselves are not looked at."""
+        points = anchors.neighbourhoods
+        if points is None or points.ndim != 3 or points.shape[1] != self.neighbourhood:
+            came = None if points is None else tuple(points.shape)
+            raise ValueError(f"neighbourhoods: expected [B, {self.neighbourhood}, D], got {came}")
+        return _BoundPosterior(self, points, Neighbourhoods(points) if self.tangent_scale > 0 else None)
+
+
+@dataclass(frozen=True)
+class _BoundPosterior:
+    method: PosteriorGuidance
+    points: Tensor  # [B, M, D]
+    prepared: Neighbourhoods | None  # None where nothing is projected
+
+    def __call__(self, step: Step) -> Pull | None:
+        method = self.method
+        if (method.scale == 0 and method.tangent_scale == 0) or not acts(step, method.t_stop):
+            return None
+        x_t = step.x_t.flatten(1)
+        weights = posterior_weights(x_t, self.points, step.alpha_bar)
+        vectors = posterior_mean(self.points, weights) - step.x0.flatten(1)
+        pull, kept = method.scale * vectors, None
+        if self.prepared is not None:
+            projected = self._project(self.prepared, vectors, x_t, step.alpha_bar)
+            pull, kept = pull + method.tangent_scale * projected, energy_kept(vectors, projected)
+        return Pull(scaled=pull.view_as(step.x0), plain=None, kept=kept)
+
+    def _project(self, prepared: Neighbourhoods, vectors: Tensor, x_t: Tensor, alpha_bar: float) -> Tensor:
+        method = self.method
+        return prepared.project(
+            vectors,
+            x_t,
+            alpha_bar,
+            within=method.neighbourhood,
+            neighbours=method.neighbours,
+            rank=method.tangent_dim,
+            uniform_share=method.uniform_share,
+        )
