@@ -11,7 +11,8 @@ from manifoldgd.artifacts import LatentSet
 from manifoldgd.errors import UserError
 from manifoldgd.prototypes import Agglomerative, Divisive, KMeans, LevelWise, Random, cluster_classes
 from manifoldgd.prototypes.flat import kmeans_labels
-from manifoldgd.prototypes.representatives import ClusteringSpace, distinct_nearest, represent
+from manifoldgd.prototypes.representatives import distinct_nearest, represent
+from manifoldgd.prototypes.spaces import ClusteringSpace
 
 RAW = {"representative": "nearest", "space": "raw", "pool": 2}
 

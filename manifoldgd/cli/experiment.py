@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from manifoldgd.artifacts import DistilledSet
-from manifoldgd.cli.components import build
 from manifoldgd.cli.setup import DIFFUSION, IN_LATENT_SPACE, MANY_IN_A_FOLDER, Setup
 from manifoldgd.cli.sweep import FOLDER_VARIABLE
 from manifoldgd.distill.module import Targets, find_targets
@@ -20,7 +19,7 @@ from manifoldgd.errors import require
 from manifoldgd.files import atomic_write_text
 from manifoldgd.matching.energy import Matching
 from manifoldgd.priors.prior import Prior
-from manifoldgd.stages import classifiers, evaluation, latents, pages, prior, sets
+from manifoldgd.stages import classifiers, evaluation, latents, pages, prior, sets, spaces
 from manifoldgd.stages.matching import prepare_matching
 from manifoldgd.store.keys import key_of, read_json
 from manifoldgd.store.results import claim_result
@@ -101,8 +100,11 @@ class Experiment(Setup):
         encoded, _ = latents.encode(self.dataset, self.prior, self.machine, self.cache)
         prototypes, _ = latents.cluster(
             encoded,
-            build(self.config, "clusterer"),
+            self.clusterer,
             OmegaConf.to_container(self.config.clusterer, resolve=True),
+            spaces.features_of(
+                self.clusterer.space.features, self.dataset, self.prior, encoded, self.machine, self.cache
+            ),
             ipc=self.config.ipc,
             seed=self.config.seed,
             machine=self.machine,

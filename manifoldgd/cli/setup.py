@@ -13,8 +13,8 @@ from manifoldgd.cli.components import build, check_node, check_type
 from manifoldgd.errors import require
 from manifoldgd.machine import Machine
 from manifoldgd.priors.prior import Prior
-from manifoldgd.prototypes import DRAW_NOTHING, SELECTIONS
-from manifoldgd.stages import latents, sets
+from manifoldgd.prototypes import DRAW_NOTHING, SELECTIONS, Clusterer
+from manifoldgd.stages import latents, sets, spaces
 from manifoldgd.store.keys import key_of
 from manifoldgd.tracking import Tracker
 
@@ -53,6 +53,11 @@ class Setup:
     def guidance(self) -> Any:
         """The guidance method."""
         return build(self.config, "guidance")
+
+    @cached_property
+    def clusterer(self) -> Clusterer:
+        """What finds the prototypes."""
+        return build(self.config, "clusterer")
 
     @cached_property
     def sampler(self) -> Any:
@@ -130,7 +135,7 @@ class Setup:
                 not (config.reconstruct and config.source == DIFFUSION),
                 "reconstruct: only real sources can be reconstructed; set source=random or reconstruct=false",
             )
-            _ = self.sampler, self.guidance, build(config, "clusterer")
+            _ = self.sampler, self.guidance, self.clusterer
             require(config.ipc >= 1, f"ipc: expected at least 1 image per class, got {config.ipc}; set ipc=1 or more")
             latents.check_ipc(self.dataset, config.ipc)
             if self.guided:
@@ -139,6 +144,8 @@ class Setup:
                 self.prior.check_images(self.dataset.name, self.dataset.image_shape)
                 if config.source == DIFFUSION:
                     sets.match_classes(self.dataset, self.prior)
+                if self.guided:
+                    spaces.check_space(self.clusterer.space.features, self.dataset, self.prior)
                 self.prior.schedule.respaced(self.sampler.steps, self.sampler.spacing)
         if judges and makes_set:
             self.student.check(self.dataset.image_shape, len(self.dataset.class_names), config.ipc)

@@ -101,6 +101,16 @@ class Prior:
         """The denoiser of the sampler's contract: ``[B, C, H, W]`` -> ``[B, C or 2C, H, W]``."""
         return self.transformer(x_t, timestep=timesteps, class_labels=labels).sample
 
+    def block_features(self, x_t: Tensor, timesteps: Tensor, labels: Tensor, blocks: int) -> Tensor:
+        """Token means ``[B, E]`` after the first ``blocks`` blocks of the transformer; the others are not run.
+
+        Arguments as for :meth:`denoise`; ``blocks`` is 1 ... the transformer's number of blocks.
+        """
+        tokens = self.transformer.pos_embed(x_t)
+        for block in self.transformer.transformer_blocks[:blocks]:
+            tokens = block(tokens, timestep=timesteps, class_labels=labels)
+        return tokens.mean(1)
+
 
 def as_pixels(images: Tensor) -> Tensor:
     """uint8 ``0 ... 255`` -> float32 ``-1 ... 1``."""

@@ -14,6 +14,13 @@ from manifoldgd.prototypes.divisive import Divisive, LevelWise
 from manifoldgd.prototypes.flat import Agglomerative, KMeans, Random
 from manifoldgd.prototypes.representatives import ClassPrototypes
 from manifoldgd.prototypes.selection import level_wise
+from manifoldgd.prototypes.spaces import (
+    ClassifierEmbedding,
+    ClusteringSpace,
+    DenoiserFeatures,
+    Features,
+    PrincipalComponents,
+)
 from manifoldgd.prototypes.tree import BisectingTree, Node
 
 __all__ = [
@@ -22,11 +29,16 @@ __all__ = [
     "Agglomerative",
     "BisectingTree",
     "ClassPrototypes",
+    "ClassifierEmbedding",
     "Clusterer",
+    "ClusteringSpace",
+    "DenoiserFeatures",
     "Divisive",
+    "Features",
     "KMeans",
     "LevelWise",
     "Node",
+    "PrincipalComponents",
     "Random",
     "cluster_classes",
     "herding",

@@ -12,14 +12,22 @@ from torch import Tensor
 from manifoldgd.artifacts import LatentSet, PrototypeSet
 from manifoldgd.errors import UserError
 from manifoldgd.prototypes.representatives import ClassPrototypes
+from manifoldgd.prototypes.spaces import ClusteringSpace
 from manifoldgd.randomness import generator
 
 
 class Clusterer(Protocol):
     """Anything that turns the latents of one class into prototypes."""
 
-    def __call__(self, latents: Tensor, ipc: int, generator: torch.Generator) -> ClassPrototypes:
-        """``[n, C, H, W]`` latents -> ``ipc`` prototypes, all draws from ``generator``."""
+    space: ClusteringSpace  # where it compares them
+
+    def __call__(
+        self, latents: Tensor, ipc: int, generator: torch.Generator, features: Tensor | None = None
+    ) -> ClassPrototypes:
+        """``[n, C, H, W]`` latents -> ``ipc`` prototypes, all draws from ``generator``.
+
+        ``features`` ``[n, E]`` of the same images are given where :attr:`space` is one of features.
+        """
         ...
 
 
@@ -30,6 +38,7 @@ def cluster_classes(
     seed: int,
     key: str,
     on_class: Callable[[str], None] | None = None,
+    features: Tensor | None = None,
 ) -> PrototypeSet:
     """Cluster each class on its own.
 
@@ -42,6 +51,7 @@ def cluster_classes(
         seed: Seed of the draws.
         key: Key of the result: a hash of what made it.
         on_class: Called with the name of each class when it is done.
+        features: ``[N, E]`` of the same images, where the clusterer compares features.
 
     Returns:
         ``ipc`` prototypes for each class, class by class; ``nearest`` are rows of ``latents``.
@@ -52,9 +62,10 @@ def cluster_classes(
     found, rows = [], []
     for label, name in enumerate(latents.class_names):
         indices = latents.indices_of(label)
+        own = None if features is None else features[indices]
         try:
             with _one_thread():
-                found.append(clusterer(latents.latents[indices], ipc, generator(seed, "cluster", name)))
+                found.append(clusterer(latents.latents[indices], ipc, generator(seed, "cluster", name), own))
         except UserError as error:
             raise UserError(f"{error} (class {name!r}, {len(indices)} images)") from error
         rows.append(indices[found[-1].nearest])

@@ -10,15 +10,14 @@ from torch import Tensor
 from manifoldgd.errors import require
 from manifoldgd.prototypes.representatives import (
     ClassPrototypes,
-    ClusteringSpace,
     Representative,
-    Space,
     check_class,
     check_distinct,
     check_representative,
     represent,
 )
 from manifoldgd.prototypes.selection import coarse_to_fine, level_wise
+from manifoldgd.prototypes.spaces import ClusteringSpace, Space
 from manifoldgd.prototypes.tree import BisectingTree, Criterion, Node
 
 
@@ -60,7 +59,7 @@ class Divisive:
     Args:
         criterion: Which leaf is split next: the one of largest ``sse`` or largest ``variance`` (SSE / members).
         representative: ``centroid`` or ``nearest`` real latent.
-        space: Distances between ``raw`` or ``pooled`` latents.
+        space: Where distances are measured: ``raw`` or ``pooled`` latents, or features.
         pool: Side of the pooling window in latent cells, 1 or more; acts with ``space="pooled"`` only.
         restarts: Seedings of each two-means, 1 or more.
 
@@ -77,14 +76,16 @@ class Divisive:
         self.criterion, self.representative, self.restarts = criterion, representative, restarts
         self.space = ClusteringSpace(space=space, pool=pool)
 
-    def __call__(self, latents: Tensor, ipc: int, generator: torch.Generator) -> ClassPrototypes:
-        """Prototypes of one class from its latents ``[n, C, H, W]``, which are not modified.
+    def __call__(
+        self, latents: Tensor, ipc: int, generator: torch.Generator, features: Tensor | None = None
+    ) -> ClassPrototypes:
+        """Prototypes of one class from its latents ``[n, C, H, W]`` and features ``[n, E]``, which are not modified.
 
         Raises:
             UserError: Fewer than ``ipc`` different images, or ``pool`` does not fit the latents.
         """
         check_class(latents, ipc)
-        points = self.space(latents)
+        points = self.space(latents, features)
         tree = BisectingTree.grow(points, ipc, criterion=self.criterion, generator=generator, restarts=self.restarts)
         return _represent(coarse_to_fine(tree), latents, points, ipc, self.representative)
 
@@ -129,14 +130,16 @@ class LevelWise:
         self.criterion, self.representative, self.restarts = criterion, representative, restarts
         self.space = ClusteringSpace(space=space, pool=pool)
 
-    def __call__(self, latents: Tensor, ipc: int, generator: torch.Generator) -> ClassPrototypes:
-        """Prototypes of one class from its latents ``[n, C, H, W]``, which are not modified.
+    def __call__(
+        self, latents: Tensor, ipc: int, generator: torch.Generator, features: Tensor | None = None
+    ) -> ClassPrototypes:
+        """Prototypes of one class from its latents ``[n, C, H, W]`` and features ``[n, E]``, which are not modified.
 
         Raises:
             UserError: Fewer than ``ipc`` images, too few different ones, or ``pool`` does not fit the latents.
         """
         check_class(latents, ipc)
-        points = self.space(latents)
+        points = self.space(latents, features)
         num_leaves = min(len(points), self.leaves_per_prototype * ipc)
         tree = BisectingTree.grow(
             points, num_leaves, criterion=self.criterion, generator=generator, restarts=self.restarts

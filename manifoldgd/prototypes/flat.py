@@ -11,14 +11,13 @@ from manifoldgd.errors import require
 from manifoldgd.prototypes.divisive import check_restarts
 from manifoldgd.prototypes.representatives import (
     ClassPrototypes,
-    ClusteringSpace,
     Representative,
-    Space,
     check_class,
     check_distinct,
     check_representative,
     represent,
 )
+from manifoldgd.prototypes.spaces import ClusteringSpace, Space
 
 
 def kmeans_labels(
@@ -83,7 +82,7 @@ class KMeans:
         restarts: Random initialisations, 1 or more, of which the best is kept.
         iterations: Lloyd iterations of each, 1 or more.
         representative: ``centroid`` or ``nearest`` real latent.
-        space: Distances between ``raw`` or ``pooled`` latents.
+        space: Where distances are measured: ``raw`` or ``pooled`` latents, or features.
         pool: Side of the pooling window in latent cells, 1 or more; acts with ``space="pooled"`` only.
 
     Raises:
@@ -102,14 +101,16 @@ class KMeans:
         self.restarts, self.iterations, self.representative = restarts, iterations, representative
         self.space = ClusteringSpace(space=space, pool=pool)
 
-    def __call__(self, latents: Tensor, ipc: int, generator: torch.Generator) -> ClassPrototypes:
-        """Prototypes of one class from its latents ``[n, C, H, W]``, which are not modified.
+    def __call__(
+        self, latents: Tensor, ipc: int, generator: torch.Generator, features: Tensor | None = None
+    ) -> ClassPrototypes:
+        """Prototypes of one class from its latents ``[n, C, H, W]`` and features ``[n, E]``, which are not modified.
 
         Raises:
             UserError: Fewer than ``ipc`` different images, or ``pool`` does not fit the latents.
         """
         check_class(latents, ipc)
-        points = self.space(latents)
+        points = self.space(latents, features)
         labels = kmeans_labels(points, ipc, restarts=self.restarts, iterations=self.iterations, generator=generator)
         clusters = _members(labels)
         check_distinct(len(clusters), ipc, len(latents))
@@ -124,7 +125,7 @@ class Agglomerative:
 
     Args:
         representative: ``centroid`` or ``nearest`` real latent.
-        space: Distances between ``raw`` or ``pooled`` latents.
+        space: Where distances are measured: ``raw`` or ``pooled`` latents, or features.
         pool: Side of the pooling window in latent cells, 1 or more; acts with ``space="pooled"`` only.
         max_images: Largest class that is clustered as a whole; a larger class uses this many images, or ``ipc``.
 
@@ -137,14 +138,16 @@ class Agglomerative:
         self.representative, self.max_images = representative, max_images
         self.space = ClusteringSpace(space=space, pool=pool)
 
-    def __call__(self, latents: Tensor, ipc: int, generator: torch.Generator) -> ClassPrototypes:
-        """Prototypes of one class from its latents ``[n, C, H, W]``, which are not modified.
+    def __call__(
+        self, latents: Tensor, ipc: int, generator: torch.Generator, features: Tensor | None = None
+    ) -> ClassPrototypes:
+        """Prototypes of one class from its latents ``[n, C, H, W]`` and features ``[n, E]``, which are not modified.
 
         Raises:
             UserError: Fewer than ``ipc`` images, or ``pool`` does not fit the latents.
         """
         check_class(latents, ipc)
-        points = self.space(latents)
+        points = self.space(latents, features)
         size = max(self.max_images, ipc)
         chosen = torch.randperm(len(points), generator=generator)[:size] if len(points) > size else None
         clusters = _members(_ward_labels(points, ipc, chosen))
@@ -168,8 +171,12 @@ def _ward_labels(points: Tensor, num_clusters: int, chosen: Tensor | None) -> Te
 class Random:
     """``ipc`` random real latents, each standing for itself: the baseline without clustering."""
 
-    def __call__(self, latents: Tensor, ipc: int, generator: torch.Generator) -> ClassPrototypes:
-        """Prototypes of one class from its latents ``[n, C, H, W]``, which are not modified.
+    space = ClusteringSpace(space="raw", pool=1)  # nothing is compared
+
+    def __call__(
+        self, latents: Tensor, ipc: int, generator: torch.Generator, features: Tensor | None = None
+    ) -> ClassPrototypes:
+        """Prototypes of one class from its latents ``[n, C, H, W]`` and features ``[n, E]``, which are not modified.
 
         Raises:
             UserError: Fewer than ``ipc`` images.

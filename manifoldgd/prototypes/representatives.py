@@ -1,4 +1,4 @@
-"""From clusters to prototypes: the space distances are measured in, and what stands for a cluster.
+"""From clusters to prototypes: what stands for a cluster.
 
 Shape letters: ``n`` latents of one class, ``C, H, W`` a latent, ``D`` dimensions of the clustering space, ``ipc``
 prototypes.
@@ -12,12 +12,10 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from manifoldgd.errors import require
 
 Representative = Literal["centroid", "nearest"]
-Space = Literal["raw", "pooled"]
 
 
 @dataclass(frozen=True)
@@ -28,45 +26,6 @@ class ClassPrototypes:
     nearest: Tensor  # [ipc] int64, distinct rows of the class's latents, closest in the clustering space
     depths: Tensor  # [ipc] int64, depth in the tree, 0 for flat clusterers
     sizes: Tensor  # [ipc] int64, latents that the prototype stands for
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClusteringSpace:
-    """Where distances between latents are measured.
-
-    ``raw`` compares flattened latents cell by cell, so it is sensitive to where things are in the picture; ``pooled``
-    averages windows of ``pool`` x ``pool`` cells first and compares contents at that coarser scale.
-    """
-
-    space: Space
-    pool: int
-
-    def __post_init__(self) -> None:
-        require(
-            self.space in get_args(Space),
-            f"clusterer.space: expected raw or pooled, got {self.space!r}; choose one of the two",
-        )
-        require(
-            isinstance(self.pool, int) and self.pool >= 1,
-            f"clusterer.pool: expected an integer >= 1, got {self.pool!r}; set it to a divisor of the latent size",
-        )
-
-    def __call__(self, latents: Tensor) -> Tensor:
-        """Points ``[n, D]`` float32 for latents ``[n, C, H, W]``, which are not modified.
-
-        Raises:
-            UserError: ``pool`` does not divide the height and width of the latents.
-        """
-        latents = latents.float()
-        if self.space == "raw":
-            return latents.flatten(1)
-        height, width = latents.shape[2:]
-        require(
-            height % self.pool == 0 and width % self.pool == 0,
-            f"clusterer.pool: needs to divide the latent height {height} and width {width}, got {self.pool}; "
-            "set it to a common divisor of the two",
-        )
-        return functional.avg_pool2d(latents, self.pool).flatten(1)
 
 
 def check_representative(representative: str) -> None:

@@ -13,6 +13,7 @@ from manifoldgd.machine import Machine
 from manifoldgd.priors.prior import Prior
 from manifoldgd.progress import progress_bar
 from manifoldgd.prototypes.classes import Clusterer, cluster_classes
+from manifoldgd.stages.spaces import FeatureTable
 from manifoldgd.store.cache import cached_latents, cached_prototypes
 from manifoldgd.store.keys import key_of
 
@@ -52,6 +53,7 @@ def cluster(
     latents: LatentSet,
     clusterer: Clusterer,
     clusterer_config: dict[str, Any],
+    features: FeatureTable | None = None,
     *,
     ipc: int,
     seed: int,
@@ -60,15 +62,21 @@ def cluster(
 ) -> tuple[PrototypeSet, bool]:
     """``ipc`` prototypes for each class, and whether they were in the cache.
 
-    ``clusterer_config`` names what ``clusterer`` was built from; it goes into the key.
+    ``clusterer_config`` names what ``clusterer`` was built from; it goes into the key. ``features`` are those that its
+    space asks for (:func:`manifoldgd.stages.spaces.features_of`); they are loaded only if there is something to find.
     """
-    key = key_of("prototypes", latents.key, clusterer_config, ipc, seed)
+    # Without features the key is what it was before there were any, and so are the caches that hold it.
+    parts = [latents.key, clusterer_config, ipc, seed] + ([features.key] if features else [])
+    key = key_of("prototypes", *parts)
 
     def find() -> PrototypeSet:
+        compared = features.load() if features else None
         with progress_bar(
             f"cluster {len(latents.class_names)} classes", len(latents.class_names), enabled=machine.progress
         ) as advance:
-            return cluster_classes(latents, clusterer, ipc, seed, key, on_class=lambda name: advance())
+            return cluster_classes(
+                latents, clusterer, ipc, seed, key, on_class=lambda name: advance(), features=compared
+            )
 
     return cached_prototypes(cache, key, find)
 

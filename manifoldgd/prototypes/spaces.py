@@ -1,0 +1,188 @@
+"""Where distances between images are measured when a class is clustered.
+
+Two spaces are functions of the latents at hand and are named by a word. The others are described by an object that
+holds their scientific numbers; their features take a network or the whole class, so they are computed for all images at
+once (:mod:`manifoldgd.stages.spaces`) and handed to the clusterer. Prototypes are latents whatever the space.
+
+Shape letters: ``n`` images of one class, ``C, H, W`` a latent, ``D = C*H*W``, ``E`` numbers of a feature.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from manifoldgd.errors import require
+
+NamedSpace = Literal["raw", "pooled"]
+
+
+class Features:
+    """A space whose points are computed beforehand: one of the classes below."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrincipalComponents(Features):
+    """Leading principal components of the raw latents, of each class for itself.
+
+    The directions that tell the images of one class apart are not those that tell classes apart, and only the former
+    are clustered; components of all images would spend their first directions on the latter. For ``k`` clusters the
+    first ``k - 1`` components hold the continuous solution of k-means (Ding and He, *K-means Clustering via Principal
+    Component Analysis*, ICML 2004), so little is lost but noise. They are not whitened: distances are those of the raw
+    latents with the small directions left out.
+
+    Args:
+        components: kept, 1 or more, at most ``D`` and the images of the smallest class.
+
+    Raises:
+        UserError: the number is out of range.
+    """
+
+    components: int
+
+    def __post_init__(self) -> None:
+        require(
+            isinstance(self.components, int) and self.components >= 1,
+            f"clusterer.space.components: expected an integer >= 1, got {self.components!r}; raise it",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenoiserFeatures(Features):
+    """What the prior's own transformer makes of an image half-way through, averaged over its tokens.
+
+    The middle of a diffusion network holds what is in a picture rather than where its pixels are (DDAE, Xiang et al.
+    2023, arXiv 2303.09769), and similarity there is representativeness without another network (DAP, *Diffusion Models
+    as Dataset Distillation Priors*, Su et al. 2026, arXiv 2510.17421).
+
+    Args:
+        layer: share of the transformer's blocks after which the features are taken, in (0, 1], so that one number
+            serves priors of any depth: the nearest whole number of blocks, at least 1.
+        timestep: of the prior's training schedule, from 0 on; the noise that the latents get.
+
+    Raises:
+        UserError: a number is out of range.
+    """
+
+    layer: float
+    timestep: int
+
+    def __post_init__(self) -> None:
+        require(
+            0 < self.layer <= 1,
+            f"clusterer.space.layer: expected a share of the blocks in (0, 1], got {self.layer!r}; 0.5 is the middle",
+        )
+        require(
+            isinstance(self.timestep, int) and self.timestep >= 0,
+            f"clusterer.space.timestep: expected an integer >= 0, got {self.timestep!r}; set it to 0 or more",
+        )
+
+    def blocks(self, available: int) -> int:
+        """How many of a transformer's ``available`` blocks are gone through."""
+        return max(1, round(self.layer * available))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierEmbedding(Features):
+    """Penultimate features of the small classifier trained on the real training split.
+
+    It is the network in which the real baselines are chosen and the set metrics are measured. Unlike all else in the
+    making of a set it is trained with labels.
+    """
+
+
+Space = NamedSpace | Features
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusteringSpace:
+    """Points of images from their latents or features.
+
+    ``raw`` compares flattened latents cell by cell, so it is sensitive to where things are in the picture; ``pooled``
+    averages windows of ``pool`` x ``pool`` cells first and compares contents at that coarser scale.
+    """
+
+    space: Space
+    pool: int
+
+    def __post_init__(self) -> None:
+        require(
+            isinstance(self.space, Features) or self.space in get_args(NamedSpace),
+            f"clusterer.space: expected raw or pooled, got {self.space!r}; choose one of the two, or a space of "
+            "features with clusterer/space=NAME",
+        )
+        require(
+            isinstance(self.pool, int) and self.pool >= 1,
+            f"clusterer.pool: expected an integer >= 1, got {self.pool!r}; set it to a divisor of the latent size",
+        )
+
+    @property
+    def features(self) -> Features | None:
+        """What has to be computed of all images beforehand; ``None`` if latents will do."""
+        return self.space if isinstance(self.space, Features) else None
+
+    def __call__(self, latents: Tensor, features: Tensor | None = None) -> Tensor:
+        """Points ``[n, D]`` or ``[n, E]`` float32 of a class; nothing is modified.
+
+        Args:
+            latents: ``[n, C, H, W]``.
+            features: ``[n, E]`` of the same images, where the space is one of features.
+
+        Raises:
+            ValueError: features are missing, or not those of these images.
+            UserError: ``pool`` does not divide the height and width of the latents, or a feature is not finite.
+        """
+        if self.features is not None:
+            return _checked(features, len(latents))
+        latents = latents.float()
+        return latents.flatten(1) if self.space == "raw" else self._pooled(latents)
+
+    def _pooled(self, latents: Tensor) -> Tensor:
+        height, width = latents.shape[2:]
+        require(
+            height % self.pool == 0 and width % self.pool == 0,
+            f"clusterer.pool: needs to divide the latent height {height} and width {width}, got {self.pool}; "
+            "set it to a common divisor of the two",
+        )
+        return functional.avg_pool2d(latents, self.pool).flatten(1)
+
+
+def _checked(features: Tensor | None, count: int) -> Tensor:
+    if features is None or features.ndim != 2 or len(features) != count:
+        shape = None if features is None else tuple(features.shape)
+        raise ValueError(f"features: expected [n, E] of the {count} images, got {shape}")
+    require(
+        bool(torch.isfinite(features).all()),
+        "clusterer.space: expected finite features, got NaN or infinity; set machine.precision=32-true",
+    )
+    return features.float()
+
+
+def principal_components(points: Tensor, count: int) -> Tensor:
+    """Coordinates of points along the directions of largest variance, about their mean.
+
+    Args:
+        points: ``[n, D]``, not modified.
+        count: Components, 1 ... min(n, D).
+
+    Returns:
+        ``[n, count]`` float32, the largest variance first; the sign of a component is arbitrary.
+
+    Raises:
+        ValueError: ``count`` is out of range.
+    """
+    num_points, num_dimensions = points.shape
+    if not 1 <= count <= min(num_points, num_dimensions):
+        raise ValueError(f"count: expected 1 ... {min(num_points, num_dimensions)}, got {count}")
+    rows = points.double() - points.double().mean(0)
+    # Of the two matrices with the same spectrum the smaller: a class has fewer images than a large latent has numbers.
+    if num_points < num_dimensions:
+        squares, left = torch.linalg.eigh(rows @ rows.T)
+        scores = left * squares.clamp(min=0).sqrt()
+    else:
+        scores = rows @ torch.linalg.eigh(rows.T @ rows).eigenvectors
+    return scores[:, -count:].flip(1).float()
