@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from manifoldgd.cli.components import build, check_node, check_type
+from manifoldgd.distill.overgeneration import Overgeneration
 from manifoldgd.errors import require
 from manifoldgd.machine import Machine
 from manifoldgd.priors.prior import Prior
@@ -60,6 +61,11 @@ class Setup:
         return build(self.config, "sampler")
 
     @cached_property
+    def overgeneration(self) -> Overgeneration:
+        """How many images a prototype gets, and which one is kept."""
+        return build(self.config, "overgeneration")
+
+    @cached_property
     def student(self) -> Any:
         """The student."""
         return build(self.config, "student")
@@ -84,15 +90,21 @@ class Setup:
         """What tables call the way the set was made."""
         if self.config.source != DIFFUSION:
             return f"{self.config.source}{' (reconstructed)' if self.config.reconstruct else ''}"
-        name = self.guidance_name
-        return f"{name} ({self.config.guidance.estimator})" if name == "manifold" else name
+        remarks = [self.config.guidance.estimator] if self.guidance_name == "manifold" else []
+        if self.overgeneration.replicas > 1:
+            remarks.append(f"1 of {self.overgeneration.replicas} kept")
+        return f"{self.guidance_name} ({', '.join(remarks)})" if remarks else self.guidance_name
 
     @property
     def set_config(self) -> dict[str, Any]:
-        """The part of the configuration that the set depends on, and nothing else."""
+        """The part of the configuration that the set depends on, and nothing else.
+
+        What came later and is switched off is left out, so that the names of older results stay.
+        """
         keys = ["dataset", "ipc", "source", "seed"]
         if self.config.source == DIFFUSION:
             keys += ["prior", "sampler", "guidance"] + (["clusterer"] if self.guided else [])
+            keys += ["overgeneration"] if self.overgeneration.replicas > 1 else []
         else:
             keys += ["reconstruct"] + (["prior"] if self.needs_prior else [])
         whole = OmegaConf.to_container(self.config, resolve=True)
@@ -108,7 +120,7 @@ class Setup:
         """Where the result goes: ``output``, or a name made of what the result is."""
         if self.config.output is not None:
             return Path(self.config.output)
-        name = self.method.replace(" (", "-").rstrip(")")
+        name = self.method.replace(" (", "-").rstrip(")").replace(", ", "-").replace(" ", "-")
         return Path("outputs") / self.dataset.name / f"{name}-ipc{self.config.ipc}-{key_of(*parts)[:8]}"
 
     def check(self, *, makes_set: bool, judges: bool) -> None:
@@ -123,6 +135,11 @@ class Setup:
             require(
                 not (config.reconstruct and config.source == DIFFUSION),
                 "reconstruct: only real sources can be reconstructed; set source=random or reconstruct=false",
+            )
+            require(
+                self.overgeneration.replicas == 1 or config.source == DIFFUSION,
+                f"overgeneration.replicas: only source=diffusion samples images, got source={config.source} with "
+                f"{self.overgeneration.replicas}; set overgeneration.replicas=1",
             )
             _ = self.sampler, self.guidance, build(config, "clusterer")
             require(config.ipc >= 1, f"ipc: expected at least 1 image per class, got {config.ipc}; set ipc=1 or more")

@@ -90,6 +90,7 @@ def work_of(row: Row, students: int) -> Work | None:
         students=students,
         epochs=student.protocol.epochs_for(ipc, classes),
         student_flops=float(counter.get_total_flops()),
+        replicas=config.overgeneration.replicas,
     )
 
 

@@ -46,6 +46,7 @@ def distil(
     seed: int,
     machine: Machine,
     facts: dict[str, Any],
+    replica: int = 0,
 ) -> DistilledSet:
     """Synthesise ``ipc`` images a class into ``folder``, continuing what an earlier process began there.
 
@@ -61,12 +62,13 @@ def distil(
         seed: distillation seed.
         machine: where to run.
         facts: go into the manifest beside what is known here.
+        replica: which of the images of each prototype; each replica has noise of its own.
     """
     writer = SetWriter(folder, dataset.class_names)
     if writer.complete:
         return load_set(folder)
     labels = match_classes(dataset, prior)
-    items = work_items(dataset.class_names, labels, ipc)
+    items = work_items(dataset.class_names, labels, ipc, replica=replica)
     batches = [
         batch
         for batch in fixed_batches(items, machine.batch_size, together=guidance.features and guidance.features.together)
