@@ -20,7 +20,7 @@ from manifoldgd.cli.tuning import check_split, objective
 from manifoldgd.errors import UserError, require
 
 SET_KEYS = {
-    *("dataset", "prior", "clusterer", "guidance", "sampler", "overgeneration"),
+    *("dataset", "prior", "clusterer", "guidance", "sampler", "start", "overgeneration"),
     *("ipc", "source", "reconstruct", "seed"),
 }
 JUDGE_KEYS = {"dataset", "student", "student_seeds", "measures", "logger", "cell"}
@@ -35,6 +35,7 @@ USED_KEYS = {
 CELL_KEYS = {"table", "method", "column", "seed"}  # what names a table's cell
 PLAIN_KEYS: dict[str, Any] = {
     "ipc": int,
+    "start": dict[str, Any],
     "overgeneration": dict[str, Any],
     "source": str,
     "reconstruct": bool,

@@ -86,7 +86,7 @@ class Experiment(Setup):
         return self._synthesise(folder, facts)
 
     def _synthesise(self, folder: Path, facts: dict[str, Any]) -> DistilledSet:
-        targets = self._targets() if self.guided else None
+        targets = self._targets() if self.needs_prototypes else None
         matching = self._matching() if self.guided and self.guidance.features else None
 
         def sampled(place: Path, facts: dict[str, Any], replica: int) -> DistilledSet:
@@ -103,6 +103,7 @@ class Experiment(Setup):
                 machine=self.machine,
                 facts=facts,
                 replica=replica,
+                start=self.start,
             )
 
         replicas = self.overgeneration.replicas
@@ -228,7 +229,7 @@ class Experiment(Setup):
         """The prior in whose latent space the map is drawn, and the prototypes; ``None`` where neither is wanted."""
         if self.command != "run" or self.config.source != DIFFUSION or not self.config.measures:
             return None, None
-        return self.prior, self._targets().prototypes.prototypes if self.guided else None
+        return self.prior, self._targets().prototypes.prototypes if self.needs_prototypes else None
 
 
 def _students(count: int) -> str:

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from manifoldgd.cli.components import build, check_node, check_type
+from manifoldgd.diffusion import Start
 from manifoldgd.distill.overgeneration import Overgeneration
 from manifoldgd.errors import require
 from manifoldgd.machine import Machine
@@ -61,6 +62,11 @@ class Setup:
         return build(self.config, "sampler")
 
     @cached_property
+    def start(self) -> Start:
+        """Where sampling starts."""
+        return build(self.config, "start")
+
+    @cached_property
     def overgeneration(self) -> Overgeneration:
         """How many images a prototype gets, and which one is kept."""
         return build(self.config, "overgeneration")
@@ -77,8 +83,13 @@ class Setup:
 
     @property
     def guided(self) -> bool:
-        """Whether the set is synthesised towards prototypes."""
+        """Whether a guidance acts on the set."""
         return self.config.source == DIFFUSION and self.guidance_name != "none"
+
+    @property
+    def needs_prototypes(self) -> bool:
+        """Whether the set is synthesised from prototypes or towards them."""
+        return self.guided or (self.config.source == DIFFUSION and self.start.from_prototype)
 
     @property
     def needs_prior(self) -> bool:
@@ -91,6 +102,8 @@ class Setup:
         if self.config.source != DIFFUSION:
             return f"{self.config.source}{' (reconstructed)' if self.config.reconstruct else ''}"
         remarks = [self.config.guidance.estimator] if self.guidance_name == "manifold" else []
+        if self.start.from_prototype:
+            remarks.append(f"from prototypes at {self.start.strength:g}")
         if self.overgeneration.replicas > 1:
             remarks.append(f"1 of {self.overgeneration.replicas} kept")
         return f"{self.guidance_name} ({', '.join(remarks)})" if remarks else self.guidance_name
@@ -103,7 +116,8 @@ class Setup:
         """
         keys = ["dataset", "ipc", "source", "seed"]
         if self.config.source == DIFFUSION:
-            keys += ["prior", "sampler", "guidance"] + (["clusterer"] if self.guided else [])
+            keys += ["prior", "sampler", "guidance"] + (["clusterer"] if self.needs_prototypes else [])
+            keys += ["start"] if self.start.from_prototype else []
             keys += ["overgeneration"] if self.overgeneration.replicas > 1 else []
         else:
             keys += ["reconstruct"] + (["prior"] if self.needs_prior else [])
@@ -136,11 +150,7 @@ class Setup:
                 not (config.reconstruct and config.source == DIFFUSION),
                 "reconstruct: only real sources can be reconstructed; set source=random or reconstruct=false",
             )
-            require(
-                self.overgeneration.replicas == 1 or config.source == DIFFUSION,
-                f"overgeneration.replicas: only source=diffusion samples images, got source={config.source} with "
-                f"{self.overgeneration.replicas}; set overgeneration.replicas=1",
-            )
+            self._check_sampled()
             _ = self.sampler, self.guidance, build(config, "clusterer")
             require(config.ipc >= 1, f"ipc: expected at least 1 image per class, got {config.ipc}; set ipc=1 or more")
             latents.check_ipc(self.dataset, config.ipc)
@@ -151,8 +161,21 @@ class Setup:
                 if config.source == DIFFUSION:
                     sets.match_classes(self.dataset, self.prior)
                 self.prior.schedule.respaced(self.sampler.steps, self.sampler.spacing)
+                self.start.remaining(self.sampler.steps)
         if judges and makes_set:
             self.student.check(self.dataset.image_shape, len(self.dataset.class_names), config.ipc)
+
+    def _check_sampled(self) -> None:
+        """Real images are not sampled, so what describes sampling has to be at its neutral value."""
+        for key, value, neutral in (
+            ("start.strength", self.start.strength, 1),
+            ("overgeneration.replicas", self.overgeneration.replicas, 1),
+        ):
+            require(
+                value == neutral or self.config.source == DIFFUSION,
+                f"{key}: only source=diffusion samples images, got {value} with source={self.config.source}; "
+                f"set {key}={neutral}",
+            )
 
     def recipe(self) -> dict[str, Any]:
         """The numbers of a prior's training."""
