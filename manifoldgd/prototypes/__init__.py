@@ -4,7 +4,7 @@ from manifoldgd.prototypes.classes import Clusterer, cluster_classes
 from manifoldgd.prototypes.coresets import SELECTIONS, herding, k_center, kmeans_nearest, random_real, select_classes
 from manifoldgd.prototypes.divisive import Divisive, LevelWise
 from manifoldgd.prototypes.flat import Agglomerative, KMeans, Random
-from manifoldgd.prototypes.representatives import ClassPrototypes
+from manifoldgd.prototypes.representatives import ClassPrototypes, MeanOfNearest
 from manifoldgd.prototypes.selection import level_wise
 from manifoldgd.prototypes.tree import BisectingTree, Node
 
@@ -17,6 +17,7 @@ __all__ = [
     "Divisive",
     "KMeans",
     "LevelWise",
+    "MeanOfNearest",
     "Node",
     "Random",
     "cluster_classes",

@@ -59,7 +59,7 @@ class Divisive:
 
     Args:
         criterion: Which leaf is split next: the one of largest ``sse`` or largest ``variance`` (SSE / members).
-        representative: ``centroid`` or ``nearest`` real latent.
+        representative: ``centroid``, ``nearest`` real latent, or a ``MeanOfNearest``.
         space: Distances between ``raw`` or ``pooled`` latents.
         pool: Side of the pooling window in latent cells, 1 or more; acts with ``space="pooled"`` only.
         restarts: Seedings of each two-means, 1 or more.

@@ -82,7 +82,7 @@ class KMeans:
     Args:
         restarts: Random initialisations, 1 or more, of which the best is kept.
         iterations: Lloyd iterations of each, 1 or more.
-        representative: ``centroid`` or ``nearest`` real latent.
+        representative: ``centroid``, ``nearest`` real latent, or a ``MeanOfNearest``.
         space: Distances between ``raw`` or ``pooled`` latents.
         pool: Side of the pooling window in latent cells, 1 or more; acts with ``space="pooled"`` only.
 
@@ -123,7 +123,7 @@ class Agglomerative:
     join the cluster with the nearest mean.
 
     Args:
-        representative: ``centroid`` or ``nearest`` real latent.
+        representative: ``centroid``, ``nearest`` real latent, or a ``MeanOfNearest``.
         space: Distances between ``raw`` or ``pooled`` latents.
         pool: Side of the pooling window in latent cells, 1 or more; acts with ``space="pooled"`` only.
         max_images: Largest class that is clustered as a whole; a larger class uses this many images, or ``ipc``.
