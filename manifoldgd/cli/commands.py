@@ -19,7 +19,10 @@ from manifoldgd.cli.sweep import record_job
 from manifoldgd.cli.tuning import check_split, objective
 from manifoldgd.errors import UserError, require
 
-SET_KEYS = {"dataset", "prior", "clusterer", "guidance", "sampler", "ipc", "source", "reconstruct", "seed"}
+SET_KEYS = {
+    *("dataset", "prior", "clusterer", "guidance", "sampler", "start", "overgeneration"),
+    *("ipc", "source", "reconstruct", "seed"),
+}
 JUDGE_KEYS = {"dataset", "student", "student_seeds", "measures", "logger", "cell"}
 SHARED_KEYS = {"machine", "output", "cache", "experiment"}
 USED_KEYS = {
@@ -32,6 +35,8 @@ USED_KEYS = {
 CELL_KEYS = {"table", "method", "column", "seed"}  # what names a table's cell
 PLAIN_KEYS: dict[str, Any] = {
     "ipc": int,
+    "start": dict[str, Any],
+    "overgeneration": dict[str, Any],
     "source": str,
     "reconstruct": bool,
     "seed": int,

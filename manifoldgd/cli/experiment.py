@@ -21,6 +21,7 @@ from manifoldgd.matching.energy import Matching
 from manifoldgd.priors.prior import Prior
 from manifoldgd.stages import classifiers, evaluation, latents, pages, prior, sets, spaces
 from manifoldgd.stages.matching import prepare_matching
+from manifoldgd.stages.overgeneration import keep_one_a_prototype
 from manifoldgd.store.keys import key_of, read_json
 from manifoldgd.store.results import claim_result
 from manifoldgd.store.sets import has_set, load_set
@@ -81,20 +82,37 @@ class Experiment(Setup):
             return load_set(folder)
         if self.config.source != DIFFUSION:
             return self._choose_real(folder, facts)
-        targets = self._targets() if self.guided else None
-        return sets.distil(
-            folder / "set",
-            self.dataset,
-            self.prior,
-            self.sampler,
-            self.guidance,
-            targets,
-            self._matching() if self.guided and self.guidance.features else None,
-            ipc=self.config.ipc,
-            seed=self.config.seed,
-            machine=self.machine,
-            facts=facts,
-        )
+        return self._synthesise(folder, facts)
+
+    def _synthesise(self, folder: Path, facts: dict[str, Any]) -> DistilledSet:
+        targets = self._targets() if self.needs_prototypes else None
+        matching = self._matching() if self.guided and self.guidance.features else None
+
+        def sampled(place: Path, facts: dict[str, Any], replica: int) -> DistilledSet:
+            return sets.distil(
+                place,
+                self.dataset,
+                self.prior,
+                self.sampler,
+                self.guidance,
+                targets,
+                matching,
+                ipc=self.config.ipc,
+                seed=self.config.seed,
+                machine=self.machine,
+                facts=facts,
+                replica=replica,
+                start=self.start,
+            )
+
+        replicas = self.overgeneration.replicas
+        if replicas == 1:
+            return sampled(folder / "set", facts, 0)
+        candidates = [
+            sampled(folder / "replicas" / str(one), {**facts, "replica": one}, one) for one in range(replicas)
+        ]
+        network = classifiers.embedding_network(self.dataset, self.machine, self.cache)
+        return keep_one_a_prototype(folder / "set", candidates, self.dataset, network.embed, self.overgeneration)
 
     def _targets(self) -> Targets:
         encoded, _ = latents.encode(self.dataset, self.prior, self.machine, self.cache)
@@ -213,7 +231,7 @@ class Experiment(Setup):
         """The prior in whose latent space the map is drawn, and the prototypes; ``None`` where neither is wanted."""
         if self.command != "run" or self.config.source != DIFFUSION or not self.config.measures:
             return None, None
-        return self.prior, self._targets().prototypes.prototypes if self.guided else None
+        return self.prior, self._targets().prototypes.prototypes if self.needs_prototypes else None
 
 
 def _students(count: int) -> str:

@@ -10,6 +10,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from manifoldgd.cli.components import build, check_node, check_type
+from manifoldgd.diffusion import Start
+from manifoldgd.distill.overgeneration import Overgeneration
 from manifoldgd.errors import require
 from manifoldgd.machine import Machine
 from manifoldgd.priors.prior import Prior
@@ -65,6 +67,16 @@ class Setup:
         return build(self.config, "sampler")
 
     @cached_property
+    def start(self) -> Start:
+        """Where sampling starts."""
+        return build(self.config, "start")
+
+    @cached_property
+    def overgeneration(self) -> Overgeneration:
+        """How many images a prototype gets, and which one is kept."""
+        return build(self.config, "overgeneration")
+
+    @cached_property
     def student(self) -> Any:
         """The student."""
         return build(self.config, "student")
@@ -76,8 +88,13 @@ class Setup:
 
     @property
     def guided(self) -> bool:
-        """Whether the set is synthesised towards prototypes."""
+        """Whether a guidance acts on the set."""
         return self.config.source == DIFFUSION and self.guidance_name != "none"
+
+    @property
+    def needs_prototypes(self) -> bool:
+        """Whether the set is synthesised from prototypes or towards them."""
+        return self.guided or (self.config.source == DIFFUSION and self.start.from_prototype)
 
     @property
     def needs_prior(self) -> bool:
@@ -91,7 +108,12 @@ class Setup:
             return f"{self.config.source}{' (reconstructed)' if self.config.reconstruct else ''}"
         name, node = self.guidance_name, self.config.guidance
         node = node.method if "method" in node else node  # a guidance that acts elsewhere
-        return f"{name} ({node.estimator})" if "estimator" in node else name
+        remarks = [node.estimator] if "estimator" in node else []
+        if self.start.from_prototype:
+            remarks.append(f"from prototypes at {self.start.strength:g}")
+        if self.overgeneration.replicas > 1:
+            remarks.append(f"1 of {self.overgeneration.replicas} kept")
+        return f"{name} ({', '.join(remarks)})" if remarks else name
 
     @property
     def draws(self) -> bool:
@@ -100,10 +122,15 @@ class Setup:
 
     @property
     def set_config(self) -> dict[str, Any]:
-        """The part of the configuration that the set depends on, and nothing else."""
+        """The part of the configuration that the set depends on, and nothing else.
+
+        What came later and is switched off is left out, so that the names of older results stay.
+        """
         keys = ["dataset", "ipc", "source"] + (["seed"] if self.draws else [])
         if self.config.source == DIFFUSION:
-            keys += ["prior", "sampler", "guidance"] + (["clusterer"] if self.guided else [])
+            keys += ["prior", "sampler", "guidance"] + (["clusterer"] if self.needs_prototypes else [])
+            keys += ["start"] if self.start.from_prototype else []
+            keys += ["overgeneration"] if self.overgeneration.replicas > 1 else []
         else:
             keys += ["reconstruct"] + (["prior"] if self.needs_prior else [])
         whole = OmegaConf.to_container(self.config, resolve=True)
@@ -119,7 +146,7 @@ class Setup:
         """Where the result goes: ``output``, or a name made of what the result is."""
         if self.config.output is not None:
             return Path(self.config.output)
-        name = self.method.replace(" (", "-").rstrip(")")
+        name = self.method.replace(" (", "-").rstrip(")").replace(", ", "-").replace(" ", "-")
         return Path("outputs") / self.dataset.name / f"{name}-ipc{self.config.ipc}-{key_of(*parts)[:8]}"
 
     def check(self, *, makes_set: bool, judges: bool) -> None:
@@ -135,6 +162,7 @@ class Setup:
                 not (config.reconstruct and config.source == DIFFUSION),
                 "reconstruct: only real sources can be reconstructed; set source=random or reconstruct=false",
             )
+            self._check_sampled()
             _ = self.sampler, self.guidance, self.clusterer
             require(config.ipc >= 1, f"ipc: expected at least 1 image per class, got {config.ipc}; set ipc=1 or more")
             latents.check_ipc(self.dataset, config.ipc)
@@ -144,11 +172,24 @@ class Setup:
                 self.prior.check_images(self.dataset.name, self.dataset.image_shape)
                 if config.source == DIFFUSION:
                     sets.match_classes(self.dataset, self.prior)
-                if self.guided:
+                if self.needs_prototypes:
                     spaces.check_space(self.clusterer.space.features, self.dataset, self.prior)
                 self.prior.schedule.respaced(self.sampler.steps, self.sampler.spacing)
+                self.start.remaining(self.sampler.steps)
         if judges and makes_set:
             self.student.check(self.dataset.image_shape, len(self.dataset.class_names), config.ipc)
+
+    def _check_sampled(self) -> None:
+        """Real images are not sampled, so what describes sampling has to be at its neutral value."""
+        for key, value, neutral in (
+            ("start.strength", self.start.strength, 1),
+            ("overgeneration.replicas", self.overgeneration.replicas, 1),
+        ):
+            require(
+                value == neutral or self.config.source == DIFFUSION,
+                f"{key}: only source=diffusion samples images, got {value} with source={self.config.source}; "
+                f"set {key}={neutral}",
+            )
 
     def recipe(self) -> dict[str, Any]:
         """The numbers of a prior's training."""

@@ -92,10 +92,11 @@ def work_of(row: Row, students: int) -> Work | None:
         network(torch.zeros(1, *student.input_shape(shape), device="meta"))
     return Work(
         images=ipc * classes,
-        steps=config.sampler.steps if config.source == DIFFUSION else 0,
+        steps=row.setup.start.remaining(config.sampler.steps) if config.source == DIFFUSION else 0,
         students=students,
         epochs=student.protocol.epochs_for(ipc, classes),
         student_flops=float(counter.get_total_flops()),
+        replicas=config.overgeneration.replicas,
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from manifoldgd.diffusion.protocol import BoundGuidance, Denoiser, Pull, Step
 from manifoldgd.diffusion.samplers import Sampler, Transition, VarianceKind, predict
 from manifoldgd.diffusion.schedule import NoiseSchedule
+from manifoldgd.diffusion.start import Origin
 from manifoldgd.randomness import RowNoise
 
 
@@ -44,6 +45,7 @@ def sample(
     guidance: BoundGuidance | None = None,
     clip_x0: float | None = None,
     on_step: Callable[[StepRecord], None] | None = None,
+    origin: Origin | None = None,
 ) -> Tensor:
     """Draw one latent for each row.
 
@@ -60,6 +62,8 @@ def sample(
             unguided one bit for bit.
         clip_x0: bound on ``|x0|``, ``None`` for no clipping.
         on_step: called with a :class:`StepRecord` after each step.
+        origin: clean latents of the rows and how many steps remain from them; ``None`` for all steps from pure noise.
+            Both take the same draws, and steps and their indices stay those of the whole schedule.
 
     Returns:
         ``[B, C, H, W]`` float32 scaled latents.
@@ -68,7 +72,9 @@ def sample(
         raise ValueError(f"labels: expected shape ({len(noise.rows)},) to match the rows, got {tuple(labels.shape)}")
     labels = labels.to(noise.device)
     x_t = noise.normal("start", len(schedule), shape)
-    for index in reversed(range(len(schedule))):
+    if origin is not None:
+        x_t = origin.noised(schedule, x_t)
+    for index in reversed(range(len(schedule) if origin is None else origin.steps)):
         timesteps = torch.full_like(labels, int(schedule.timesteps[index]))
         output = denoiser(x_t, timesteps, labels)
         prediction = predict(schedule, index, x_t, output, variance=variance, clip_x0=clip_x0)

@@ -16,17 +16,20 @@ class WorkItem:
     class_name: str
     rank: int  # prototype within the class, 0 ... ipc - 1
     prior_label: int  # what the prior calls the class
+    replica: int = 0  # which of the images sampled for the prototype
 
     @property
     def row_key(self) -> RowKey:
         """What the item's noise depends on, beside the seed."""
-        return RowKey(self.class_name, self.rank)
+        return RowKey(self.class_name, self.rank, self.replica)
 
 
-def work_items(class_names: Sequence[str], prior_labels: Sequence[int], ipc: int) -> list[WorkItem]:
-    """All items of a set, class by class."""
+def work_items(
+    class_names: Sequence[str], prior_labels: Sequence[int], ipc: int, *, replica: int = 0
+) -> list[WorkItem]:
+    """All items of a set, class by class; sets of another ``replica`` have other noise."""
     return [
-        WorkItem(label, name, rank, prior_labels[label])
+        WorkItem(label, name, rank, prior_labels[label], replica)
         for label, name in enumerate(class_names)
         for rank in range(ipc)
     ]

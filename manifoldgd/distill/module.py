@@ -14,6 +14,7 @@ from manifoldgd.diffusion.cfg import ClassifierFreeGuidance, InParts
 from manifoldgd.diffusion.loop import StepRecord, sample
 from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, Guidance
 from manifoldgd.diffusion.samplers import Sampler
+from manifoldgd.diffusion.start import PURE_NOISE, Origin, Start
 from manifoldgd.distill.items import WorkItem
 from manifoldgd.geometry.neighbours import neighbourhood_indices
 from manifoldgd.matching.energy import Matching
@@ -25,7 +26,7 @@ from manifoldgd.randomness import RowNoise
 
 @dataclass(frozen=True)
 class Targets:
-    """What guidance pulls towards, for all prototypes of a set."""
+    """What guidance pulls towards, or sampling starts from, for all prototypes of a set."""
 
     prototypes: PrototypeSet
     latents: LatentSet
@@ -33,12 +34,19 @@ class Targets:
 
     def anchors(self, items: list[WorkItem], device: torch.device) -> Anchors:
         """The prototypes and real neighbourhoods of a batch."""
-        positions = torch.tensor([item.label * self.prototypes.ipc + item.rank for item in items])
+        positions = self._positions(items)
         neighbourhoods = None
         if self.neighbourhoods is not None:
             rows = self.neighbourhoods[positions]  # [B, M]
             neighbourhoods = self.latents.latents[rows].flatten(2).to(device)  # [B, M, D]
-        return Anchors(self.prototypes.prototypes[positions].to(device), neighbourhoods)
+        return Anchors(self.of(items, device), neighbourhoods)
+
+    def of(self, items: list[WorkItem], device: torch.device) -> Tensor:
+        """The prototypes ``[B, C, H, W]`` of a batch."""
+        return self.prototypes.prototypes[self._positions(items)].to(device)
+
+    def _positions(self, items: list[WorkItem]) -> Tensor:
+        return torch.tensor([item.label * self.prototypes.ipc + item.rank for item in items])
 
 
 def find_targets(prototypes: PrototypeSet, latents: LatentSet, size: int) -> Targets:
@@ -62,7 +70,9 @@ class Synthesised:
 
     items: list[WorkItem]
     images: Tensor  # [B, C, h, w] uint8
-    ratios: Tensor  # [B, T] ||guidance|| / ||noise|| of each step, first step first; NaN without guidance or noise
+    ratios: (
+        Tensor  # [B, T] ||guidance|| / ||noise|| of each step taken, first step first; NaN without guidance or noise
+    )
     kept: Tensor  # [B, T] share of the mode vector that the projector keeps; NaN where nothing is projected
 
 
@@ -73,10 +83,11 @@ class DistillModule(LightningModule):
         prior: denoiser, autoencoder, schedule.
         sampler: steps from ``x_t`` to ``x_prev``.
         guidance: a guidance method; acts only where there are ``targets``.
-        targets: prototypes and neighbourhoods, or ``None`` for a guidance that needs none.
+        targets: prototypes and neighbourhoods, or ``None`` where neither guidance nor start needs any.
         matching: random networks and real features, or ``None`` for a guidance that judges no sets.
         image_size: ``(h, w)`` of the images to return.
         seed: distillation seed.
+        start: pure noise, or the noised prototypes of ``targets``.
         at_once: rows that the denoiser and the decoder take at a time; a batch may be larger.
     """
 
@@ -91,11 +102,14 @@ class DistillModule(LightningModule):
         image_size: tuple[int, int],
         seed: int,
         at_once: int,
+        start: Start = PURE_NOISE,
     ) -> None:
         super().__init__()
+        if start.from_prototype and targets is None:
+            raise ValueError("targets: expected prototypes to start from, got None")
         self.transformer, self.autoencoder = prior.transformer, prior.autoencoder  # registered: Lightning moves them
         self.prior, self.sampler, self.guidance, self.targets = prior, sampler, guidance, targets
-        self.matching = matching
+        self.matching, self.start = matching, start
         self.image_size, self.seed, self.at_once = image_size, seed, at_once
         self.on_step: Callable[[StepRecord], None] = lambda record: None
         self.schedule = prior.schedule.respaced(sampler.steps, sampler.spacing)
@@ -124,9 +138,15 @@ class DistillModule(LightningModule):
             variance=self.prior.variance,
             guidance=self._bound(items),
             on_step=observe,
+            origin=self._origin(items),
         )
         images = torch.cat([self.prior.decode(part, self.image_size).cpu() for part in latents.split(self.at_once)])
         return Synthesised(items, images, *_curves(records))
+
+    def _origin(self, items: list[WorkItem]) -> Origin | None:
+        if self.targets is None or not self.start.from_prototype:
+            return None
+        return Origin(self.targets.of(items, self.device), self.start.remaining(len(self.schedule)))
 
     def _bound(self, items: list[WorkItem]) -> BoundGuidance | None:
         if self.targets is None:

@@ -12,7 +12,7 @@ from manifoldgd.prototypes.coresets import (
 )
 from manifoldgd.prototypes.divisive import Divisive, LevelWise
 from manifoldgd.prototypes.flat import Agglomerative, KMeans, Random
-from manifoldgd.prototypes.representatives import ClassPrototypes
+from manifoldgd.prototypes.representatives import ClassPrototypes, MeanOfNearest
 from manifoldgd.prototypes.selection import level_wise
 from manifoldgd.prototypes.spaces import (
     ClassifierEmbedding,
@@ -37,6 +37,7 @@ __all__ = [
     "Features",
     "KMeans",
     "LevelWise",
+    "MeanOfNearest",
     "Node",
     "PrincipalComponents",
     "Random",

@@ -56,6 +56,40 @@ def herding(features: Tensor, count: int, generator: torch.Generator | None = No
     return torch.tensor(chosen, dtype=torch.int64)
 
 
+def herding_by_group(features: Tensor, groups: Tensor, target: Tensor) -> Tensor:
+    """One row a group, such that the running mean of the rows taken stays closest to ``target``.
+
+    :func:`herding` with two changes: the mean to approach is given, and a group that has given a row gives no other.
+    Each step may take a row of any group left, so the groups' order does not matter.
+
+    Args:
+        features: ``[n, E]``, not modified.
+        groups: ``[n]`` int64, the group of each row.
+        target: ``[E]``, the mean to approach.
+
+    Returns:
+        ``[number of groups]`` int64 rows, by ascending group; the first row wins ties.
+
+    Example:
+        >>> rows = torch.tensor([[0.0], [4.0], [6.0], [11.0]])
+        >>> herding_by_group(rows, torch.tensor([0, 1, 1, 0]), torch.tensor([5.0])).tolist()
+        [0, 2]
+    """
+    shapes = tuple(features.shape), tuple(groups.shape), tuple(target.shape)
+    if features.ndim != 2 or groups.shape != features.shape[:1] or target.shape != features.shape[1:]:
+        raise ValueError(f"features, groups, target: expected [n, E], [n], [E], got {shapes}")
+    centred = features.double() - target.double()
+    norms = centred.square().sum(1)
+    running, kept, free = torch.zeros_like(centred[0]), {}, torch.ones(len(groups), dtype=torch.bool)
+    while bool(free.any()):
+        step = (norms + 2 * centred @ running).masked_fill(~free, torch.inf)  # as in herding
+        row = int(step.argmin())
+        kept[int(groups[row])] = row
+        free = free & (groups != groups[row])
+        running = running + centred[row]
+    return torch.tensor([kept[group] for group in sorted(kept)], dtype=torch.int64)
+
+
 def k_center(features: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
     """Greedy k-center (farthest-first traversal, Gonzalez 1985), starting at the row nearest to the mean.
 

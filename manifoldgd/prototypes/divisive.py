@@ -58,7 +58,7 @@ class Divisive:
 
     Args:
         criterion: Which leaf is split next: the one of largest ``sse`` or largest ``variance`` (SSE / members).
-        representative: ``centroid`` or ``nearest`` real latent.
+        representative: ``centroid``, ``nearest`` real latent, or a ``MeanOfNearest``.
         space: Where distances are measured: ``raw`` or ``pooled`` latents, or features.
         pool: Side of the pooling window in latent cells, 1 or more; acts with ``space="pooled"`` only.
         restarts: Seedings of each two-means, 1 or more.

@@ -81,7 +81,7 @@ class KMeans:
     Args:
         restarts: Random initialisations, 1 or more, of which the best is kept.
         iterations: Lloyd iterations of each, 1 or more.
-        representative: ``centroid`` or ``nearest`` real latent.
+        representative: ``centroid``, ``nearest`` real latent, or a ``MeanOfNearest``.
         space: Where distances are measured: ``raw`` or ``pooled`` latents, or features.
         pool: Side of the pooling window in latent cells, 1 or more; acts with ``space="pooled"`` only.
 
@@ -124,7 +124,7 @@ class Agglomerative:
     join the cluster with the nearest mean.
 
     Args:
-        representative: ``centroid`` or ``nearest`` real latent.
+        representative: ``centroid``, ``nearest`` real latent, or a ``MeanOfNearest``.
         space: Where distances are measured: ``raw`` or ``pooled`` latents, or features.
         pool: Side of the pooling window in latent cells, 1 or more; acts with ``space="pooled"`` only.
         max_images: Largest class that is clustered as a whole; a larger class uses this many images, or ``ipc``.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from manifoldgd.errors import require
 
-Representative = Literal["centroid", "nearest"]
+Named = Literal["centroid", "nearest"]
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,47 @@ class ClassPrototypes:
     sizes: Tensor  # [ipc] int64, latents that the prototype stands for
 
 
-def check_representative(representative: str) -> None:
-    """Raise :class:`UserError` unless the value is one of ``centroid`` and ``nearest``."""
+@dataclass(frozen=True, kw_only=True)
+class MeanOfNearest:
+    """Between ``nearest`` and ``centroid``: the mean of the few members of a cluster nearest to its centroid.
+
+    A mean of a whole cluster is smoother than any real latent, one real latent has details of its own; a mean of a few
+    is typical without either. The idea of averaging a few real latents around a prototype is TGDD's; here the few are
+    members of the prototype's own cluster.
+
+    Attributes:
+        count: members to average, >= 1; a smaller cluster averages all of its members, which is its centroid.
+    """
+
+    count: int
+
+    def __post_init__(self) -> None:
+        require(
+            isinstance(self.count, int) and self.count >= 1,
+            f"clusterer.count: expected an integer >= 1, got {self.count!r}; 1 is the nearest member itself",
+        )
+
+    def __call__(self, latents: Tensor, points: Tensor) -> Tensor:
+        """The anchor ``[C, H, W]`` float32 of a cluster.
+
+        Args:
+            latents: ``[m, C, H, W]`` the members' full latents, which are averaged.
+            points: ``[m, D]`` the members in the clustering space, where nearness is measured.
+        """
+        origin = points.mean(0)
+        squared = (points - origin).square().sum(1)
+        return latents[squared.argsort(stable=True)[: self.count]].float().mean(0)
+
+
+Representative = Named | MeanOfNearest
+
+
+def check_representative(representative: Representative) -> None:
+    """Raise :class:`UserError` unless the value is ``centroid``, ``nearest`` or a :class:`MeanOfNearest`."""
     require(
-        representative in get_args(Representative),
-        f"clusterer.representative: expected centroid or nearest, got {representative!r}; choose one of the two",
+        isinstance(representative, MeanOfNearest) or representative in get_args(Named),
+        f"clusterer.representative: expected centroid or nearest, got {representative!r}; choose one of the two, or "
+        "{_target_: manifoldgd.prototypes.MeanOfNearest, count: 5}",
     )
 
 
@@ -104,18 +140,21 @@ def represent(
     """Prototypes for clusters of one class.
 
     ``centroid`` is the mean of the members' *full* latents whatever the clustering space; ``nearest`` is the real
-    latent closest, in the clustering space, to the mean of the members there. Either way ``nearest`` is reported.
+    latent closest, in the clustering space, to the mean of the members there; :class:`MeanOfNearest` averages the full
+    latents of the few members closest to it there. In every case ``nearest`` is reported.
 
     Args:
         latents: ``[n, C, H, W]``.
         points: ``[n, D]``, the same images in the clustering space.
         clusters: ``ipc`` index tensors ``[m_k]`` int64, not empty; clusters may overlap.
-        representative: ``"centroid"`` or ``"nearest"``.
+        representative: ``"centroid"``, ``"nearest"`` or a :class:`MeanOfNearest`.
         depths: Depth of each cluster in its tree; zeros if not given.
     """
     nearest = distinct_nearest(torch.stack([points[members].mean(0) for members in clusters]), points)
     if representative == "nearest":
         prototypes = latents[nearest].float()
+    elif isinstance(representative, MeanOfNearest):
+        prototypes = torch.stack([representative(latents[members], points[members]) for members in clusters])
     else:
         prototypes = torch.stack([latents[members].float().mean(0) for members in clusters])
     return ClassPrototypes(

@@ -14,10 +14,12 @@ from manifoldgd.artifacts import DistilledSet, PrototypeSet
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.diffusion.protocol import Guidance
 from manifoldgd.diffusion.samplers import Sampler
+from manifoldgd.diffusion.start import PURE_NOISE, Start
 from manifoldgd.distill.classes import prior_labels
 from manifoldgd.distill.items import work_items
 from manifoldgd.distill.module import DistillModule, Synthesised, Targets
 from manifoldgd.distill.synthesis import fixed_batches, synthesise
+from manifoldgd.guidance import NoGuidance
 from manifoldgd.machine import Machine
 from manifoldgd.matching.energy import Matching
 from manifoldgd.matching.regression import Regression
@@ -46,6 +48,8 @@ def distil(
     seed: int,
     machine: Machine,
     facts: dict[str, Any],
+    replica: int = 0,
+    start: Start = PURE_NOISE,
 ) -> DistilledSet:
     """Synthesise ``ipc`` images a class into ``folder``, continuing what an earlier process began there.
 
@@ -55,45 +59,48 @@ def distil(
         prior: the latent diffusion model.
         sampler: how to step.
         guidance: what pulls.
-        targets: what it pulls towards; ``None`` for unguided sampling.
+        targets: what it pulls towards or starts from; ``None`` for unguided sampling from pure noise.
         matching: random networks and real features, for guidances that judge sets.
         ipc: images a class.
         seed: distillation seed.
         machine: where to run.
         facts: go into the manifest beside what is known here.
+        replica: which of the images of each prototype; each replica has noise of its own.
+        start: pure noise, or the noised prototypes.
     """
     writer = SetWriter(folder, dataset.class_names)
     if writer.complete:
         return load_set(folder)
     labels = match_classes(dataset, prior)
-    items = work_items(dataset.class_names, labels, ipc)
+    items = work_items(dataset.class_names, labels, ipc, replica=replica)
     batches = [
         batch
         for batch in fixed_batches(items, machine.batch_size, together=guidance.features and guidance.features.together)
         if any((item.label, item.rank) not in writer.rows for item in batch)
     ]
     size = dataset.image_shape[1:]
-    module = DistillModule(
-        prior, sampler, guidance, targets, matching, image_size=size, seed=seed, at_once=machine.batch_size
-    )
+    numbers = {"image_size": size, "seed": seed, "at_once": machine.batch_size, "start": start}
+    module = DistillModule(prior, sampler, guidance, targets, matching, **numbers)
+    guided = not isinstance(guidance, NoGuidance)
     started = time.perf_counter()
     title = f"sample {sum(map(len, batches))} images"
-    with progress_bar(title, len(batches) * sampler.steps, enabled=machine.progress) as advance:
+    with progress_bar(title, len(batches) * start.remaining(sampler.steps), enabled=machine.progress) as advance:
         module.on_step = lambda record: advance()
         # Inference mode would forbid the gradients that matching follows.
         trainer = machine.trainer(enable_progress_bar=False, inference_mode=matching is None)
-        synthesise(module, batches, lambda batch: _save(writer, batch, targets), trainer=trainer)
+        synthesise(module, batches, lambda batch: _save(writer, batch, targets, guided), trainer=trainer)
     facts = {**facts, "prior_labels": dict(zip(dataset.class_names, labels, strict=True)), "seed": seed}
     facts["seconds"] = {**facts.get("seconds", {}), "distill": round(time.perf_counter() - started, 2)}
     writer.finish(ipc=ipc, facts=facts, card=set_card(dataset.name, dataset.class_names, ipc, facts))
     return load_set(folder)
 
 
-def _save(writer: SetWriter, batch: Synthesised, targets: Targets | None) -> None:
+def _save(writer: SetWriter, batch: Synthesised, targets: Targets | None, guided: bool) -> None:
     for row, item in enumerate(batch.items):
         facts: dict[str, Any] = {"prior_label": item.prior_label}
         if targets is not None:
             facts["prototype"] = _prototype_facts(targets.prototypes, item.label, item.rank)
+        if targets is not None and guided:
             facts["guidance"] = {"ratio": _numbers(batch.ratios[row]), "kept": _numbers(batch.kept[row])}
         writer.save(batch.images[row], item.label, item.rank, **facts)
 

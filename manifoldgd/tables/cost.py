@@ -36,6 +36,7 @@ class Work:
     students: int
     epochs: int  # of each student
     student_flops: float  # of one forward pass on one image
+    replicas: int = 1  # images sampled for each of the set
 
     @property
     def gpu_seconds(self) -> float:
@@ -43,6 +44,6 @@ class Work:
         an_image = self.steps * CFG_PASSES * DIT_XL_2_256_FLOPS + DECODE_FLOPS if self.steps else 0.0
         shown = self.students * self.epochs * self.images
         return (
-            self.images * an_image / SAMPLING_FLOPS_PER_SECOND
+            self.images * self.replicas * an_image / SAMPLING_FLOPS_PER_SECOND
             + shown * TRAINING_PASSES * self.student_flops / TRAINING_FLOPS_PER_SECOND
         )
