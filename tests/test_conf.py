@@ -185,8 +185,12 @@ def test_wheel_and_checkout_find_the_configuration():
         (["guidance=manifold", "guidance.estimator=clean"], "manifold (clean)"),
         (["guidance=manifold_x0", "guidance.method.estimator=clean"], "manifold_x0 (clean)"),
         (["guidance=manifold_released"], "manifold_released"),
+        (["guidance=mode", "start.strength=0.7"], "mode (from prototypes at 0.7)"),
+        (["guidance=manifold", "overgeneration.replicas=4"], "manifold (posterior, 1 of 4 kept)"),
     ],
 )
-def test_methods_are_named_by_guidance_and_estimator(overrides, name):
-    given = SimpleNamespace(config=compose("config", overrides), guidance_name=overrides[0].removeprefix("guidance="))
+def test_methods_are_named_by_what_differs(overrides, name):
+    config = compose("config", overrides)
+    parts = {group: build(config, group) for group in ("start", "overgeneration")}
+    given = SimpleNamespace(config=config, guidance_name=overrides[0].removeprefix("guidance="), **parts)
     assert Setup.method.fget(given) == name
