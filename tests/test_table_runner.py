@@ -343,10 +343,12 @@ def test_a_record_counts_where_its_configuration_is_the_same(tmp_path):
 def test_a_record_is_never_shortened_unasked():
     record = blank(METHODS, sets=(result("a"), result("b", student_seeds=(0, 1))))
     file = Path("results.json")
-    check_nothing_lost(file, record, [("a", "c", 0), ("b", "c", 0)], (0, 1))
+    check_nothing_lost(file, record, [("a", "c", 0), ("b", "c", 0)], (0, 1), extending=False)
     for places, students in (([("a", "c", 0)], (0, 1)), ([("a", "c", 0), ("b", "c", 0)], (0,))):
-        with pytest.raises(UserError, match=r"results\.json holds 1 sets, or students of them, .* add extend=true"):
-            check_nothing_lost(file, record, places, students)
+        for extending, advice in ((False, "add extend=true"), (True, "measured with other settings or fewer students")):
+            said = rf"results\.json holds 1 sets, or students of them, .* \(c/b\); .*{advice}"
+            with pytest.raises(UserError, match=said):
+                check_nothing_lost(file, record, places, students, extending=extending)
 
 
 def test_a_record_has_one_picture_a_cell_and_its_pages(tmp_path):

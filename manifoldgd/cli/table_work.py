@@ -128,7 +128,8 @@ class TableWork:
         board = Board(self.output, blank, self.plan.cells, kept)
         if self.options.record and self.record:
             places = [*board.sets, *map(place_of, board.asked)]
-            check_nothing_lost(self.file.parent / RECORD, self.record, places, self.table.student_seeds)
+            seeds, extending = self.table.student_seeds, self.options.extend
+            check_nothing_lost(self.file.parent / RECORD, self.record, places, seeds, extending=extending)
         return board
 
     def _blank(self, kept: list[SetResult]) -> TableResult:

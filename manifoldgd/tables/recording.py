@@ -18,6 +18,8 @@ from manifoldgd.tables.rendering import write_table
 from manifoldgd.tables.results import SetResult, TableResult
 from manifoldgd.tables.stale import GRIDS, grid_name, remove_grids
 
+SHOWN = 5  # cells named in an error
+
 
 def recorded_sets(
     record: TableResult, cells: Iterable[Cell], student_seeds: Sequence[int], *, home: Path, output: Path
@@ -46,7 +48,9 @@ def _with_students(one: SetResult, student_seeds: Sequence[int]) -> SetResult:
     return replace(one, **parts)
 
 
-def check_nothing_lost(file: Path, record: TableResult, places: Iterable[Place], student_seeds: Sequence[int]) -> None:
+def check_nothing_lost(
+    file: Path, record: TableResult, places: Iterable[Place], student_seeds: Sequence[int], *, extending: bool
+) -> None:
     """Raise :class:`UserError` if a new record would lack sets, or students, of the old one.
 
     Args:
@@ -54,13 +58,20 @@ def check_nothing_lost(file: Path, record: TableResult, places: Iterable[Place],
         record: the old one.
         places: what the new one will hold.
         student_seeds: and the students of each set there.
+        extending: whether the new one takes over what it can of the old one.
     """
     held = set(places)
     lost = [one for one in record.sets if place_of(one) not in held or not set(one.student_seeds) <= set(student_seeds)]
+    cells = ", ".join(sorted({f"{one.column}/{one.method}" for one in lost})[:SHOWN])
+    advice = (
+        "they were measured with other settings or fewer students: ask for these cells too, which measures them again, "
+        "or remove it first"
+        if extending
+        else "add extend=true, ask for all its seeds, or remove it first"
+    )
     require(
         not lost,
-        f"record: {file} holds {len(lost)} sets, or students of them, that the new record would lack; "
-        "add extend=true, ask for all its seeds, or remove it first",
+        f"record: {file} holds {len(lost)} sets, or students of them, that the new record would lack ({cells}); {advice}",
     )
 
 
