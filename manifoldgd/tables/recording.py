@@ -71,7 +71,8 @@ def check_nothing_lost(
     )
     require(
         not lost,
-        f"record: {file} holds {len(lost)} sets, or students of them, that the new record would lack ({cells}); {advice}",
+        f"record: {file} holds {len(lost)} sets, or students of them, that the new record would lack ({cells}); "
+        f"{advice}",
     )
 
 
