@@ -18,6 +18,7 @@ from manifoldgd.distill.module import Targets, find_targets
 from manifoldgd.errors import require
 from manifoldgd.files import atomic_write_text
 from manifoldgd.matching.energy import Matching
+from manifoldgd.matching.regression import Regression
 from manifoldgd.priors.prior import Prior
 from manifoldgd.stages import classifiers, evaluation, latents, pages, prior, sets, spaces
 from manifoldgd.stages.matching import prepare_matching
@@ -130,7 +131,7 @@ class Experiment(Setup):
         )
         return find_targets(prototypes, encoded, self.guidance.neighbourhood)
 
-    def _matching(self) -> Matching:
+    def _matching(self) -> Matching | Regression:
         return prepare_matching(self.dataset, self.guidance.features, self.machine, self.cache)
 
     def _choose_real(self, folder: Path, facts: dict[str, Any]) -> DistilledSet:

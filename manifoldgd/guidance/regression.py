@@ -23,8 +23,9 @@ from manifoldgd.guidance.window import check_positive
 class RegressionGuidance(SetDescent):
     """Descent of :class:`manifoldgd.matching.regression.RegressionEnergy`.
 
-    The classes of a set are told apart by one regression, so all images of the set are sampled as one batch. The rate
-    falls to zero along a half cosine over all gradient steps, as the networks take turns and never agree.
+    The classes of a set are told apart by one regression, so all images of the set are sampled as one batch, and a run
+    that is killed while sampling begins its set again. The rate falls to zero along a half cosine over all gradient
+    steps, as the networks take turns and never agree.
 
     Attributes:
         ridge: > 0, of the regression, as a share of the mean of the kernel's diagonal.
