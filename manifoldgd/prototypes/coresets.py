@@ -73,7 +73,7 @@ def herding_by_group(features: Tensor, groups: Tensor, target: Tensor) -> Tensor
     Example:
         >>> rows = torch.tensor([[0.0], [4.0], [6.0], [11.0]])
         >>> herding_by_group(rows, torch.tensor([0, 1, 1, 0]), torch.tensor([5.0])).tolist()
-        [0, 2]
+        [3, 1]
     """
     shapes = tuple(features.shape), tuple(groups.shape), tuple(target.shape)
     if features.ndim != 2 or groups.shape != features.shape[:1] or target.shape != features.shape[1:]:
