@@ -90,8 +90,8 @@ class DenoiserFeatures(Features):
 class ClassifierEmbedding(Features):
     """Penultimate features of the small classifier trained on the real training split.
 
-    It is the network in which the real baselines are chosen and the set metrics are measured. Unlike all else in the
-    making of a set it is trained with labels.
+    It is the network in which the real baselines are chosen and the set metrics are measured, so those metrics flatter
+    sets made with it.
     """
 
 
