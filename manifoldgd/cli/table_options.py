@@ -16,18 +16,8 @@ from manifoldgd.tables.definition import check_reserved
 
 # Keys of `manifoldgd run` that every cell may be given; what columns and seeds decide is refused with a reason.
 RUN_KEYS = (
-    *(
-        "dataset",
-        "prior",
-        "clusterer",
-        "guidance",
-        "sampler",
-        "start",
-        "overgeneration",
-        "source",
-        "reconstruct",
-        "student",
-    ),
+    *("dataset", "prior", "clusterer", "guidance", "sampler", "start", "overgeneration"),
+    *("source", "reconstruct", "student"),
     *("machine", "logger", "cache", "experiment", "ipc", "seed", "set"),
 )
 NEUTRAL = ("machine", "logger", "cache", "dataset.folder", "dataset.download")  # change no number of the table

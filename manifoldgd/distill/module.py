@@ -70,9 +70,7 @@ class Synthesised:
 
     items: list[WorkItem]
     images: Tensor  # [B, C, h, w] uint8
-    ratios: (
-        Tensor  # [B, T] ||guidance|| / ||noise|| of each step taken, first step first; NaN without guidance or noise
-    )
+    ratios: Tensor  # [B, T] ||guidance|| / ||noise|| of each step taken, in order; NaN without guidance or noise
     kept: Tensor  # [B, T] share of the mode vector that the projector keeps; NaN where nothing is projected
 
 
