@@ -79,6 +79,14 @@ WRONG = [
     ({"methods": {"plain": {"ipc": 5}}, "published_as": {}}, ("methods: plain: ipc is set by the columns",)),
     ({"methods": {"plain": {"seed": 5}}, "published_as": {}}, ("methods: plain: seed is set by seeds",)),
     ({"overrides": {"output": "x"}}, ("overrides: output is set by",)),
+    (
+        {"methods": {"plain": {"machine.precision": "bf16-mixed"}}, "published_as": {}},
+        ("methods: plain: machine.precision is the same for all cells", "move it"),
+    ),
+    (
+        {"columns": [GOOD["columns"][0] | {"overrides": {"machine": "gpu"}}]},
+        ("columns: one: overrides: machine is the same for all cells",),
+    ),
     ({"columns": []}, ("columns: expected at least one",)),
     ({"columns": GOOD["columns"] + GOOD["columns"][:1]}, ("columns: one stands there twice",)),
     ({"columns": [{"key": "one", "dataset": "digits", "ipc": 1}]}, ("columns: one: student: expected a value",)),

@@ -1,6 +1,7 @@
 """How long a table of large images takes on a GPU, from counted operations and assumed speeds.
 
-Left out, as they are minutes a table: encoding the real images, clustering, test passes, start-up.
+Left out, as they are minutes a table: encoding the real images, clustering, test passes, start-up. Left out although
+they are not: the gradient steps of matching and regression guidance, each of which goes through the decoder and back.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ CLASSES = {"imagenette": 10, "imagewoof": 10, "imagenet100": 100}
 ASSUMPTIONS = (
     f"one A100: DiT-XL/2 at {SAMPLING_FLOPS_PER_SECOND / 1e12:.0f} TFLOP/s in bfloat16, students at "
     f"{TRAINING_FLOPS_PER_SECOND / 1e12:.0f} TFLOP/s in single precision; {DIT_XL_2_256_FLOPS / 1e9:.0f} GFLOP a "
-    "denoiser pass, two passes a step, backward twice forward; without encoding, clustering and test passes"
+    "denoiser pass, two passes a step, backward twice forward; without encoding, clustering, test passes and the "
+    "gradient steps of set guidance"
 )
 
 

@@ -193,8 +193,12 @@ def _check_table(file: Path, table: TableDefinition) -> None:
     parts = {"overrides": table.overrides, **{f"methods: {name}": each for name, each in table.methods.items()}}
     for where, overrides in parts.items():
         check_reserved(f"{file}: {where}: ", overrides)
+        if where != "overrides":
+            _check_one_machine(f"{file}: {where}: ", overrides)
     for column in table.columns:
-        check_reserved(f"{file}: columns: {column.key}: overrides: ", column.overrides)
+        where = f"{file}: columns: {column.key}: overrides: "
+        check_reserved(where, column.overrides)
+        _check_one_machine(where, column.overrides)
 
 
 def check_reserved(where: str, overrides: Iterable[str]) -> None:
@@ -202,6 +206,13 @@ def check_reserved(where: str, overrides: Iterable[str]) -> None:
     for key in overrides:
         place = "the columns" if key in COLUMN_KEYS else "seeds, student_seeds and output of the table"
         require(key not in RESERVED, f"{where}{key} is set by {place}; remove it here")
+
+
+def _check_one_machine(where: str, overrides: Iterable[str]) -> None:
+    """Refuse a machine for some cells only: sets are shared between columns, whatever machine made them."""
+    for key in overrides:
+        of_machine = key.partition(".")[0] == "machine"
+        require(not of_machine, f"{where}{key} is the same for all cells; move it to the overrides of the table")
 
 
 def _check_types(file: Path, held: Mapping[str, Any]) -> None:
