@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from fake_tables import rich_table
+
+from manifoldgd.tables.rendering import write_table
 
 DEFAULT_VECTORS = Path(__file__).parent / "data" / "manifoldgd_reference_vectors.npz"
 ERRORS = pytest.StashKey[dict[str, dict[str, float]]]()
@@ -113,3 +116,10 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     use()
     return use
+
+
+@pytest.fixture(scope="session")
+def rich(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A table with everything that tables can have, written: its folder, and what the terminal shows."""
+    folder = tmp_path_factory.mktemp("rich")
+    return folder, write_table(folder, rich_table(folder))

@@ -1,4 +1,7 @@
-"""Tables as a runner would leave them, with made-up numbers."""
+"""Tables as a runner would leave them, with made-up numbers, and readers of their files."""
+
+import csv
+from html.parser import HTMLParser
 
 import numpy as np
 from PIL import Image
@@ -108,3 +111,31 @@ def draw_grid(file, seed, ranks, side=64):
     tiles = np.random.default_rng(seed).integers(0, 255, (10, ranks, 8, 8), dtype=np.uint8)
     pixels = np.kron(tiles.transpose(0, 2, 1, 3).reshape(80, ranks * 8), np.ones((side // 8, side // 8), np.uint8))
     Image.fromarray(pixels).convert("RGB").save(file)
+
+
+NASTY = r"""a_b & 50% #1 {x} ~^ \cmd $y$ [z] <script>alert("1")</script>"""
+
+
+class Page(HTMLParser):
+    """What a page would load, where it leads, and what it says."""
+
+    def __init__(self, file):
+        super().__init__()
+        self.loads, self.links, self.text = [], [], ""
+        self.source = file.read_text(encoding="utf-8")
+        self.feed(self.source)
+
+    def handle_starttag(self, tag, attrs):
+        for name, value in attrs:
+            if name == "href" and tag == "a":
+                self.links.append(value)
+            elif name in ("src", "srcset", "href", "data", "poster", "action"):
+                self.loads.append(value)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def rows_of(file):
+    with file.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))

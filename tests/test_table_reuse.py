@@ -1,0 +1,127 @@
+"""What of earlier work a table takes over: finished cells, recorded sets, their seconds; and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+from fake_cells import blank, cell, metrics_of
+from test_table_runner import METHODS, board_of
+
+from manifoldgd import __version__
+from manifoldgd.errors import UserError
+from manifoldgd.store.results import claim_result
+from manifoldgd.tables.board import START_SECONDS, Board, seconds_for
+from manifoldgd.tables.gathering import check_folder, check_same_table, finished_set
+from manifoldgd.tables.recording import check_nothing_lost, recorded_sets, write_record
+from manifoldgd.tables.results import SetResult, TableResult
+from manifoldgd.tables.watching import duration
+
+
+def result(method="a", column="c", seconds=10.0, **changes):
+    facts = {"method": method, "column": column, "seed": 0, "key": cell(method).key, "student_seeds": (0,)}
+    numbers = {"last": (0.5,), "best": (0.5,), "per_class": ((0.5,),), "seconds": {"distill": seconds}}
+    return SetResult(**{**facts, **numbers, "code_version": __version__, **changes})
+
+
+def test_time_left_is_that_of_the_same_column():
+    cells = [cell("x", column="slow"), cell("y", column="slow"), cell("x", column="new")]
+    known = [result(column="slow", seconds=100), result(column="fast", seconds=0)]
+    slow, other = 100 + START_SECONDS, 50 + START_SECONDS
+    assert seconds_for(cells, known, 1) == 2 * slow + other
+    assert seconds_for(cells, known, 2) == (2 * slow + other) / 2
+    assert seconds_for(cells[:1], known, 8) == slow
+    assert seconds_for(cells, [], 1) is None
+    assert seconds_for([], known, 1) == 0
+    assert [duration(each) for each in (7, 125, 7500)] == ["7 s", "2 min 05 s", "2 h 05 min"]
+
+
+def test_keys_say_what_was_measured_and_not_where():
+    here = {"_target_": "digits", "folder": "/here", "train_per_class": None}
+    assert cell().key == cell(dataset=here).key  # places and nulls do not count
+    assert cell().key != cell(dataset={**here, "train_per_class": 5}).key
+    assert cell(seed=0).key != cell(seed=1).key
+
+
+def test_a_folder_of_another_configuration_is_refused(tmp_path):
+    one = cell()
+    check_folder(tmp_path, one)
+    claim_result(one.folder(tmp_path), "set", one.set_config)
+    claim_result(one.folder(tmp_path), "evaluation", {**one.judge_config, "student_seeds": [0]})
+    check_folder(tmp_path, one)
+    with pytest.raises(UserError, match=r"steps is None there, 5 here"):
+        check_folder(tmp_path, cell(steps=5))
+    claim_result(cell("b").folder(tmp_path), "evaluation", {"student": {"width": 9}})
+    with pytest.raises(UserError, match=r"student\.width is 9 there, 8 here"):
+        check_folder(tmp_path, cell("b"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"name": "other"}, "name is 'other' there, 'toy' here"),
+        ({"split": "validation"}, "split is 'validation' there, 'test' here"),
+        ({"label_protocol": "soft"}, "columns.c.label_protocol is 'soft' there, 'hard_small' here"),
+        ({"student": "ResNet-18"}, "columns.c.student is 'ResNet-18' there"),
+        ({"version": "0.0.9"}, f"version is '0.0.9' there, '{__version__}' here"),
+    ],
+)
+def test_results_of_another_table_protocol_or_version_are_refused(changes, line):
+    here = blank(METHODS)
+    version = changes.pop("version", __version__)
+    column = {name: changes.pop(name) for name in ("label_protocol", "student") if name in changes}
+    columns = tuple(type(each)(**{**vars(each), **column}) for each in here.columns)
+    there = blank(METHODS, columns=columns, sets=(result(code_version=version),), **changes)
+    check_same_table(Path("results.json"), here, here, __version__)
+    with pytest.raises(UserError) as error:
+        check_same_table(Path("results.json"), there, here, __version__)
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_record_counts_where_its_configuration_is_the_same(tmp_path):
+    sets = (
+        result("a", student_seeds=(0, 1), last=(0.1, 0.2), best=(0.3, 0.4), per_class=((0.1,), (0.2,)), grid="g/a.png"),
+        result("b", key="another"),
+    )
+    record = blank(METHODS, sets=sets)
+    cells = [cell("a"), cell("b")]
+    (kept,) = recorded_sets(record, cells, (1,), home=tmp_path / "home", output=tmp_path / "out")
+    assert (kept.method, kept.student_seeds, kept.last, kept.best) == ("a", (1,), (0.2,), (0.4,))
+    assert kept.per_class == ((0.2,),)
+    assert (tmp_path / "out" / kept.grid).resolve() == tmp_path / "home" / "g" / "a.png"
+    assert recorded_sets(record, cells, (0, 1, 2), home=tmp_path, output=tmp_path) == []
+    board = Board(tmp_path / "out", blank(METHODS), cells, [kept])
+    assert [each.method for each in board.left] == ["b"]
+
+
+def test_a_record_is_never_shortened_unasked():
+    record = blank(METHODS, sets=(result("a"), result("b", student_seeds=(0, 1))))
+    file = Path("results.json")
+    check_nothing_lost(file, record, [("a", "c", 0), ("b", "c", 0)], (0, 1), extending=False)
+    for places, students in (([("a", "c", 0)], (0, 1)), ([("a", "c", 0), ("b", "c", 0)], (0,))):
+        for extending, advice in ((False, "add extend=true"), (True, "measured with other settings or fewer students")):
+            said = rf"results\.json holds 1 sets, or students of them, .* \(c/b\); .*{advice}"
+            with pytest.raises(UserError, match=said):
+                check_nothing_lost(file, record, places, students, extending=extending)
+
+
+def test_a_record_has_one_picture_a_cell_and_its_pages(tmp_path):
+    output, home = tmp_path / "out", tmp_path / "home"
+    for seed in (0, 1):
+        made = cell("a", seed).folder(output)
+        made.mkdir(parents=True)
+        (made / "metrics.json").write_text(json.dumps(metrics_of()))
+        (made / "grid.png").write_bytes(b"picture %d" % seed)
+    board = board_of(output, seeds=(0, 1), methods=("a",))
+    write_record(home, output, board.result())
+    held = TableResult.load(home / "results.json")
+    assert [one.grid for one in held.sets] == ["grids/c-a.png", None]
+    assert (home / held.sets[0].grid).read_bytes() == b"picture 0"
+    assert [one.last for one in held.sets] == [one.last for one in board.result().sets]
+    kept = recorded_sets(held, board.cells, (0,), home=home, output=tmp_path / "elsewhere")
+    write_record(home, tmp_path / "elsewhere", blank(("a",), sets=tuple(kept)))  # onto itself
+    assert (home / "grids" / "c-a.png").read_bytes() == b"picture 0"
+
+
+def test_a_run_that_is_not_finished_is_no_result(tmp_path):
+    assert finished_set(tmp_path, cell(), (0,)) is None
