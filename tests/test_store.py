@@ -166,6 +166,7 @@ def test_some_keys_of_a_claim_may_differ(tmp_path):
 def test_a_note_cut_short_by_a_kill_claims_nothing(tmp_path):
     (tmp_path / ".result.0123.json").write_text("{")
     claim_result(tmp_path, "set", CONFIG)
+    assert "ipc" in (tmp_path / "result.json").read_text()
 
 
 def test_a_claim_names_every_difference(tmp_path):

@@ -190,15 +190,12 @@ def _check_table(file: Path, table: TableDefinition) -> None:
         table.split in SPLITS,
         f"{file}: split: expected one of {', '.join(SPLITS)}, got {table.split!r}; correct it",
     )
-    parts = {"overrides": table.overrides, **{f"methods: {name}": each for name, each in table.methods.items()}}
+    parts = {f"methods: {name}": each for name, each in table.methods.items()}
+    parts |= {f"columns: {column.key}: overrides": column.overrides for column in table.columns}
     for where, overrides in parts.items():
+        _check_one_machine(f"{file}: {where}: ", overrides)
+    for where, overrides in {"overrides": table.overrides, **parts}.items():
         check_reserved(f"{file}: {where}: ", overrides)
-        if where != "overrides":
-            _check_one_machine(f"{file}: {where}: ", overrides)
-    for column in table.columns:
-        where = f"{file}: columns: {column.key}: overrides: "
-        check_reserved(where, column.overrides)
-        _check_one_machine(where, column.overrides)
 
 
 def check_reserved(where: str, overrides: Iterable[str]) -> None:
