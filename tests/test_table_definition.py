@@ -45,6 +45,22 @@ def test_a_table_as_it_is_read(tmp_path):
     assert (table.seeds, table.student_seeds, table.split, table.notes) == ((0, 1), (0,), "test", ("n",))
 
 
+def test_a_column_may_have_student_seeds_of_its_own(tmp_path):
+    one, ten = GOOD["columns"]
+    table = read_definition(write(tmp_path, student_seeds=[0, 1, 2], columns=[one, {**ten, "student_seeds": [4]}]))
+    assert table.students == {"one": (0, 1, 2), "ten": (4,)}
+    asked = table.chosen(methods=None, columns=None, seeds=None, student_seeds=[7])
+    assert asked.students == {"one": (7,), "ten": (7,)}
+    for wrong, line in (
+        (3, "expected a list, got 3"),
+        ([], "expected different whole numbers"),
+        ([1, 1], "got \\[1, 1"),
+    ):
+        file = write(tmp_path, columns=[one, {**ten, "student_seeds": wrong}])
+        with pytest.raises(UserError, match=f"columns: ten: student_seeds: {line}"):
+            read_definition(file)
+
+
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.parent.name)
 def test_the_tables_of_the_repository(file):
     table = read_definition(file)

@@ -104,8 +104,8 @@ def test_gpu_hours_count_the_making_of_a_shared_set_once(monkeypatch):
     plan = plan_table(read_definition(HOME / "table.yaml"), {}, CONF)
     work = Work(images=10**6, steps=50, students=1, epochs=0, student_flops=0.0)  # costs nothing but the making
     monkeypatch.setattr(table_dry_run, "LARGE_IMAGES", 1)
-    monkeypatch.setattr(table_dry_run, "work_of", lambda row, students: work)
-    _, *by_column = table_dry_run.time_needed(plan, plan.cells, [], 1, 1).splitlines()
+    monkeypatch.setattr(table_dry_run, "work_of", lambda row: work)
+    _, *by_column = table_dry_run.time_needed(plan, plan.cells, [], 1).splitlines()
     assert by_column == [f"  width8: {6 * work.gpu_seconds / 3600:.1f} h"]
 
 

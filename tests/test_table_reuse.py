@@ -85,11 +85,11 @@ def test_a_record_counts_where_its_configuration_is_the_same(tmp_path):
     )
     record = blank(METHODS, sets=sets)
     cells = [cell("a"), cell("b")]
-    (kept,) = recorded_sets(record, cells, (1,), home=tmp_path / "home", output=tmp_path / "out")
+    (kept,) = recorded_sets(record, cells, {"c": (1,)}, home=tmp_path / "home", output=tmp_path / "out")
     assert (kept.method, kept.student_seeds, kept.last, kept.best) == ("a", (1,), (0.2,), (0.4,))
     assert kept.per_class == ((0.2,),)
     assert (tmp_path / "out" / kept.grid).resolve() == tmp_path / "home" / "g" / "a.png"
-    assert recorded_sets(record, cells, (0, 1, 2), home=tmp_path, output=tmp_path) == []
+    assert recorded_sets(record, cells, {"c": (0, 1, 2)}, home=tmp_path, output=tmp_path) == []
     board = Board(tmp_path / "out", blank(METHODS), cells, [kept])
     assert [each.method for each in board.left] == ["b"]
 
@@ -97,12 +97,12 @@ def test_a_record_counts_where_its_configuration_is_the_same(tmp_path):
 def test_a_record_is_never_shortened_unasked():
     record = blank(METHODS, sets=(result("a"), result("b", student_seeds=(0, 1))))
     file = Path("results.json")
-    check_nothing_lost(file, record, [("a", "c", 0), ("b", "c", 0)], (0, 1), extending=False)
+    check_nothing_lost(file, record, [("a", "c", 0), ("b", "c", 0)], {"c": (0, 1)}, extending=False)
     for places, students in (([("a", "c", 0)], (0, 1)), ([("a", "c", 0), ("b", "c", 0)], (0,))):
         for extending, advice in ((False, "add extend=true"), (True, "measured with other settings or fewer students")):
             said = rf"results\.json holds 1 sets, or students of them, .* \(c/b\); .*{advice}"
             with pytest.raises(UserError, match=said):
-                check_nothing_lost(file, record, places, students, extending=extending)
+                check_nothing_lost(file, record, places, {"c": students}, extending=extending)
 
 
 def test_a_record_has_one_picture_a_cell_and_its_pages(tmp_path):
@@ -118,7 +118,7 @@ def test_a_record_has_one_picture_a_cell_and_its_pages(tmp_path):
     assert [one.grid for one in held.sets] == ["grids/c-a.png", None]
     assert (home / held.sets[0].grid).read_bytes() == b"picture 0"
     assert [one.last for one in held.sets] == [one.last for one in board.result().sets]
-    kept = recorded_sets(held, board.cells, (0,), home=home, output=tmp_path / "elsewhere")
+    kept = recorded_sets(held, board.cells, {"c": (0,)}, home=home, output=tmp_path / "elsewhere")
     write_record(home, tmp_path / "elsewhere", blank(("a",), sets=tuple(kept)))  # onto itself
     assert (home / "grids" / "c-a.png").read_bytes() == b"picture 0"
 

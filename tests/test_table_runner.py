@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_cells import GOOD, IDLE, KILLED, NO_DISK, SILENT, SLEEPING, STUBBORN, WRONG, blank, cell, fake_job
+from fake_cells import COLUMN, GOOD, IDLE, KILLED, NO_DISK, SILENT, SLEEPING, STUBBORN, WRONG, blank, cell, fake_job
 from rich.console import Console
 
 from manifoldgd import __version__
@@ -22,6 +23,7 @@ from manifoldgd.tables.lock import locked
 from manifoldgd.tables.results import TableResult
 from manifoldgd.tables.runner import run_left
 from manifoldgd.tables.watching import Watch
+from manifoldgd.tables.wording import student_seeds_text
 
 METHODS = ("a", "b")
 
@@ -74,6 +76,20 @@ def test_more_students_are_run_for_and_fewer_are_not(tmp_path):
     assert len(more.left) == 2
     run(more, fake_job(seeds=(0, 1, 2)))
     assert more.result().sets[0].student_seeds == (0, 1, 2)
+
+
+def test_a_column_is_finished_with_its_own_students(tmp_path):
+    run(board_of(tmp_path), fake_job(seeds=(0,)))
+    table = replace(blank(METHODS, student_seeds=(0, 1)), columns=(replace(COLUMN, student_seeds=(0,)),))
+    board = Board(tmp_path, table, board_of(tmp_path).cells)
+    assert not board.left
+    board.save()
+    held = TableResult.load(tmp_path / "results.json")
+    assert held == board.result()
+    assert held.students == {COLUMN.key: (0,)}
+    assert student_seeds_text(held) == "0"
+    other = replace(held, columns=(*held.columns, replace(COLUMN, key="other", student_seeds=None)))
+    assert student_seeds_text(other) == f"0 ({COLUMN.key}); 0, 1 (other)"
 
 
 @pytest.mark.parametrize(
@@ -175,6 +191,7 @@ def test_ctrl_c_stops_the_jobs_and_keeps_what_is_finished(tmp_path, monkeypatch)
 ALONE = """
 import sys
 sys.path[:0] = sys.argv[2:]
+from dataclasses import replace
 from pathlib import Path
 from fake_cells import STUBBORN, fake_job
 from test_table_runner import board_of, run
@@ -224,6 +241,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path):
     code = f"""
 import sys, time
 sys.path[:0] = [{str(Path(__file__).parents[1])!r}]
+from dataclasses import replace
 from pathlib import Path
 from manifoldgd.tables.lock import locked
 with locked(Path({str(tmp_path)!r})):

@@ -22,7 +22,7 @@ from manifoldgd.tables.watching import duration
 LARGE_IMAGES = 128  # pixels a side from which on a table is work for a GPU
 
 
-def describe(plan: Plan, left: list[Cell], students: int) -> str:
+def describe(plan: Plan, left: list[Cell]) -> str:
     """Cells by column, and how many of them are left."""
     lines = []
     for key, row in plan.columns.items():
@@ -30,10 +30,11 @@ def describe(plan: Plan, left: list[Cell], students: int) -> str:
         methods = [each.method for each in plan.rows if each.column.key == key]
         lines.append(f"  {key}: {column.title}, {column.label_protocol}: {', '.join(methods)}")
     cells = len(runs(plan.cells))
+    students = " or ".join(map(str, sorted({len(row.config.student_seeds) for row in plan.columns.values()})))
     once = "" if cells == len(plan.cells) else " (one cell for all of them where nothing is drawn)"
     lines.append(
         f"{cells} cells: {len(plan.rows) // len(plan.columns)} methods x {len(plan.columns)} columns x "
-        f"{len(plan.seeds)} seeds{once}, each judged by {students} student{'' if students == 1 else 's'}; "
+        f"{len(plan.seeds)} seeds{once}, each judged by {students} student{'' if students == '1' else 's'}; "
         f"{cells - len(left)} finished, {len(left)} left"
     )
     return "\n".join(lines)
@@ -51,12 +52,12 @@ def missing(plan: Plan) -> list[str]:
     ]
 
 
-def time_needed(plan: Plan, left: list[Cell], known: Iterable[SetResult], students: int, at_once: int) -> str:
+def time_needed(plan: Plan, left: list[Cell], known: Iterable[SetResult], at_once: int) -> str:
     """An estimate for the cells that are left: counted operations for large images, finished sets for small ones."""
     large = {key for key, row in plan.columns.items() if _side(row) >= LARGE_IMAGES}
     lines = []
     if large:
-        lines += _gpu_time(plan, [cell for cell in left if cell.column in large], students)
+        lines += _gpu_time(plan, [cell for cell in left if cell.column in large])
     if small := [cell for cell in left if cell.column not in large]:
         seconds = seconds_for(small, known, at_once)
         about = f"about {duration(seconds or 0)} with jobs={at_once}, from the seconds of finished cells"
@@ -64,12 +65,12 @@ def time_needed(plan: Plan, left: list[Cell], known: Iterable[SetResult], studen
     return "\n".join(lines)
 
 
-def _gpu_time(plan: Plan, left: list[Cell], students: int) -> list[str]:
+def _gpu_time(plan: Plan, left: list[Cell]) -> list[str]:
     counts = {key: 0.0 for key in plan.columns}
     made: set[str] = set()
     for row in plan.rows:
         cells = [cell for cell in row.cells if cell in left]
-        work = work_of(row, students) if cells else None
+        work = work_of(row) if cells else None
         if cells and work is None:
             return ["GPU time: unknown: the number of classes is not known before the data is there"]
         for cell in cells:
@@ -80,7 +81,7 @@ def _gpu_time(plan: Plan, left: list[Cell], students: int) -> list[str]:
     return [f"GPU time: {sum(counts.values()) / 3600:.1f} h ({ASSUMPTIONS})", *lines]
 
 
-def work_of(row: Row, students: int) -> Work | None:
+def work_of(row: Row) -> Work | None:
     """What a cell computes; ``None`` if the number of classes is unknown."""
     config, student = row.config, row.setup.student
     shape, classes = _images(row)
@@ -93,7 +94,7 @@ def work_of(row: Row, students: int) -> Work | None:
     return Work(
         images=ipc * classes,
         steps=row.setup.start.remaining(config.sampler.steps) if config.source == DIFFUSION else 0,
-        students=students,
+        students=len(config.student_seeds),
         epochs=student.protocol.epochs_for(ipc, classes),
         student_flops=float(counter.get_total_flops()),
         replicas=config.overgeneration.replicas,

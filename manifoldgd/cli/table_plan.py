@@ -194,7 +194,7 @@ def plan_table(table: TableDefinition, extra: Overrides, conf: Path) -> Plan:
 def _row(table: TableDefinition, column: ColumnDefinition, method: str, extra: Overrides, built: Built) -> Row:
     own = merged(column.choices, table.overrides, column.overrides, table.methods[method], extra)
     texts = [override(key, value) for key, value in own.items()]
-    texts.append(override("student_seeds", table.student_seeds))
+    texts.append(override("student_seeds", table.students[column.key]))
     config = compose("config", [*texts, override("seed", table.seeds[0])], return_hydra_config=True)
     HydraConfig.instance().set_config(config)
     config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -52,13 +53,18 @@ class TableWork:
         file = self.file.parent / RECORD
         return TableResult.load(file) if file.is_file() else None
 
+    @property
+    def asked(self) -> TableDefinition:
+        """All rows and columns, with the student seeds asked for."""
+        return self.whole.chosen(methods=None, columns=None, seeds=None, student_seeds=self.options.student_seeds)
+
     @cached_property
     def scope(self) -> Plan:
         """The cells asked for; when a record is extended, all that it may hold beside them."""
         table: TableDefinition = self.table
         if self.options.extend and self.record:
             seeds = sorted({*table.seeds, *self.record.seeds})
-            table = self.whole.chosen(methods=None, columns=None, seeds=seeds, student_seeds=table.student_seeds)
+            table = self.asked.chosen(methods=None, columns=None, seeds=seeds, student_seeds=None)
         return plan_table(table, self.options.overrides, self.conf)
 
     @cached_property
@@ -80,12 +86,11 @@ class TableWork:
         """Say what would be done, what is missing and how long it takes; 1 if something is missing."""
         _ = self.scoring
         board = self.board()
-        students = len(self.table.student_seeds)
-        print(f"table {self.name}: {self.table.title}\n{describe(self.plan, board.left, students)}", flush=True)
+        print(f"table {self.name}: {self.table.title}\n{describe(self.plan, board.left)}", flush=True)
         known = [*board.sets.values(), *(self.record.sets if self.record else ())]
         problems = missing(self.plan)
         print("\n".join(["missing:", *problems]) if problems else "everything is there")
-        print(time_needed(self.plan, board.left, known, students, self.at_once))
+        print(time_needed(self.plan, board.left, known, self.at_once))
         return 1 if problems else 0
 
     def run(self) -> int:
@@ -117,9 +122,8 @@ class TableWork:
         kept: list[SetResult] = []
         if self.options.extend and self.record:
             check_same_table(self.file.parent / RECORD, self.record, self._blank([]), __version__)
-            kept = recorded_sets(
-                self.record, self.scope.cells, self.table.student_seeds, home=self.file.parent, output=self.output
-            )
+            students, home = self.asked.students, self.file.parent
+            kept = recorded_sets(self.record, self.scope.cells, students, home=home, output=self.output)
         blank = self._blank(kept)
         if (self.output / RECORD).is_file():
             check_same_table(self.output / RECORD, TableResult.load(self.output / RECORD), blank, __version__)
@@ -128,8 +132,8 @@ class TableWork:
         board = Board(self.output, blank, self.plan.cells, kept)
         if self.options.record and self.record:
             places = [*board.sets, *map(place_of, board.asked)]
-            seeds, extending = self.table.student_seeds, self.options.extend
-            check_nothing_lost(self.file.parent / RECORD, self.record, places, seeds, extending=extending)
+            file, extending = self.file.parent / RECORD, self.options.extend
+            check_nothing_lost(file, self.record, places, self.asked.students, extending=extending)
         return board
 
     def _blank(self, kept: list[SetResult]) -> TableResult:
@@ -144,7 +148,11 @@ class TableWork:
             name=self.name,
             title=whole.title,
             question=whole.question,
-            columns=tuple(columns[each.key] for each in whole.columns if each.key in columns),
+            columns=tuple(
+                replace(columns[each.key], student_seeds=each.student_seeds)
+                for each in self.asked.columns
+                if each.key in columns
+            ),
             methods=methods,
             class_names=self.plan.class_names,
             seeds=tuple(sorted({*self.table.seeds, *(one.seed for one in kept)})),

@@ -34,7 +34,7 @@ class Board:
         self.sets: dict[Place, SetResult] = {place_of(one): one for one in recorded}
         for cell in self.cells:
             held = [self.sets[place_of(each)] for each in self._alike(cell) if place_of(each) in self.sets]
-            if found := finished_set(output, cell, blank.student_seeds) or next(iter(held), None):
+            if found := finished_set(output, cell, blank.students[cell.column]) or next(iter(held), None):
                 self._take_in(cell, found)
 
     @property
@@ -60,7 +60,7 @@ class Board:
             reason: why it failed; ``None`` if its run says it did not.
         """
         try:
-            found = None if reason else finished_set(self.output, cell, self.blank.student_seeds)
+            found = None if reason else finished_set(self.output, cell, self.blank.students[cell.column])
             reason = reason or "the run left no result"
         except UserError as error:
             found, reason = None, str(error)

@@ -38,6 +38,7 @@ class ColumnDefinition:
     ipc: int  # images a class, at least 1
     student: str  # a choice of conf/student
     overrides: Overrides = field(default_factory=dict)
+    student_seeds: tuple[int, ...] | None = None  # None: those of the table; fewer where students take long
 
     @property
     def choices(self) -> Overrides:
@@ -62,6 +63,11 @@ class TableDefinition:
     published_as: Mapping[str, str] = field(default_factory=dict)  # method -> name in published_results.csv
     notes: tuple[str, ...] = ()
 
+    @property
+    def students(self) -> Mapping[str, tuple[int, ...]]:
+        """The student seeds of each column, by its key."""
+        return {column.key: column.student_seeds or self.student_seeds for column in self.columns}
+
     def chosen(
         self,
         *,
@@ -72,6 +78,8 @@ class TableDefinition:
     ) -> TableDefinition:
         """The part of the table that was asked for; ``None`` takes all, or the seeds of the file.
 
+        ``student_seeds`` are those of every column, also of those that have their own in the file.
+
         Raises:
             UserError: a method or column is not in the table, or a seed list is empty or has duplicates.
         """
@@ -81,7 +89,11 @@ class TableDefinition:
         changed = replace(
             self,
             methods={name: each for name, each in self.methods.items() if methods is None or name in methods},
-            columns=tuple(each for each in self.columns if columns is None or each.key in columns),
+            columns=tuple(
+                each if student_seeds is None else replace(each, student_seeds=None)
+                for each in self.columns
+                if columns is None or each.key in columns
+            ),
             seeds=self.seeds if seeds is None else tuple(seeds),
             student_seeds=self.student_seeds if student_seeds is None else tuple(student_seeds),
         )
@@ -162,7 +174,17 @@ def _column(file: Path, held: Any) -> ColumnDefinition:
     require(isinstance(held, dict), f"{file}: columns: expected keys and values, got {held!r}; see another table.yaml")
     where = f"{file}: columns: {held.get('key', '?')}: "
     _check_keys(where, held, ColumnDefinition)
-    column = ColumnDefinition(**{**held, "overrides": _plain(held.get("overrides"))})
+    seeds = held.get("student_seeds")
+    if seeds is not None:
+        require(isinstance(seeds, list), f"{where}student_seeds: expected a list, got {seeds!r}; correct it")
+        _check_seeds(where, "student_seeds", seeds)
+    column = ColumnDefinition(
+        **{
+            **held,
+            "overrides": _plain(held.get("overrides")),
+            "student_seeds": None if seeds is None else tuple(seeds),
+        }
+    )
     for name in ("key", "dataset", "student"):
         value = getattr(column, name)
         require(isinstance(value, str) and bool(value), f"{where}{name}: expected a text, got {value!r}; correct it")

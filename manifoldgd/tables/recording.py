@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,22 +22,25 @@ SHOWN = 5  # cells named in an error
 
 
 def recorded_sets(
-    record: TableResult, cells: Iterable[Cell], student_seeds: Sequence[int], *, home: Path, output: Path
+    record: TableResult, cells: Iterable[Cell], students: Mapping[str, Sequence[int]], *, home: Path, output: Path
 ) -> list[SetResult]:
     """The sets of a record that may stand for cells: those of the same key that have all students wanted.
 
     Args:
         record: what was recorded.
         cells: of the table as it is now.
-        student_seeds: the students wanted; others are left out.
+        students: the student seeds wanted, by column; others are left out.
         home: folder of the record.
         output: folder of the table, to which pictures are given.
     """
     keys = {place_of(cell): cell.key for cell in cells}
     return [
-        replace(_with_students(one, student_seeds), grid=os.path.relpath(home / one.grid, output) if one.grid else None)
+        replace(
+            _with_students(one, students[one.column]),
+            grid=os.path.relpath(home / one.grid, output) if one.grid else None,
+        )
         for one in record.sets
-        if keys.get(place_of(one)) == one.key and set(student_seeds) <= set(one.student_seeds)
+        if keys.get(place_of(one)) == one.key and set(students[one.column]) <= set(one.student_seeds)
     ]
 
 
@@ -49,7 +52,7 @@ def _with_students(one: SetResult, student_seeds: Sequence[int]) -> SetResult:
 
 
 def check_nothing_lost(
-    file: Path, record: TableResult, places: Iterable[Place], student_seeds: Sequence[int], *, extending: bool
+    file: Path, record: TableResult, places: Iterable[Place], students: Mapping[str, Sequence[int]], *, extending: bool
 ) -> None:
     """Raise :class:`UserError` if a new record would lack sets, or students, of the old one.
 
@@ -57,11 +60,15 @@ def check_nothing_lost(
         file: of the record.
         record: the old one.
         places: what the new one will hold.
-        student_seeds: and the students of each set there.
+        students: and the student seeds of each column there.
         extending: whether the new one takes over what it can of the old one.
     """
     held = set(places)
-    lost = [one for one in record.sets if place_of(one) not in held or not set(one.student_seeds) <= set(student_seeds)]
+    lost = [
+        one
+        for one in record.sets
+        if place_of(one) not in held or not set(one.student_seeds) <= set(students[one.column])
+    ]
     cells = ", ".join(sorted({f"{one.column}/{one.method}" for one in lost})[:SHOWN])
     advice = (
         "they were measured with other settings or fewer students: ask for these cells too, which measures them again, "

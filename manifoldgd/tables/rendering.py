@@ -162,8 +162,8 @@ def _key_figures(summary: Summary) -> list[tuple[str, str, str]]:
             text = f"{spread_text(spread, number_format([spread]))} %".replace(" ", "\u00a0")
             figures.append((f"Highest mean, {titles[column.key]}", text, f"{best.method} {mark}".rstrip()))
     total = sum(cell.asked for cell in summary.cells.values())
-    students = len(summary.result.student_seeds)
-    seeds = f"{len(summary.result.seeds)} sets a cell, {students} student{'' if students == 1 else 's'} a set"
+    students = " or ".join(map(str, sorted({len(seeds) for seeds in summary.result.students.values()})))
+    seeds = f"{len(summary.result.seeds)} sets a cell, {students} student{'' if students == '1' else 's'} a set"
     figures.append(("Sets measured", f"{total - summary.missing} of {total}", seeds))
     if seconds := computing_seconds(one for cell in summary.cells.values() for one in cell.sets):
         figures.append(("Computing time", seconds_text(seconds.total()), "all stages of all sets"))

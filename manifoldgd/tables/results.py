@@ -27,6 +27,7 @@ class Column:
     ipc: int
     student: str  # as results call it, for instance "ConvNet-3"
     label_protocol: str  # for instance "hard_small"; hard and soft labels never share a table
+    student_seeds: tuple[int, ...] | None = None  # asked for here; None: those of the table
 
     @property
     def title(self) -> str:
@@ -77,7 +78,7 @@ class TableResult:
     methods: tuple[str, ...]  # rows, in the order of table.yaml
     class_names: tuple[str, ...]
     seeds: tuple[int, ...]  # distillation seeds asked for
-    student_seeds: tuple[int, ...]  # asked for
+    student_seeds: tuple[int, ...]  # asked for, where a column has none of its own
     baseline: str  # method that the others are compared with, on the same seeds
     split: Literal["test", "validation"]  # which images judged
     number_family: str  # family of published numbers that may stand beside these (``published_results.csv``)
@@ -86,6 +87,11 @@ class TableResult:
     notes: tuple[str, ...] = ()  # what a reader must know, for instance where the defaults were tuned
     sets: tuple[SetResult, ...] = ()
     failed: tuple[FailedSet, ...] = ()
+
+    @property
+    def students(self) -> Mapping[str, tuple[int, ...]]:
+        """The student seeds asked for in each column, by its key."""
+        return {column.key: column.student_seeds or self.student_seeds for column in self.columns}
 
     def of(self, method: str, column: str) -> tuple[SetResult, ...]:
         """The finished sets of one cell, by distillation seed."""
@@ -112,7 +118,7 @@ class TableResult:
         try:
             held = {key: value for key, value in held.items() if key != "format"}
             parts: dict[str, Any] = {
-                "columns": tuple(Column(**each) for each in held.pop("columns")),
+                "columns": tuple(_column(each) for each in held.pop("columns")),
                 "sets": tuple(_set_result(each) for each in held.pop("sets")),
                 "failed": tuple(FailedSet(**each) for each in held.pop("failed")),
             }
@@ -120,6 +126,11 @@ class TableResult:
             return cls(**{**held, **lists, **parts})
         except (KeyError, TypeError) as error:
             raise UserError(f"{file}: is no table of ours ({error}); choose another output or remove it") from error
+
+
+def _column(held: dict[str, Any]) -> Column:
+    seeds = held.get("student_seeds")
+    return Column(**{**held, "student_seeds": None if seeds is None else tuple(seeds)})
 
 
 def _set_result(held: dict[str, Any]) -> SetResult:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from manifoldgd.report.numbers import seconds_text
+from manifoldgd.tables.results import TableResult
 from manifoldgd.tables.summary import Summary
 from manifoldgd.tables.timing import computing_seconds
 
@@ -92,7 +93,7 @@ def facts(summary: Summary) -> list[str]:
     protocols = sorted({column.label_protocol for column in result.columns})
     found = [
         f"Baseline: {result.baseline}. Distillation seeds: {_listed(result.seeds)}. "
-        f"Student seeds: {_listed(result.student_seeds)}. Judged on the {result.split} split.",
+        f"Student seeds: {student_seeds_text(result)}. Judged on the {result.split} split.",
         f"Label protocol: {', '.join(protocols)}. Students: {', '.join(sorted({c.student for c in result.columns}))}.",
     ]
     if stages := computing_seconds(result.sets):
@@ -114,6 +115,16 @@ def foreign_signs(summary: Summary) -> dict[str, str]:
     shown = {row.number_family for cell in summary.cells.values() for row in cell.published}
     foreign = sorted(shown - {summary.result.number_family})
     return {family: FOREIGN[min(position, len(FOREIGN) - 1)] for position, family in enumerate(foreign)}
+
+
+def student_seeds_text(result: TableResult) -> str:
+    """The student seeds of the table, and of the columns that have others."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for key, seeds in result.students.items():
+        groups.setdefault(seeds, []).append(key)
+    if len(groups) == 1:
+        return _listed(next(iter(groups)))
+    return "; ".join(f"{_listed(seeds)} ({', '.join(keys)})" for seeds, keys in groups.items())
 
 
 def _listed(seeds: Sequence[int]) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from manifoldgd.tables.results import Column, TableResult
+from manifoldgd.tables.wording import student_seeds_text
 from manifoldgd.tracking import panels
 from manifoldgd.tracking.panels import Json
 from manifoldgd.tracking.tables import FIGURES, JOB_TYPE, PER_CLASS, TABLE
@@ -50,7 +51,7 @@ def _introduction(result: TableResult) -> Iterator[Json]:
     yield panels.text(result.question)
     yield panels.text(
         f"Judged on the {result.split} split. Distillation seeds {_listed(result.seeds)}; student seeds "
-        f"{_listed(result.student_seeds)} for each set. Differences are against {result.baseline}, on the same seeds. "
+        f"{student_seeds_text(result)} for each set. Differences are against {result.baseline}, on the same seeds. "
         "Accuracies are those of the last epoch, as fractions; intervals are over distilled sets."
     )
     for note in result.notes:
@@ -63,7 +64,7 @@ def _column(result: TableResult, column: Column, project: Json, group: str) -> I
     # The name of a cell's run is <method>/<column>/seed<k>.
     wanted = {"group": group, "jobType": CELL_TYPE}
     runs = panels.run_set(column.title, project, wanted, search=f"/{column.key}/")
-    histories = [f"student/{seed}/top1" for seed in result.student_seeds]
+    histories = [f"student/{seed}/top1" for seed in result.students[column.key]]
     yield panels.heading(column.title)
     yield panels.grid(
         runs,
