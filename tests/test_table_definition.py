@@ -53,8 +53,8 @@ def test_a_column_may_have_student_seeds_of_its_own(tmp_path):
     assert asked.students == {"one": (7,), "ten": (7,)}
     for wrong, line in (
         (3, "expected a list, got 3"),
-        ([], "expected different whole numbers"),
-        ([1, 1], "got \\[1, 1"),
+        ([], "expected different whole numbers .* got \\[\\]"),
+        ([1, 1], "expected different whole numbers .* got \\[1, 1\\]"),
     ):
         file = write(tmp_path, columns=[one, {**ten, "student_seeds": wrong}])
         with pytest.raises(UserError, match=f"columns: ten: student_seeds: {line}"):
