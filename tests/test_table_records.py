@@ -45,3 +45,19 @@ def test_a_record_is_not_shortened(capsys, fakes):
     fakes({"mode": WRONG})
     assert table("columns=two", "record=true", "extend=true") == 1  # what failed is not recorded
     assert {one.column for one in TableResult.load(HOME / "results.json").sets} == {"one"}
+
+
+def test_a_record_holds_columns_with_students_of_their_own(fakes):
+    one, two = TOY["columns"]
+    fakes(seeds=(0, 1))
+    change(student_seeds=[0, 1], columns=[one, {**two, "student_seeds": [0]}])
+    assert table("columns=one", "seeds=0", "record=true") == 0
+    assert table("columns=two", "seeds=0", "record=true", "extend=true", "output=outputs/second") == 0
+    held = TableResult.load(HOME / "results.json")
+    assert held.students == {"one": (0, 1), "two": (0,)}
+    assert {(each.column, each.student_seeds) for each in held.sets} == {("one", (0, 1)), ("two", (0,))}
+    assert "Student seeds: 0, 1 (one); 0 (two)." in (HOME / "table.md").read_text()
+    ran(Path("outputs/second"))
+    asked = ("columns=two", "seeds=0", "student_seeds=0,1", "extend=true", "output=outputs/third")
+    assert table(*asked) == 0  # asked for, other students than the column's own
+    assert len(ran(Path("outputs/third"))) == 3

@@ -36,7 +36,7 @@ keys of the table:
   jobs=N                processes at a time, one thread each (default: number of cores; 1 on a GPU)
   output=FOLDER         where results go (default: outputs/tables/NAME)
   seeds=[0,1]           distillation seeds (default: those of the table)
-  student_seeds=[0,1]   (default: those of the table; more of them join the finished ones)
+  student_seeds=[0,1]   (default: those of the table, or of the column; more of them join the finished ones)
   methods=[mode,...]    these rows only
   columns=[KEY,...]     these columns only
   dry_run=true          compose and check every cell, say what is missing and how long it would take; also --dry-run
