@@ -72,12 +72,13 @@ def _cells(result: TableResult) -> Iterator[Cell]:
 
 
 def _facts(result: TableResult) -> dict[str, Any]:
-    names = ("title", "question", "methods", "seeds", "student_seeds", "baseline", "split", "number_family", "notes")
+    names = ("title", "question", "methods", "seeds", "baseline", "split", "number_family", "notes")
     facts = {name: getattr(result, name) for name in names}
     versions = Counter(one.code_version for one in result.sets)
     return {
         **{name: list(value) if isinstance(value, tuple) else value for name, value in facts.items()},
         "columns": [column.title for column in result.columns],
+        "student_seeds": {key: list(seeds) for key, seeds in result.students.items()},
         "parameters": dict(result.parameters),
         "code_versions": sorted(versions),
     }
