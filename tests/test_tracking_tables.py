@@ -33,7 +33,8 @@ def test_a_table_is_one_run(monkeypatch, tmp_path):
     (run,) = wandb.runs
     assert (run.settings["name"], run.settings["group"], run.settings["job_type"]) == ("small", "small", "table")
     assert run.settings["config"]["split"] == "test"
-    assert run.settings["config"]["student_seeds"] == {key: list(seeds) for key, seeds in small_table().students.items()}
+    seeds = {key: list(seeds) for key, seeds in small_table().students.items()}
+    assert run.settings["config"]["student_seeds"] == seeds
     assert run.exit_code == 0
     # Sets (0.50, 0.52) and (0.54, 0.56): means 0.51 and 0.55.
     assert run.summary["ipc1/random/mean"] == pytest.approx(0.53)
