@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,12 +24,13 @@ from manifoldgd.distill.synthesis import fixed_batches
 from manifoldgd.errors import UserError
 from manifoldgd.guidance import CombinedGuidance, MatchingGuidance, RegressionGuidance
 from manifoldgd.matching import networks as networks_module
-from manifoldgd.matching.networks import real_features, real_labels, real_means
+from manifoldgd.matching.networks import AugmentedCopies, real_features, real_labels, real_means
 from manifoldgd.matching.regression import Regression, RegressionEnergy, RegressionPool, ridge_outputs
 from manifoldgd.priors import load_prior
 from manifoldgd.priors.prior import as_pixels
 from manifoldgd.stages.matching import prepare_matching
 from manifoldgd.stages.sets import distil
+from manifoldgd.students.augmentation import DSA, DSA_OPERATIONS
 
 NUMBERS = {"rate": 0.1, "inner_steps": 2, "t_start": 0.5, "networks": 2, "width": 4, "real_per_class": 5}
 SPACE = RegressionSpace(networks=2, width=4, real_per_class=5, ridge=0.1, temperature=10.0)
@@ -247,13 +249,136 @@ def test_the_module_refuses_a_batch_that_is_no_set(prior, dataset, regression):
         module.predict_step(work_items(dataset.class_names, range(10), 2)[:4])
 
 
-RUN = ("guidance=regression", "guidance.then.inner_steps=1", "guidance.then.networks=1", "guidance.then.width=4")
+class Shift:
+    """An augmentation that shows what it was given: it adds a number, another one for each call."""
+
+    space = "normalised"
+
+    def __init__(self):
+        self.given = []
+
+    def __call__(self, images, generator, size):
+        self.given.append(images.detach().clone())
+        return images + 10.0 * len(self.given)
+
+    def without_flip(self):
+        return Shift()
 
 
-def test_the_command_runs_and_names_the_method(tiny_prior, shared_cache, tmp_path, capsys):
-    assert quick("run", tiny_prior, shared_cache, tmp_path / "r", *RUN, "guidance.then.t_start=1") == 0
-    assert "digits, regression, ipc 1" in capsys.readouterr().out
-    assert json.loads((tmp_path / "r" / "metrics.json").read_text())["method"] == "regression"
+def dsa(**changes):
+    numbers = {
+        "operations": list(DSA_OPERATIONS),
+        "mode": "single",
+        "flip_probability": 0.5,
+        "scale_ratio": 1.2,
+        "rotate_degrees": 15.0,
+        "crop_ratio": 0.125,
+        "cutout_ratio": 0.5,
+        "brightness": 1.0,
+        "saturation": 2.0,
+        "contrast": 0.5,
+    }
+    return DSA(**numbers | changes)
+
+
+def augmented_energy(labels, copies=2, augmentation=None, networks=None):
+    augmentation = augmentation or dsa()
+    rest = {"ridge": 0.1, "temperature": 3.0, "copies": copies, "augmentation": augmentation}
+    return RegressionEnergy(lambda z: z, real_pool(networks), torch.tensor(labels), **rest)
+
+
+def test_copies_are_the_images_again_in_their_order(monkeypatch):
+    monkeypatch.setattr(networks_module, "ALIKE", 3)
+    shift, pixels = Shift(), randn(4, 1, 8, 8)
+    found = AugmentedCopies(2, shift, draw=5)(pool(), pixels, 0).view(3, 4, 1, 8, 8)
+    torch.testing.assert_close(found[0], pool().normalised(pixels.add(1).div(2)))
+    assert [len(each) for each in shift.given] == [3, 1, 3, 1]  # few at a time, all of them in each copy
+    added = (found[1:] - found[0]).mean((2, 3, 4)) / 10
+    torch.testing.assert_close(added, added.round())
+    assert sorted(added.flatten().round().int().tolist()) == [1, 1, 1, 2, 3, 3, 3, 4]
+
+
+def test_copies_in_the_unit_interval_are_normalised_afterwards():
+    class Grey:
+        space = "unit"
+
+        def __call__(self, images, generator, size):
+            assert images.min() >= 0
+            assert images.max() <= 1
+            return torch.zeros_like(images)
+
+    networks = pool()
+    found = AugmentedCopies(1, Grey(), draw=0)(networks, torch.rand(2, 1, 8, 8) * 2 - 1, 0)
+    torch.testing.assert_close(found[2:], networks.normalised(torch.zeros(2, 1, 8, 8)))
+
+
+def test_copies_depend_on_the_draw_alone():
+    networks, pixels = pool(), randn(6, 1, 8, 8)
+    first, again, other = (AugmentedCopies(2, dsa(), draw)(networks, pixels, 0) for draw in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert torch.equal(first[:6], other[:6])
+
+
+def test_the_regression_learns_from_images_and_copies_with_their_labels():
+    """Each class's copies carry its label: the twin puts all rows into one ridge regression by hand."""
+    labels, z = torch.tensor([2, 0, 1, 0]), randn(4, 1, 8, 8)
+    energy = augmented_energy(labels.tolist(), copies=3)
+    rows = AugmentedCopies(3, energy.augmentation, draw=1)(energy.pool.networks, z, 0)
+    features = energy.pool.networks.embed_normalised(1, rows)
+    outputs = 3.0 * ridge_outputs(features, labels.repeat(4), energy.pool.features[1].float(), 3, 0.1)
+    right = outputs.double().log_softmax(1)[torch.arange(12), energy.pool.labels]
+    assert float(energy(z, 1)) == pytest.approx(-float(right.mean()), rel=1e-5)
+
+
+def test_without_copies_the_energy_is_the_plain_one():
+    labels, z = [0, 1, 2, 0], randn(4, 1, 8, 8)
+    assert torch.equal(augmented_energy(labels, copies=0)(z, 1), energy_of(labels)(z, 1))
+
+
+def test_gradients_through_copies_in_parts_are_exact(monkeypatch):
+    """Parts draw copies of their own, so they are compared with finite differences and not with the whole."""
+    monkeypatch.setattr(networks_module, "GRADIENT_VALUES", 6 * 64)  # two images with two copies each at once
+    energy = augmented_energy([0, 1, 2, 0, 1], copies=2, networks=pool())
+    z, direction = randn(5, 1, 8, 8).requires_grad_(True), randn(5, 1, 8, 8, seed=9)
+    (gradient,) = torch.autograd.grad(energy(z, 0), z)
+    with torch.no_grad():
+        difference = float(energy(z + 1e-2 * direction, 0) - energy(z - 1e-2 * direction, 0)) / 2e-2
+    assert float((gradient * direction).sum()) == pytest.approx(difference, rel=0.03)
+    assert energy(z, 0).item() == energy(z, 0).item()
+
+
+def test_copies_of_digits_are_not_mirrored(dataset, tmp_path):
+    space = replace(SPACE, copies=1, augmentation=dsa())
+    assert "flip" not in prepare_matching(dataset, space, cpu(), tmp_path).augmentation.operations
+    mirrored = replace(dataset, flip=True)
+    assert "flip" in prepare_matching(mirrored, space, cpu(), tmp_path).augmentation.operations
+
+
+def test_the_augmented_guidance_sees_its_images_through_the_students_augmentation(prior, dataset, tmp_path):
+    method = guidance(copies=1, augmentation=dsa())
+    assert method.features == replace(SPACE, copies=1, augmentation=method.then.augmentation)
+    known = prepare_matching(dataset, method.features, cpu(), tmp_path / "cache")
+    moved = make(tmp_path / "moved", dataset, prior, known, method=method)
+    plain = make(tmp_path / "plain", dataset, prior, known, method=mode())
+
+    def energy(made):
+        pixels = as_pixels(made.images)
+        return float(sum(known.energy(lambda z: z, made.labels)(pixels, draw) for draw in range(8)))
+
+    assert energy(moved) < energy(plain) - 0.01
+    assert torch.equal(make(tmp_path / "again", dataset, prior, known, method=method).images, moved.images)
+
+
+RUN = ("guidance.then.inner_steps=1", "guidance.then.networks=1", "guidance.then.width=4")
+
+
+@pytest.mark.parametrize("name", ["regression", "regression_augmented"])
+def test_the_command_runs_and_names_the_method(tiny_prior, shared_cache, tmp_path, capsys, name):
+    chosen = (f"guidance={name}", *RUN, "guidance.then.t_start=1")
+    assert quick("run", tiny_prior, shared_cache, tmp_path / "r", *chosen) == 0
+    assert f"digits, {name}, ipc 1" in capsys.readouterr().out
+    assert json.loads((tmp_path / "r" / "metrics.json").read_text())["method"] == name
 
 
 @pytest.mark.parametrize(
@@ -263,6 +388,8 @@ def test_the_command_runs_and_names_the_method(tiny_prior, shared_cache, tmp_pat
         ({"ridge": 0}, "guidance.ridge: needs to be > 0, got 0"),
         ({"temperature": -1.0}, "guidance.temperature: needs to be > 0, got -1.0"),
         ({"inner_steps": 0}, "guidance.inner_steps: needs to be > 0, got 0"),
+        ({"copies": -1}, "guidance.copies: needs to be >= 0, got -1"),
+        ({"copies": 2}, "guidance.augmentation: 2 copies need an augmentation that makes them, got none"),
     ],
 )
 def test_bad_numbers_name_the_key(changes, message):

@@ -8,7 +8,7 @@ alphas. Shape letters: ``B`` rows of the batch, ``C, H, W`` a latent, ``M`` real
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
@@ -68,6 +68,8 @@ class RegressionSpace(FeatureSpace):
 
     ridge: float  # > 0, share of the mean of the kernel's diagonal
     temperature: float  # > 0, factor on the regression's outputs
+    copies: int = 0  # augmented copies of the set that the regression learns from besides
+    augmentation: Any = None  # manifoldgd.students.Augmentation that makes them
     together: ClassVar[Together] = "set"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.randomness import generator
+from manifoldgd.students.augmentation import Augmentation
 from manifoldgd.students.networks import ConvNet, ImageShape
 
 LEAST_SIDE = 3  # pixels a side of the deepest feature map: depth 3 at 28 pixels, 6 at 224, as in the literature
@@ -22,6 +24,10 @@ CHUNK = 256  # images embedded at once; bounds memory
 # Pixel values that gradients flow back through at once: 1,300 images of 28x28, 5 of 256x256 in colour, each of which
 # takes a large decoder 1 to 2 GB.
 GRADIENT_VALUES = 2**20
+
+# Images of a copy that share the operation where an augmentation draws one for all it is given. Small, so that each
+# regression sees most operations.
+ALIKE = 10
 
 Decode = Callable[[Tensor], Tensor]  # scaled latents [B, C, H, W] -> pixels [B, C, h, w] in [-1, 1], differentiable
 
@@ -74,23 +80,78 @@ class RandomNetworks:
 
     def embed(self, index: int, pixels: Tensor) -> Tensor:
         """Pixels ``[n, C, H, W]`` in [-1, 1] -> features ``[n, E]`` float32 of one network; differentiable."""
-        images = (pixels.add(1).div(2) - self.mean) / self.std
-        with half_precision(self.precision, pixels.device):
+        return self.embed_normalised(index, self.normalised(pixels.add(1).div(2)))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Images ``[n, C, H, W]`` in [0, 1] -> zero mean and unit variance over the dataset."""
+        return (images - self.mean) / self.std
+
+    def embed_normalised(self, index: int, images: Tensor) -> Tensor:
+        """As :meth:`embed`, of images that :meth:`normalised` gave."""
+        with half_precision(self.precision, images.device):
             return self.networks[index].features(images).float()
 
 
-def embed_latents(networks: RandomNetworks, index: int, decode: Decode, latents: Tensor) -> Tensor:
-    """Scaled latents ``[n, C, H, W]`` -> features ``[n, E]`` of their images; differentiable.
+@dataclass(frozen=True)
+class AugmentedCopies:
+    """Images beside augmented copies of themselves, as students meet a set in the course of their training.
+
+    The augmentation takes :data:`ALIKE` images of a copy at a time, put together at random.
+
+    Attributes:
+        count: copies of each image, >= 1.
+        augmentation: that makes them; differentiable.
+        draw: that chooses them. Equal draws give equal copies.
+    """
+
+    count: int
+    augmentation: Augmentation
+    draw: int
+
+    def __call__(self, networks: RandomNetworks, pixels: Tensor, part: int) -> Tensor:
+        """Pixels ``[n, C, H, W]`` in [-1, 1] -> ``[(1 + count) * n, C, H, W]`` normalised, the images first.
+
+        Args:
+            networks: whose input the result is.
+            pixels: of a part of the set.
+            part: its number.
+        """
+        source = generator("matching", "copies", self.draw, part)
+        images = pixels.add(1).div(2)
+        found = [networks.normalised(images)]
+        for _ in range(self.count):
+            order = torch.randperm(len(images), generator=source)
+            mixed = images[order] if self.augmentation.space == "unit" else found[0][order]
+            size = (images.shape[2], images.shape[3])
+            copy = torch.cat([self.augmentation(some, source, size) for some in mixed.split(ALIKE)])[order.argsort()]
+            found.append(networks.normalised(copy) if self.augmentation.space == "unit" else copy)
+        return torch.cat(found)
+
+
+def embed_latents(
+    networks: RandomNetworks, index: int, decode: Decode, latents: Tensor, copies: AugmentedCopies | None = None
+) -> Tensor:
+    """Scaled latents ``[n, C, H, W]`` -> features of their images, differentiable.
 
     More than ``networks.at_once`` images are taken in parts whose activations are computed again on the way back, so
     memory does not grow with the set.
+
+    Returns:
+        ``[n, E]``, or ``[n, 1 + copies, E]`` with augmented copies of each image.
     """
-    parts = latents.split(networks.at_once)
+    each = 1 if copies is None else 1 + copies.count
+
+    def embedded(number: int, part: Tensor) -> Tensor:
+        pixels = decode(part)
+        if copies is None:
+            return networks.embed(index, pixels)
+        features = networks.embed_normalised(index, copies(networks, pixels, number))
+        return features.unflatten(0, (each, -1)).transpose(0, 1)
+
+    parts = latents.split(max(1, networks.at_once // each))
     if len(parts) == 1:
-        return networks.embed(index, decode(latents))
-    return torch.cat(
-        [checkpoint(lambda each: networks.embed(index, decode(each)), part, use_reentrant=False) for part in parts]
-    )
+        return embedded(0, latents)
+    return torch.cat([checkpoint(embedded, number, part, use_reentrant=False) for number, part in enumerate(parts)])
 
 
 def half_precision(precision: str, device: torch.device) -> torch.autocast:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from manifoldgd.matching.networks import Decode, RandomNetworks, embed_latents
+from manifoldgd.matching.networks import AugmentedCopies, Decode, RandomNetworks, embed_latents
+from manifoldgd.students.augmentation import Augmentation
 
 
 def ridge_outputs(synthetic: Tensor, labels: Tensor, real: Tensor, classes: int, ridge: float) -> Tensor:
@@ -39,7 +40,8 @@ class RegressionEnergy:
     """``E(z)``: cross-entropy, on real images, of ``temperature`` times the outputs of a regression on the set.
 
     The regression (:func:`ridge_outputs`) sees the features of one random network of the pool, another at each
-    evaluation, and is solved in closed form.
+    evaluation, and is solved in closed form. It may learn from augmented copies of the set besides, other ones at each
+    evaluation; real images are judged as they are, like the images that students are tested on.
 
     Args:
         decode: the prior's decoder.
@@ -47,24 +49,39 @@ class RegressionEnergy:
         labels: ``[B]`` class of each row, every class among them.
         ridge: > 0.
         temperature: > 0.
+        copies: of each image, >= 0.
+        augmentation: that makes the copies; not needed for none.
     """
 
     def __init__(
-        self, decode: Decode, pool: RegressionPool, labels: Tensor, *, ridge: float, temperature: float
+        self,
+        decode: Decode,
+        pool: RegressionPool,
+        labels: Tensor,
+        *,
+        ridge: float,
+        temperature: float,
+        copies: int = 0,
+        augmentation: Augmentation | None = None,
     ) -> None:
         missing = set(range(pool.classes)) - set(labels.tolist())
         if missing:
             raise ValueError(f"labels: expected rows of every class in the batch, got none of {sorted(missing)[:5]}")
         self.decode, self.pool, self.labels = decode, pool, labels
         self.ridge, self.temperature = ridge, temperature
+        self.copies, self.augmentation = copies, augmentation
 
     def __call__(self, x0: Tensor, draw: int) -> Tensor:
         """Clean latents ``[B, C, H, W]`` -> scalar; ``draw`` chooses the network."""
         pool = self.pool
         index = draw % len(pool.networks)
-        synthetic = embed_latents(pool.networks, index, self.decode, x0)
+        copies = AugmentedCopies(self.copies, self.augmentation, draw) if self.augmentation and self.copies else None
+        synthetic = embed_latents(pool.networks, index, self.decode, x0, copies)
+        labels = self.labels.to(x0.device)
+        if copies:
+            synthetic, labels = synthetic.flatten(0, 1), labels.repeat_interleave(1 + self.copies)
         real = pool.features[index].to(x0.device, torch.float32)
-        outputs = ridge_outputs(synthetic, self.labels.to(x0.device), real, pool.classes, self.ridge)
+        outputs = ridge_outputs(synthetic, labels, real, pool.classes, self.ridge)
         return functional.cross_entropy(self.temperature * outputs, pool.labels.to(x0.device))
 
 
@@ -85,6 +102,8 @@ class Regression:
     pool: RegressionPool
     ridge: float
     temperature: float
+    copies: int = 0
+    augmentation: Augmentation | None = None
 
     @property
     def networks(self) -> RandomNetworks:
@@ -93,4 +112,12 @@ class Regression:
 
     def energy(self, decode: Decode, labels: Tensor) -> RegressionEnergy:
         """The energy of a batch with these labels ``[B]``: a whole set."""
-        return RegressionEnergy(decode, self.pool, labels, ridge=self.ridge, temperature=self.temperature)
+        return RegressionEnergy(
+            decode,
+            self.pool,
+            labels,
+            ridge=self.ridge,
+            temperature=self.temperature,
+            copies=self.copies,
+            augmentation=self.augmentation,
+        )

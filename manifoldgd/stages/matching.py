@@ -50,4 +50,7 @@ def prepare_matching(
     if not isinstance(space, RegressionSpace):
         return Matching(pool, found)
     real = RegressionPool(pool, found, real_labels(dataset, space.real_per_class), len(dataset.class_names))
-    return Regression(real, space.ridge, space.temperature)
+    augmentation = space.augmentation
+    if augmentation is not None and not dataset.flip:
+        augmentation = augmentation.without_flip()
+    return Regression(real, space.ridge, space.temperature, space.copies, augmentation)
