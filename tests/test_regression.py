@@ -22,7 +22,7 @@ from manifoldgd.distill.items import work_items
 from manifoldgd.distill.module import DistillModule
 from manifoldgd.distill.synthesis import fixed_batches
 from manifoldgd.errors import UserError
-from manifoldgd.guidance import CombinedGuidance, MatchingGuidance, RegressionGuidance
+from manifoldgd.guidance import AugmentedRegressionGuidance, CombinedGuidance, MatchingGuidance, RegressionGuidance
 from manifoldgd.matching import networks as networks_module
 from manifoldgd.matching.networks import AugmentedCopies, real_features, real_labels, real_means
 from manifoldgd.matching.regression import Regression, RegressionEnergy, RegressionPool, ridge_outputs
@@ -38,7 +38,8 @@ SAMPLER = DDPM(steps=4, cfg_scale=2.0)
 
 
 def guidance(**changes):
-    regression = RegressionGuidance(**NUMBERS | {"ridge": 0.1, "temperature": 10.0} | changes)
+    kind = AugmentedRegressionGuidance if "copies" in changes else RegressionGuidance
+    regression = kind(**NUMBERS | {"ridge": 0.1, "temperature": 10.0} | changes)
     return CombinedGuidance(first=mode(), then=regression)
 
 
@@ -388,8 +389,7 @@ def test_the_command_runs_and_names_the_method(tiny_prior, shared_cache, tmp_pat
         ({"ridge": 0}, "guidance.ridge: needs to be > 0, got 0"),
         ({"temperature": -1.0}, "guidance.temperature: needs to be > 0, got -1.0"),
         ({"inner_steps": 0}, "guidance.inner_steps: needs to be > 0, got 0"),
-        ({"copies": -1}, "guidance.copies: needs to be >= 0, got -1"),
-        ({"copies": 2}, "guidance.augmentation: 2 copies need an augmentation that makes them, got none"),
+        ({"copies": 0, "augmentation": None}, "guidance.copies: needs to be > 0, got 0"),
     ],
 )
 def test_bad_numbers_name_the_key(changes, message):

@@ -8,9 +8,10 @@ from manifoldgd.guidance.mode import ModeGuidance
 from manifoldgd.guidance.none import NoGuidance
 from manifoldgd.guidance.on_prediction import OnPrediction
 from manifoldgd.guidance.posterior import PosteriorGuidance
-from manifoldgd.guidance.regression import RegressionGuidance
+from manifoldgd.guidance.regression import AugmentedRegressionGuidance, RegressionGuidance
 
 __all__ = [
+    "AugmentedRegressionGuidance",
     "CombinedGuidance",
     "ManifoldGuidance",
     "ManifoldReleasedGuidance",

@@ -8,19 +8,18 @@ Distillation using Random Feature Approximation*, NeurIPS 2022, who call it Plat
 real images; here the gradient moves the clean latents that a sampler predicts in its last steps, labels stay hard, and
 the temperature is fixed. No network is trained: neither the prior nor the random ones, and no student is looked at.
 
-Students never see a set as it is: their protocol augments every batch. With ``copies`` the regression learns from
-augmented copies of the images as well, so that what makes a set teach must survive the augmentation. DSA (Zhao & Bilen
-2021) augments synthetic and real batches alike; here real images are judged as they are, as test images will be.
+Students never see a set as it is: their protocol augments every batch. The regression may learn from augmented copies
+of the images as well, so that what makes a set teach must survive the augmentation. DSA (Zhao & Bilen 2021) augments
+synthetic and real batches alike; here real images are judged as they are, as test images will be.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from manifoldgd.diffusion.protocol import RegressionSpace
-from manifoldgd.errors import require
 from manifoldgd.guidance.descent import SetDescent
 from manifoldgd.guidance.window import check_positive
 
@@ -36,26 +35,15 @@ class RegressionGuidance(SetDescent):
     Attributes:
         ridge: > 0, of the regression, as a share of the mean of the kernel's diagonal.
         temperature: > 0, factor on the regression's outputs before the cross-entropy.
-        copies: augmented copies of each image that the regression learns from besides, other ones at each gradient
-            step, >= 0. Each costs as much as the images themselves.
-        augmentation: that makes the copies, as ``manifoldgd.students.Augmentation``; needed for ``copies`` > 0.
     """
 
     ridge: float
     temperature: float
-    copies: int = 0
-    augmentation: Any = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive("guidance.ridge", self.ridge)
         check_positive("guidance.temperature", self.temperature)
-        require(self.copies >= 0, f"guidance.copies: needs to be >= 0, got {self.copies}; 0 is no augmented copies")
-        require(
-            self.copies == 0 or self.augmentation is not None,
-            f"guidance.augmentation: {self.copies} copies need an augmentation that makes them, got none; take "
-            "guidance=regression_augmented, or set guidance.copies to 0",
-        )
 
     def rate_at(self, share: float) -> float:
         """Half a cosine from ``rate`` to 0."""
@@ -66,5 +54,27 @@ class RegressionGuidance(SetDescent):
         """The pool of random networks and the regression in it; ``None`` without a rate."""
         if self.rate == 0:
             return None
-        numbers = (self.networks, self.width, self.real_per_class, self.ridge, self.temperature)
-        return RegressionSpace(*numbers, self.copies, self.augmentation if self.copies else None)
+        return RegressionSpace(self.networks, self.width, self.real_per_class, self.ridge, self.temperature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentedRegressionGuidance(RegressionGuidance):
+    """Regression guidance whose regression learns from augmented copies of the images as well.
+
+    Attributes:
+        copies: of each image, other ones at each gradient step, >= 1. Each costs as much as the images themselves.
+        augmentation: that makes the copies, a ``manifoldgd.students.Augmentation``.
+    """
+
+    copies: int
+    augmentation: Any
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("guidance.copies", self.copies)
+
+    @property
+    def features(self) -> RegressionSpace | None:
+        """As those of the plain regression, with the copies."""
+        space = super().features
+        return space and replace(space, copies=self.copies, augmentation=self.augmentation)
