@@ -9,7 +9,7 @@ import pytest
 from fake_cells import COLUMN, GOOD, KILLED, blank, cell, fake_job
 from fake_tables import set_result
 from rich.console import Console
-from toy_table import OUTPUT, STUDENTS, change, table
+from toy_table import OUTPUT, STUDENTS, change, complaint, table
 
 from manifoldgd.cli import table_launch
 from manifoldgd.errors import UserError
@@ -19,7 +19,7 @@ from manifoldgd.tables.board import Board
 from manifoldgd.tables.cells import in_turn
 from manifoldgd.tables.recording import recorded_sets
 from manifoldgd.tables.runner import run_left
-from manifoldgd.tables.sharing import in_waves, share_set
+from manifoldgd.tables.sharing import in_waves, share_set, take_sets
 from manifoldgd.tables.timing import computing_seconds
 from manifoldgd.tables.watching import Watch
 
@@ -101,6 +101,32 @@ def test_other_sets_are_not_waited_for_nor_taken(tmp_path):
     assert [[each.name for each in wave] for wave in waves] == [["c/a-seed0", "e/b-seed0", "d/f-seed0"], ["d/a-seed0"]]
     assert has_set(cells[1].folder(tmp_path))
     assert in_waves([], tmp_path) == []
+
+
+def test_sets_are_taken_from_other_tables(tmp_path):
+    there, empty, here = tmp_path / "there", tmp_path / "empty", tmp_path / "here"
+    run(board_of(there, seeds=(0, 1), columns=COLUMNS[:1]), MAKE + GOOD)
+    begun, cells = cell("a", column="d"), [cell("a", 1, "e"), cell("b", 1, "e")]
+    (begun.folder(here) / "set").mkdir(parents=True)
+    assert take_sets([begun, *cells], here, [empty, there]) == 1
+    assert (cells[0].folder(here) / "set" / "0.png").read_text() == "c/a-seed1"
+    assert not cells[1].folder(here).exists()
+    assert not has_set(begun.folder(here))
+    assert take_sets([begun, *cells], here, [there]) == 0  # what is there stays
+
+
+def test_a_table_takes_the_sets_of_another_and_trains_its_own_students(fakes, toy_table, tmp_path, capsys):
+    fakes(default=MAKE + GOOD)
+    assert table("seeds=0", "columns=one") == 0
+    shutil.move(OUTPUT, tmp_path / "other")
+    capsys.readouterr()
+    assert table("seeds=0,1", "columns=one", f"sets_from={tmp_path / 'other'}") == 0
+    assert "sets taken from other tables: 3 of 6\n" in capsys.readouterr().out
+    assert made(OUTPUT) == [f"one/{method}-seed1" for method in ("mode", "random", "unguided")]
+
+
+def test_a_folder_without_sets_is_refused(toy_table, tmp_path, capsys):
+    assert "no folder sets/" in complaint(capsys, table(f"sets_from=[{tmp_path}]"))
 
 
 def test_a_set_under_way_is_continued_and_not_replaced(tmp_path):

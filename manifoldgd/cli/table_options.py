@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -39,6 +40,7 @@ keys of the table:
   student_seeds=[0,1]   (default: those of the table, or of the column; more of them join the finished ones)
   methods=[mode,...]    these rows only
   columns=[KEY,...]     these columns only
+  sets_from=[FOLDER]    output folders of other tables: sets of the same configuration there are copied, not made again
   dry_run=true          compose and check every cell, say what is missing and how long it would take; also --dry-run
   record=true           copy the finished result beside table.yaml
   extend=true           sets recorded there count as finished where their configuration is the same
@@ -66,6 +68,7 @@ class TableOptions:
     student_seeds: list[int] | None = None
     methods: list[str] | None = None
     columns: list[str] | None = None
+    sets_from: list[str] | None = None
     dry_run: bool = False
     record: bool = False
     extend: bool = False
@@ -76,6 +79,12 @@ class TableOptions:
 
     def __post_init__(self) -> None:
         require(self.jobs is None or self.jobs >= 1, f"jobs: expected at least 1, got {self.jobs}; set jobs=1 or more")
+        for folder in self.sets_from or ():
+            require(
+                (Path(folder).expanduser() / "sets").is_dir(),
+                f"sets_from: expected folders that `manifoldgd table` wrote, got {folder}, which has no folder sets/; "
+                "give the output= of the other table",
+            )
         check_reserved("overrides: ", self.overrides)
         foreign = [key for key in self.overrides if not key.startswith(NEUTRAL)]
         require(

@@ -24,6 +24,7 @@ from manifoldgd.tables.recording import check_nothing_lost, recorded_sets, write
 from manifoldgd.tables.rendering import write_table
 from manifoldgd.tables.results import SetResult, TableResult
 from manifoldgd.tables.runner import cores, run_left
+from manifoldgd.tables.sharing import take_sets
 from manifoldgd.tables.watching import Watch
 from manifoldgd.tracking import track_table
 
@@ -102,6 +103,7 @@ class TableWork:
         with locked(self.output):
             board = self.board()
             board.save()
+            self._take_sets(board)
             try:
                 if scoring:
                     scoring.prepare()
@@ -164,6 +166,13 @@ class TableWork:
             parameters=self.scope.scales,
             notes=whole.notes,
         )
+
+    def _take_sets(self, board: Board) -> None:
+        """Copy what other tables made, where they were named."""
+        places = [Path(each).expanduser() for each in self.options.sets_from or ()]
+        if places:
+            taken = take_sets(board.left, self.output, places)
+            print(f"sets taken from other tables: {taken} of {len(board.left)}", flush=True)
 
     def _run_left(self, board: Board) -> bool:
         """Run the cells; ``False`` if the disk filled up before all were tried."""

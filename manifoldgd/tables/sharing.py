@@ -1,4 +1,7 @@
-"""Cells that need equal sets: one makes it, the others copy it. Columns that differ in the student are such cells."""
+"""Cells that need equal sets: one makes it, the others copy it.
+
+Columns that differ in the student are such cells, and so are tables that differ in how students are trained.
+"""
 
 from __future__ import annotations
 
@@ -31,6 +34,27 @@ def share_set(cell: Cell, output: Path) -> None:
     folder = cell.folder(output)
     if not (folder / "set").exists() and (source := _source(cell, output)):
         copy_set(source, folder, cell.set_config)
+
+
+def take_sets(cells: Iterable[Cell], output: Path, places: Sequence[Path]) -> int:
+    """Copy the sets of cells from the folders of other tables, where they hold equal ones.
+
+    Args:
+        cells: those whose set is begun or finished in ``output`` keep it.
+        output: folder of the table, on which this process holds the lock.
+        places: folders of other tables, the first that has a set counts; nobody needs to hold a lock on them.
+
+    Returns:
+        How many were copied.
+    """
+    taken = 0
+    for cell in cells:
+        folder = cell.folder(output)
+        sources = () if (folder / "set").exists() else (_source(cell, place) for place in places)
+        if source := next(filter(None, sources), None):
+            copy_set(source, folder, cell.set_config)
+            taken += 1
+    return taken
 
 
 def in_waves(cells: Sequence[Cell], output: Path) -> list[list[Cell]]:
