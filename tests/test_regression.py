@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -18,16 +19,24 @@ from tiny import cpu
 from manifoldgd.data import digits
 from manifoldgd.diffusion.cfg import InParts
 from manifoldgd.diffusion.protocol import Anchors, FeatureSpace, RegressionSpace
+from manifoldgd.diffusion.start import PURE_NOISE, Start
 from manifoldgd.distill.items import work_items
 from manifoldgd.distill.module import DistillModule
 from manifoldgd.distill.synthesis import fixed_batches
 from manifoldgd.errors import UserError
-from manifoldgd.guidance import AugmentedRegressionGuidance, CombinedGuidance, MatchingGuidance, RegressionGuidance
+from manifoldgd.guidance import (
+    AugmentedRegressionGuidance,
+    CombinedGuidance,
+    MatchingGuidance,
+    OnPrediction,
+    RegressionGuidance,
+)
 from manifoldgd.matching import networks as networks_module
 from manifoldgd.matching.networks import AugmentedCopies, real_features, real_labels, real_means
 from manifoldgd.matching.regression import Regression, RegressionEnergy, RegressionPool, ridge_outputs
 from manifoldgd.priors import load_prior
 from manifoldgd.priors.prior import as_pixels
+from manifoldgd.stages import sets
 from manifoldgd.stages.matching import prepare_matching
 from manifoldgd.stages.sets import distil
 from manifoldgd.students.augmentation import DSA, DSA_OPERATIONS
@@ -203,13 +212,14 @@ def regression(dataset, tmp_path_factory):
     return prepare_matching(dataset, SPACE, cpu(), tmp_path_factory.mktemp("cache"))
 
 
-def make(folder, dataset, prior, regression, *, batch_size=64, method=None):
+def make(folder, dataset, prior, regression, *, batch_size=64, method=None, start=PURE_NOISE):
     method = method or guidance()
     targets = targets_of(dataset, prior, method)
     facts = {"method": "test", "config": {}}
     known = regression if method.features else None
     machine = cpu(batch_size=batch_size)
-    return distil(folder, dataset, prior, SAMPLER, method, targets, known, ipc=2, seed=0, machine=machine, facts=facts)
+    rest = {"ipc": 2, "seed": 0, "machine": machine, "facts": facts, "start": start}
+    return distil(folder, dataset, prior, SAMPLER, method, targets, known, **rest)
 
 
 def test_sets_follow_the_regression_under_lightning(prior, dataset, regression, tmp_path):
@@ -226,6 +236,26 @@ def test_sets_follow_the_regression_under_lightning(prior, dataset, regression, 
     again = make(tmp_path / "again", dataset, prior, regression)
     assert contents(tmp_path / "again") == contents(tmp_path / "moved")
     assert torch.equal(again.images, moved.images)
+
+
+@pytest.mark.parametrize("start", [PURE_NOISE, Start(strength=0.25)])
+@pytest.mark.parametrize("wrap", [lambda method: method, lambda method: OnPrediction(method=method, noise_power=1.0)])
+def test_the_bar_counts_gradient_steps_too(prior, dataset, regression, tmp_path, monkeypatch, start, wrap):
+    bars = []
+
+    @contextmanager
+    def bar(title, total, *, enabled):
+        bars.append([total, 0])
+
+        def advance():
+            bars[-1][1] += 1
+
+        yield advance
+
+    monkeypatch.setattr(sets, "progress_bar", bar)
+    make(tmp_path, dataset, prior, regression, method=wrap(guidance(inner_steps=3)), start=start)
+    # Half of four steps are guided, unless only the last one is taken.
+    assert bars == [[10, 10] if start is PURE_NOISE else [4, 4]]
 
 
 def test_memory_bounds_change_nothing_beyond_rounding(prior, dataset, regression, tmp_path, monkeypatch):

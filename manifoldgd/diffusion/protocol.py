@@ -107,3 +107,11 @@ class Guidance(Protocol):
     def bind(self, anchors: Anchors) -> BoundGuidance:
         """The guidance for one batch."""
         ...
+
+
+class SetGuidance(Guidance, Protocol):
+    """A guidance with ``features``."""
+
+    def evaluations(self, steps: int, taken: int) -> int:
+        """How often a batch's energy is evaluated when the last ``taken`` of ``steps`` denoising steps are taken."""
+        ...

@@ -12,7 +12,7 @@ from torch import Tensor
 from manifoldgd.artifacts import LatentSet, PrototypeSet
 from manifoldgd.diffusion.cfg import ClassifierFreeGuidance, InParts
 from manifoldgd.diffusion.loop import StepRecord, sample
-from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, Guidance
+from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, Guidance, SetEnergy
 from manifoldgd.diffusion.samplers import Sampler
 from manifoldgd.diffusion.start import PURE_NOISE, Origin, Start
 from manifoldgd.distill.items import WorkItem
@@ -110,6 +110,7 @@ class DistillModule(LightningModule):
         self.matching, self.start = matching, start
         self.image_size, self.seed, self.at_once = image_size, seed, at_once
         self.on_step: Callable[[StepRecord], None] = lambda record: None
+        self.on_evaluation: Callable[[], None] = lambda: None  # of the set energy, many times in a step
         self.schedule = prior.schedule.respaced(sampler.steps, sampler.spacing)
         scale = prior.cfg_scale if sampler.cfg_scale is None else sampler.cfg_scale
         guided = ClassifierFreeGuidance(prior.denoise, scale, prior.null_class, prior.cfg_channels)
@@ -152,8 +153,16 @@ class DistillModule(LightningModule):
         anchors = self.targets.anchors(items, self.device)
         if self.matching is not None:
             labels = torch.tensor([item.label for item in items])
-            anchors = replace(anchors, energy=self.matching.energy(self._decode, labels))
+            anchors = replace(anchors, energy=self._counted(self.matching.energy(self._decode, labels)))
         return self.guidance.bind(anchors)
+
+    def _counted(self, energy: SetEnergy) -> SetEnergy:
+        def evaluate(x0: Tensor, draw: int) -> Tensor:
+            value = energy(x0, draw)
+            self.on_evaluation()
+            return value
+
+        return evaluate
 
     def _decode(self, latents: Tensor) -> Tensor:
         """Pixels that gradients flow through. The sampler runs guidances in full precision, so half is asked for."""

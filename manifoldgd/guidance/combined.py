@@ -40,6 +40,10 @@ class CombinedGuidance:
         """Where sets are judged."""
         return self.first.features or self.then.features
 
+    def evaluations(self, steps: int, taken: int) -> int:
+        """Those of the parts that judge sets."""
+        return sum(each.evaluations(steps, taken) for each in (self.first, self.then) if each.features)
+
     def bind(self, anchors: Anchors) -> _BoundBoth:
         """Both, towards the same anchors."""
         return _BoundBoth(self.first.bind(anchors), self.then.bind(anchors))

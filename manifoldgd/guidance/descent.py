@@ -53,6 +53,10 @@ class SetDescent:
         """The rate when ``share``, in [0, 1), of all gradient steps are done."""
         return self.rate
 
+    def evaluations(self, steps: int, taken: int) -> int:
+        """Gradient steps for a batch that takes the last ``taken`` of ``steps`` denoising steps."""
+        return min(round(self.t_start * steps), taken) * self.inner_steps
+
     def bind(self, anchors: Anchors) -> _BoundDescent:
         """The guidance down ``anchors.energy``."""
         if anchors.energy is None and self.rate > 0:

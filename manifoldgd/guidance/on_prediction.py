@@ -50,6 +50,10 @@ class OnPrediction:
         """Where sets are judged."""
         return self.method.features
 
+    def evaluations(self, steps: int, taken: int) -> int:
+        """Those of the method, if it judges sets."""
+        return self.method.evaluations(steps, taken)
+
     def bind(self, anchors: Anchors) -> _BoundOnPrediction:
         """The method towards the same anchors."""
         return _BoundOnPrediction(self.method.bind(anchors), self.noise_power)

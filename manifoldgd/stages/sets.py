@@ -12,7 +12,7 @@ from torch import Tensor
 
 from manifoldgd.artifacts import DistilledSet, PrototypeSet
 from manifoldgd.dataset import ImageDataset
-from manifoldgd.diffusion.protocol import Guidance
+from manifoldgd.diffusion.protocol import Guidance, SetGuidance
 from manifoldgd.diffusion.samplers import Sampler
 from manifoldgd.diffusion.start import PURE_NOISE, Start
 from manifoldgd.distill.classes import prior_labels
@@ -40,7 +40,7 @@ def distil(
     dataset: ImageDataset,
     prior: Prior,
     sampler: Sampler,
-    guidance: Guidance,
+    guidance: Guidance | SetGuidance,
     targets: Targets | None,
     matching: Matching | Regression | None = None,
     *,
@@ -84,8 +84,11 @@ def distil(
     guided = not isinstance(guidance, NoGuidance)
     started = time.perf_counter()
     title = f"sample {sum(map(len, batches))} images"
-    with progress_bar(title, len(batches) * start.remaining(sampler.steps), enabled=machine.progress) as advance:
+    taken = start.remaining(sampler.steps)
+    gradients = guidance.evaluations(sampler.steps, taken) if guidance.features else 0  # each about as long as a step
+    with progress_bar(title, len(batches) * (taken + gradients), enabled=machine.progress) as advance:
         module.on_step = lambda record: advance()
+        module.on_evaluation = advance
         # Inference mode would forbid the gradients that matching follows.
         trainer = machine.trainer(enable_progress_bar=False, inference_mode=matching is None)
         synthesise(module, batches, lambda batch: _save(writer, batch, targets, guided), trainer=trainer)
