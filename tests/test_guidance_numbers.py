@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 from test_guidance import MANIFOLD, MODE, RELEASED, SHAPE, anchors, randn
 
 import manifoldgd.guidance as methods
@@ -72,6 +73,13 @@ def built(node):
     return target(**numbers)
 
 
+def read(file):
+    """A member of a group over the members that it builds on."""
+    held = yaml.safe_load(file.read_text())
+    below = [read(file.with_name(f"{each}.yaml")) for each in held.pop("defaults", ()) if each != "_self_"]
+    return OmegaConf.to_container(OmegaConf.merge(*below, held), resolve=False)
+
+
 @pytest.mark.parametrize("file", sorted((CONF / "guidance").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_yaml_builds_and_holds_exactly_the_constructors_numbers(file):
-    assert built(yaml.safe_load(file.read_text())).neighbourhood >= 0
+    assert built(read(file)).neighbourhood >= 0
