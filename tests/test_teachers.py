@@ -1,4 +1,4 @@
-"""Teachers of soft labels: what they may see, how they are kept, and the upper bound that is trained like one."""
+"""Classifiers of real images: what they may see, how they are kept, and the upper bound that is trained like one."""
 
 import dataclasses
 import threading
@@ -12,9 +12,11 @@ from tiny import cpu
 from manifoldgd.data import digits
 from manifoldgd.dataset import Split
 from manifoldgd.errors import UserError
+from manifoldgd.priors import load_prior
 from manifoldgd.stages import classifiers
 from manifoldgd.stages.classifiers import full_data_accuracy, teacher_of
 from manifoldgd.students import Recipe, fused
+from manifoldgd.students.recipe import STANDARD
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +129,34 @@ def test_student_and_teacher_take_the_fused_path(small, dataset, tmp_path, monke
     small.train(images[:50], labels[:50], images, labels, num_classes=10, mean=dataset.mean, std=dataset.std, seed=0,
                 ipc=5, flip=False, teacher=teacher, progress=False, accelerator="cpu")  # fmt: skip
     assert kept[:4] == [True, True, False, False]  # two blocks after the first of the student, then of the teacher
+
+
+# Of the 70,000 images of Fashion-MNIST; data.fashion_mnist computes it from their pixels and labels.
+FASHION_MNIST = "fashion_mnist-a3c342adc5a99fb156dbdf7c47c3703d-firstNone"
+
+
+def test_the_embedding_network_of_fashion_mnist_is_bundled(dataset, tmp_path, monkeypatch):
+    train = classifiers.train_classifier
+    monkeypatch.setattr(classifiers, "train_classifier", lambda *_, **__: pytest.fail("trained"))
+    whole = dataclasses.replace(dataset, name="fashion_mnist", fingerprint=FASHION_MNIST)
+    network = classifiers.embedding_network(whole, cpu(), tmp_path)
+    assert network.description["recipe"] == STANDARD.describe()
+    assert network.description["images"] == 60_000
+    assert network.test_accuracy > 0.9
+    assert network.embed(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape == (2, network.embedding_size)
+    assert not list(tmp_path.iterdir())
+    few = dataclasses.replace(whole, fingerprint=f"{FASHION_MNIST}-validation10000")
+    trained = []
+    quickest = dataclasses.replace(STANDARD, images_shown=10)
+    monkeypatch.setattr(
+        classifiers,
+        "train_classifier",
+        lambda *given, **kw: (trained.append(1), train(*given, recipe=quickest, **kw))[1],
+    )
+    classifiers.embedding_network(few, cpu(), tmp_path)
+    assert trained == [1]
+
+
+def test_only_priors_are_listed_as_bundled_priors():
+    with pytest.raises(UserError, match=r"no bundled prior 'bundled:classifiers'; bundled are digits, fashion_mnist$"):
+        load_prior(path="bundled:classifiers", autoencoder=None, cfg_scale=None, cfg_channels=None)

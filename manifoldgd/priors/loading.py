@@ -72,8 +72,11 @@ def _folder_of(path: str, key: str = "prior.path") -> Path:
     """The local folder of a bundled prior, a folder, or a hub id (downloaded or from the cache)."""
     if path.startswith(BUNDLED):
         folder = BUNDLED_FOLDER / path.removeprefix(BUNDLED)
-        names = sorted(entry.name for entry in BUNDLED_FOLDER.iterdir()) if BUNDLED_FOLDER.is_dir() else []
-        require(folder.is_dir(), f"{key}: no bundled prior {path!r}; bundled are {', '.join(names) or 'none'}")
+        names = sorted(file.parent.name for file in BUNDLED_FOLDER.glob("*/model_index.json"))
+        require(
+            (folder / "model_index.json").is_file(),
+            f"{key}: no bundled prior {path!r}; bundled are {', '.join(names) or 'none'}",
+        )
         return folder
     folder = Path(path).expanduser()
     if folder.is_dir():
