@@ -19,7 +19,15 @@ from manifoldgd.matching.networks import RandomNetworks, depth_for, real_means
 from manifoldgd.priors.prior import as_pixels
 from manifoldgd.stages.matching import prepare_matching
 
-MATCHING = {"rate": 0.1, "inner_steps": 3, "t_start": 0.5, "networks": 2, "width": 4, "real_per_class": 5}
+MATCHING = {
+    "rate": 0.1,
+    "inner_steps": 3,
+    "t_start": 0.5,
+    "networks": 2,
+    "width": 4,
+    "real_per_class": 5,
+    "pool_seed": None,
+}
 
 
 def pool(count=2, precision="32-true", width=4, shape=(1, 8, 8)):
@@ -105,6 +113,32 @@ def test_everyone_has_the_same_networks():
     assert torch.equal(torch.random.get_rng_state(), state)
     assert one == pytest.approx([14.995694, 15.384229, 15.181342], rel=1e-6)
     assert not any(p.requires_grad for network in pool(1).networks for p in network.parameters())
+
+
+def test_a_pool_seed_draws_other_networks_and_other_real_images(tmp_path):
+    dataset = digits(train_per_class=6, validation=None)
+    space = FeatureSpace(networks=2, width=4, real_per_class=2)
+    pools = [None, 0, 1]
+    found = [
+        prepare_matching(dataset, dataclasses.replace(space, pool_seed=seed), cpu(), tmp_path).networks
+        for seed in pools
+    ]
+    assert [one.seed for one in found] == pools
+    assert len(list((tmp_path / "matching").iterdir())) == 3
+    weights = [next(one.networks[0].parameters()) for one in found]
+    again = next(RandomNetworks((1, 8, 8), count=1, width=4, mean=(0.4,), std=(0.3,), precision="32-true",
+                                seed=1).networks[0].parameters())  # fmt: skip
+    assert torch.equal(again, weights[2])
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert (weights[one] - weights[other]).abs().max() > 0.01
+    # The same networks with other real images: only the draw differs.
+    means = []
+    for seed in pools:
+        one = pool()
+        one.seed = seed
+        means.append(real_means(one, dataset, 2, torch.device("cpu")))
+    assert not torch.allclose(means[0], means[1])
+    assert not torch.allclose(means[1], means[2])
 
 
 @pytest.mark.parametrize(("side", "depth"), [(8, 1), (28, 3), (32, 3), (64, 4), (224, 6), (256, 6)])

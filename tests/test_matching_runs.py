@@ -43,7 +43,8 @@ def matching(dataset, tmp_path_factory):
 
 
 def guidance(rate=0.1):
-    match = MatchingGuidance(rate=rate, inner_steps=2, t_start=0.5, networks=2, width=4, real_per_class=5)
+    match = MatchingGuidance(rate=rate, inner_steps=2, t_start=0.5, networks=2, width=4, real_per_class=5,
+                             pool_seed=None)  # fmt: skip
     return CombinedGuidance(first=mode(), then=match)
 
 

@@ -82,7 +82,8 @@ def test_needs_are_those_of_the_method():
     kept = on_x0(method).bind(anchors(5))(now).kept
     assert torch.equal(kept, method.bind(anchors(5))(now).kept)
     assert on_x0(method).neighbourhood == 24
-    idle = MatchingGuidance(rate=0.0, inner_steps=1, t_start=0.1, networks=1, width=1, real_per_class=1)
+    idle = MatchingGuidance(rate=0.0, inner_steps=1, t_start=0.1, networks=1, width=1, real_per_class=1,
+                            pool_seed=None)  # fmt: skip
     assert on_x0(idle).features is None
 
 

@@ -41,7 +41,15 @@ from manifoldgd.stages.matching import prepare_matching
 from manifoldgd.stages.sets import distil
 from manifoldgd.students.augmentation import DSA, DSA_OPERATIONS
 
-NUMBERS = {"rate": 0.1, "inner_steps": 2, "t_start": 0.5, "networks": 2, "width": 4, "real_per_class": 5}
+NUMBERS = {
+    "rate": 0.1,
+    "inner_steps": 2,
+    "t_start": 0.5,
+    "networks": 2,
+    "width": 4,
+    "real_per_class": 5,
+    "pool_seed": None,
+}
 SPACE = RegressionSpace(networks=2, width=4, real_per_class=5, ridge=0.1, temperature=10.0)
 SAMPLER = DDPM(steps=4, cfg_scale=2.0)
 
@@ -420,6 +428,7 @@ def test_the_command_runs_and_names_the_method(tiny_prior, shared_cache, tmp_pat
         ({"temperature": -1.0}, "guidance.temperature: needs to be > 0, got -1.0"),
         ({"inner_steps": 0}, "guidance.inner_steps: needs to be > 0, got 0"),
         ({"copies": 0, "augmentation": None}, "guidance.copies: needs to be > 0, got 0"),
+        ({"copies": 2, "augmentation": None}, "guidance.augmentation: expected what makes the copies, got null"),
     ],
 )
 def test_bad_numbers_name_the_key(changes, message):

@@ -7,7 +7,7 @@ alphas. Shape letters: ``B`` rows of the batch, ``C, H, W`` a latent, ``M`` real
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
 from torch import Tensor
@@ -59,6 +59,7 @@ class FeatureSpace:
     networks: int  # random networks in the pool
     width: int  # filters of each
     real_per_class: int  # real images of each class
+    pool_seed: int | None = field(default=None, kw_only=True)  # of networks, real images and copies; None: everyone's
     together: ClassVar[Together] = "class"
 
 

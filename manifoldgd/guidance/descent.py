@@ -29,6 +29,8 @@ class SetDescent:
         networks: random networks in the pool, >= 1.
         width: their filters, >= 1.
         real_per_class: real images of each class that the energy knows, >= 1.
+        pool_seed: of the draw of networks and real images. ``None`` is one draw that sets of all seeds share, so that
+            the spread between them leaves out what another draw would change.
     """
 
     rate: float
@@ -37,6 +39,7 @@ class SetDescent:
     networks: int
     width: int
     real_per_class: int
+    pool_seed: int | None
     neighbourhood: ClassVar[int] = 0
 
     def __post_init__(self) -> None:

@@ -22,4 +22,6 @@ class MatchingGuidance(SetDescent):
     @property
     def features(self) -> FeatureSpace | None:
         """The pool of random networks; without a rate there are no networks, and batches are the usual ones."""
-        return None if self.rate == 0 else FeatureSpace(self.networks, self.width, self.real_per_class)
+        if self.rate == 0:
+            return None
+        return FeatureSpace(self.networks, self.width, self.real_per_class, pool_seed=self.pool_seed)

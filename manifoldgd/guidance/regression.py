@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from manifoldgd.diffusion.protocol import RegressionSpace
+from manifoldgd.errors import require
 from manifoldgd.guidance.descent import SetDescent
 from manifoldgd.guidance.window import check_positive
 
@@ -54,7 +55,8 @@ class RegressionGuidance(SetDescent):
         """The pool of random networks and the regression in it; ``None`` without a rate."""
         if self.rate == 0:
             return None
-        return RegressionSpace(self.networks, self.width, self.real_per_class, self.ridge, self.temperature)
+        numbers = (self.networks, self.width, self.real_per_class, self.ridge, self.temperature)
+        return RegressionSpace(*numbers, pool_seed=self.pool_seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,11 @@ class AugmentedRegressionGuidance(RegressionGuidance):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive("guidance.copies", self.copies)
+        require(
+            self.augmentation is not None,
+            "guidance.augmentation: expected what makes the copies, got null; leave it at the students' own, or take "
+            "guidance=regression, which makes none",
+        )
 
     @property
     def features(self) -> RegressionSpace | None:

@@ -42,7 +42,7 @@ def depth_for(image_shape: ImageShape) -> int:
 
 
 class RandomNetworks:
-    """A fixed pool of ConvNets whose weights were drawn and never trained. Everyone's pool is the same.
+    """A fixed pool of ConvNets whose weights were drawn and never trained. Pools of equal seeds are equal.
 
     Args:
         image_shape: ``(C, H, W)`` of the images.
@@ -51,6 +51,7 @@ class RandomNetworks:
         mean: per channel, of pixels in [0, 1].
         std: as ``mean``.
         precision: ``32-true``, or ``bf16-mixed`` / ``16-mixed`` for convolutions in half precision.
+        seed: of the weights, and of the real images and augmented copies that the networks see; ``None`` is a seed too.
     """
 
     def __init__(
@@ -62,14 +63,20 @@ class RandomNetworks:
         mean: Sequence[float],
         std: Sequence[float],
         precision: str,
+        seed: int | None = None,
     ) -> None:
-        self.networks = [_network(image_shape, width, index) for index in range(count)]
+        self.seed = seed
+        self.networks = [_network(image_shape, width, self.source("weights", index)) for index in range(count)]
         self.mean, self.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
         self.precision = precision
         self.at_once = max(1, GRADIENT_VALUES // math.prod(image_shape))  # images
 
     def __len__(self) -> int:
         return len(self.networks)
+
+    def source(self, *key: int | str) -> torch.Generator:
+        """The pool's own draws for a purpose."""
+        return generator("matching", *key, *(() if self.seed is None else ("pool", self.seed)))
 
     def to(self, device: torch.device | str) -> RandomNetworks:
         """Move the networks, in place."""
@@ -116,7 +123,7 @@ class AugmentedCopies:
             pixels: of a part of the set.
             part: its number.
         """
-        source = generator("matching", "copies", self.draw, part)
+        source = networks.source("copies", self.draw, part)
         images = pixels.add(1).div(2)
         found = [networks.normalised(images)]
         for _ in range(self.count):
@@ -160,8 +167,7 @@ def half_precision(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype, enabled=precision != "32-true")
 
 
-def _network(image_shape: ImageShape, width: int, index: int) -> nn.Module:
-    source = generator("matching", "weights", index)
+def _network(image_shape: ImageShape, width: int, source: torch.Generator) -> nn.Module:
     network = ConvNet(image_shape, 1, width=width, depth=depth_for(image_shape), generator=source)
     return network.eval().requires_grad_(False)
 
@@ -183,7 +189,7 @@ def real_means(
         device: where the networks are.
         on_network: called after each network.
     """
-    pixels = [_drawn(dataset, label, per_class) for label in range(len(dataset.class_names))]
+    pixels = [_drawn(networks, dataset, label, per_class) for label in range(len(dataset.class_names))]
     means = []
     for index in range(len(networks)):
         means.append(torch.stack([_mean(networks, index, each, device) for each in pixels]))
@@ -200,7 +206,7 @@ def real_features(
     on_network: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Features of the images that :func:`real_means` averages, ``[P, N, E]`` float16 on the CPU, class by class."""
-    pixels = torch.cat([_drawn(dataset, label, per_class) for label in range(len(dataset.class_names))])
+    pixels = torch.cat([_drawn(networks, dataset, label, per_class) for label in range(len(dataset.class_names))])
     features = []
     for index in range(len(networks)):
         parts = (networks.embed(index, _as_pixels(part, device)) for part in pixels.split(CHUNK))
@@ -215,10 +221,10 @@ def real_labels(dataset: ImageDataset, per_class: int) -> Tensor:
     return torch.arange(len(counts)).repeat_interleave(counts)
 
 
-def _drawn(dataset: ImageDataset, label: int, count: int) -> Tensor:
+def _drawn(networks: RandomNetworks, dataset: ImageDataset, label: int, count: int) -> Tensor:
     """Real images ``[n, C, H, W]`` uint8 of one class."""
     rows = torch.nonzero(dataset.train.labels == label).flatten()
-    source = generator("matching", "real", dataset.class_names[label])
+    source = networks.source("real", dataset.class_names[label])
     return dataset.train.load(rows[torch.randperm(len(rows), generator=source)[:count]])
 
 

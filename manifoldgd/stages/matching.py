@@ -35,6 +35,7 @@ def prepare_matching(
         mean=dataset.mean,
         std=dataset.std,
         precision=machine.student_precision,
+        seed=space.pool_seed,
     ).to(machine.device)
     compute = real_features if isinstance(space, RegressionSpace) else real_means
 
@@ -44,6 +45,7 @@ def prepare_matching(
             return compute(pool, dataset, space.real_per_class, machine.device, on_network=advance)
 
     numbers = {"networks": space.networks, "width": space.width, "real_per_class": space.real_per_class}
+    numbers |= {} if space.pool_seed is None else {"pool_seed": space.pool_seed}
     kind = "regression" if isinstance(space, RegressionSpace) else "matching"
     key = key_of(kind, dataset.name, dataset.fingerprint, numbers, pool.precision)
     found = cached_tensor(cache / "matching" / f"{key}.safetensors", make)
