@@ -54,7 +54,7 @@ def alternating(first: Callable[[], object], second: Callable[[], object], repet
 
 
 def guidances() -> dict[str, Guidance]:
-    """Every guidance at comparable numbers."""
+    """Guidances towards prototypes at comparable numbers."""
     released = {"manifold_scale": 0.1, "radius": 0.05, "distance_bandwidth": 0.2, "cloud_size": 300}
     paper = {"neighbours": 12, "tangent_dim": 3, "annealing": "exponential", "warmup_steps": 5, "t_stop": 0.0}
     return {

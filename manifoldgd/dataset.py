@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,6 +17,11 @@ from manifoldgd.errors import require
 from manifoldgd.randomness import generator
 
 VALIDATION = "-validation"  # ends the name of a dataset whose judge is held out of the training split
+
+
+def judging_split(name: str) -> Literal["validation", "test"]:
+    """Which split judges students on the dataset of this name."""
+    return "validation" if name.endswith(VALIDATION) else "test"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the work runs on. Nothing here changes a result beyond floating-point rounding."""
+"""What the work runs on. Nothing here changes a result beyond rounding; the precisions are part of what a result is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import torch
 
 from manifoldgd.errors import require
 
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+SINGLE = "32-true"
+PRECISIONS = (SINGLE, "bf16-mixed", "16-mixed")
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 # Lightning's remarks on things that are as we want them: in-memory loaders, iterable datasets, frozen networks.
 EXPECTED_WARNINGS = (
@@ -110,6 +111,12 @@ def _keep_freed_memory() -> None:
     mallopt(mmap_max, 0)
     mallopt(trim_threshold, (1 << 31) - 1)
     mallopt(top_pad, 1 << 26)
+
+
+def half_precision(precision: str, device: torch.device) -> torch.autocast:
+    """Autocast as Lightning's ``precision`` asks for, off for single precision."""
+    dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
+    return torch.autocast(device.type, dtype, enabled=precision != SINGLE)
 
 
 def hardware() -> str:

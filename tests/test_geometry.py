@@ -14,7 +14,7 @@ from manifoldgd.geometry.annealing import annealing_multiplier
 from manifoldgd.geometry.kernels import kernel_factor
 from manifoldgd.geometry.neighbourhoods import Neighbourhoods
 from manifoldgd.geometry.neighbours import nearest, nearest_in_cloud, neighbourhood_indices
-from manifoldgd.geometry.posterior import covariance_factors, effective_count, posterior_mean, posterior_weights
+from manifoldgd.geometry.posterior import covariance_factors, posterior_mean, posterior_weights
 from manifoldgd.geometry.tangent import energy_kept, tangent_basis
 from manifoldgd.geometry.transport import carry
 
@@ -132,14 +132,12 @@ def test_posterior_mean_is_tweedie_for_the_empirical_mixture():
     torch.testing.assert_close(posterior_mean(repeated, weights), tweedie.flatten(1), rtol=1e-3, atol=1e-3)
 
 
-def test_covariance_factors_and_effective_count():
+def test_covariance_factors():
     points, weights = randn(B, K, D), random_weights(B, K)
     factors = covariance_factors(points, weights)
     for row in range(B):
         expected = np.cov(points[row].T, aweights=weights[row], ddof=0)
         np.testing.assert_allclose(factors[row].T @ factors[row], expected, atol=1e-5)
-    even, single = torch.full((1, 8), 1 / 8), torch.eye(8)[:1]
-    assert effective_count(torch.cat([even, single])).tolist() == [8.0, 1.0]
 
 
 # Prepared neighbourhoods

@@ -282,3 +282,13 @@ def test_combined_wants_what_either_wants():
     assert CombinedGuidance(first=mode, then=NoGuidance()).features is None
     with pytest.raises(UserError, match="guidance: first and then need to judge sets in the same features"):
         CombinedGuidance(first=matching, then=MatchingGuidance(**MATCHING | {"width": 8}))
+
+
+def test_each_part_of_a_combination_gets_the_neighbours_it_wants():
+    wide, narrow = (ManifoldGuidance(**MANIFOLD | {"neighbourhood": count}) for count in (24, 16))
+    at = step_at(8, 2, 10)
+    alone = wide.bind(anchors(2))(at).scaled, narrow.bind(anchors(2, size=16))(at).scaled
+    assert not torch.allclose(*alone)
+    for first, then in ((wide, narrow), (narrow, wide)):
+        pull = CombinedGuidance(first=first, then=then).bind(anchors(2))(at)
+        torch.testing.assert_close(pull.scaled, sum(alone))

@@ -458,3 +458,12 @@ def test_the_rate_falls_along_half_a_cosine_over_all_steps():
         seen.append(float(pull.clean.mean()))
     wanted = [-sum(one.rate_at((5 * turn + inner) / 25) for inner in range(5)) for turn in range(5)]
     assert seen == pytest.approx(wanted, rel=1e-4)
+
+
+def test_the_rate_falls_to_zero_where_sampling_starts_late():
+    """From prototypes, fewer steps may be taken than ``t_start`` allows."""
+    one = guidance(rate=0.4, inner_steps=5).then
+    bound = one.bind(Anchors(randn(2, *SHAPE), None, lambda x0, draw: x0.sum()))
+    seen = [float(bound(step_at(index, 2, 10)).clean.mean()) for index in (1, 0)]
+    wanted = [-sum(one.rate_at((5 * turn + inner) / 10) for inner in range(5)) for turn in range(2)]
+    assert seen == pytest.approx(wanted, rel=1e-4)

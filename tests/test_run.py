@@ -1,6 +1,7 @@
 """Whole runs, as small as they get: what they leave, and what they do not do twice."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -146,3 +147,47 @@ def test_students_join_those_that_a_folder_holds(monkeypatch, tiny_prior, shared
     assert metrics(folder)["students"] == grown["students"][1:]
     assert trained == [4]
     assert quick("run", tiny_prior, shared_cache, folder, "guidance=none", "student.width=9") == 2  # another student
+
+
+@pytest.mark.parametrize("key", ["precision", "student_precision"])
+def test_results_of_two_precisions_do_not_share_a_folder(capsys, tiny_prior, shared_cache, tmp_path, key):
+    folder = tmp_path / "out"
+    chosen = ("guidance=none", "measures=false")
+    assert quick("run", tiny_prior, shared_cache, folder, *chosen) == 0
+    before = (folder / "result.json").read_text()
+    assert quick("run", tiny_prior, shared_cache, folder, *chosen, f"machine.{key}=bf16-mixed") == 2
+    assert f"(different: {key} is None there, 'bf16-mixed' here)" in capsys.readouterr().err
+    assert (folder / "result.json").read_text() == before
+
+
+def test_a_folder_that_refuses_a_run_stays_as_it_was(capsys, tiny_prior, shared_cache, tmp_path):
+    folder = tmp_path / "out"
+    assert quick("distill", tiny_prior, shared_cache, folder, "guidance=none") == 0
+    before = (folder / "result.json").read_text()
+    assert quick("run", tiny_prior, shared_cache, folder, "guidance=none", "seed=7", "student.width=9") == 2
+    assert "seed is 0 there, 7 here" in capsys.readouterr().err
+    assert (folder / "result.json").read_text() == before
+
+
+def test_measures_can_be_asked_for_later(monkeypatch, tiny_prior, shared_cache, tmp_path):
+    folder = tmp_path / "out"
+    assert quick("run", tiny_prior, shared_cache, folder, "guidance=none", "measures=false") == 0
+    assert metrics(folder)["set_metrics"] == {}
+    monkeypatch.setattr(Student, "train", lambda *_, **__: pytest.fail("trained again"))
+    assert quick("run", tiny_prior, shared_cache, folder, "guidance=none") == 0
+    assert metrics(folder)["set_metrics"]["coverage"] >= 0
+    assert (folder / "latent_map.png").is_file()
+
+
+def test_a_judgement_never_lies_among_the_classes(shared_cache, tmp_path):
+    made, copied = tmp_path / "made", tmp_path / "copied"
+    assert quick("distill", None, shared_cache, made, "source=random", "prior.path=./not-needed") == 0
+    shutil.copytree(made / "set", copied)
+    before = {each.name for each in copied.iterdir()}
+    for place, found in ((made, made), (made / "set", made), (copied, tmp_path)):
+        assert quick("evaluate", None, shared_cache, None, f"set={place}", "measures=false") == 0
+        (judged,) = found.glob("*evaluation-*")
+        assert (judged / "metrics.json").is_file()
+        shutil.rmtree(judged)
+    for place in (made / "set", copied):
+        assert {each.name for each in place.iterdir()} == before

@@ -40,6 +40,11 @@ WRONG_INPUT = [
         ["table=toy", "record=true", "guidance.scale=1"],
         ("record: guidance.scale on the command line makes this another",),
     ),
+    (
+        ["table=toy", "record=true", "machine.threads=1", "machine.student_precision=bf16-mixed"],
+        ("record: machine.student_precision on the command line makes this another",),
+    ),
+    (["table=toy", "record=true", "machine=gpu"], ("record: machine on the command line makes this another",)),
 ]
 
 

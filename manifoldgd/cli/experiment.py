@@ -24,7 +24,7 @@ from manifoldgd.stages import classifiers, evaluation, latents, pages, prior, se
 from manifoldgd.stages.matching import prepare_matching
 from manifoldgd.stages.overgeneration import keep_one_a_prototype
 from manifoldgd.store.keys import key_of, read_json
-from manifoldgd.store.results import claim_result
+from manifoldgd.store.results import check_claim, claim_result
 from manifoldgd.store.sets import has_set, load_set
 
 
@@ -35,6 +35,7 @@ class Experiment(Setup):
         """Distil and evaluate; a finished result is read, a half-finished one continued."""
         self.check(makes_set=True, judges=True)
         folder = self.folder(self.set_config, self.evaluation_config)
+        check_claim(folder, "set", self.set_config)  # before the other claim: a folder refused stays as it was
         claim_result(folder, "evaluation", self.evaluation_config, free=MANY_IN_A_FOLDER)
         distilled = self._make_set(folder)
         return self._judge(folder, distilled)
@@ -55,7 +56,7 @@ class Experiment(Setup):
         evaluation.check_set(distilled, self.dataset)
         self.student.check(self.dataset.image_shape, len(distilled.class_names), distilled.manifest["ipc"])
         name = f"evaluation-{key_of(self.evaluation_config)[:8]}"
-        folder = Path(self.config.output) if self.config.output else Path(self.config.set) / name
+        folder = Path(self.config.output) if self.config.output else _beside(distilled.folder, name)
         judged = {**self.evaluation_config, "set": distilled.manifest.get("config")}
         claim_result(folder, "evaluation", judged, free=MANY_IN_A_FOLDER)
         return self._judge(folder, distilled)
@@ -169,9 +170,10 @@ class Experiment(Setup):
         return result
 
     def _held(self, file: Path) -> dict[str, Any] | None:
-        """The result of these students; of others it is made again, of the students that are finished."""
+        """The result, if it has these students and the measures asked for; else it is made of what is finished."""
         held = read_json(file) if file.is_file() else None
-        return held if held and held["student_seeds"] == list(self.config.student_seeds) else None
+        measured = held and (held["set_metrics"] or not self.config.measures)
+        return held if measured and held["student_seeds"] == list(self.config.student_seeds) else None
 
     def _evaluate_tracked(self, folder: Path, distilled: DistilledSet) -> dict[str, Any]:
         self.tracker.start(**self._place(folder), config=OmegaConf.to_container(self.config, resolve=True))
@@ -233,6 +235,11 @@ class Experiment(Setup):
         if self.command != "run" or self.config.source != DIFFUSION or not self.config.measures:
             return None, None
         return self.prior, self._targets().prototypes.prototypes if self.needs_prototypes else None
+
+
+def _beside(folder: Path, name: str) -> Path:
+    """Where a judgement goes: into the result folder of the set, never among its classes."""
+    return folder.parent / name if folder.name == "set" else folder.with_name(f"{folder.name}-{name}")
 
 
 def _students(count: int) -> str:

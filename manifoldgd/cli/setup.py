@@ -13,7 +13,7 @@ from manifoldgd.cli.components import build, check_node, check_type
 from manifoldgd.diffusion import Start
 from manifoldgd.distill.overgeneration import Overgeneration
 from manifoldgd.errors import require
-from manifoldgd.machine import Machine
+from manifoldgd.machine import SINGLE, Machine
 from manifoldgd.priors.prior import Prior
 from manifoldgd.prototypes import DRAW_NOTHING, SELECTIONS, Clusterer
 from manifoldgd.stages import latents, sets, spaces
@@ -134,13 +134,25 @@ class Setup:
         else:
             keys += ["reconstruct"] + (["prior"] if self.needs_prior else [])
         whole = OmegaConf.to_container(self.config, resolve=True)
-        return {key: whole[key] for key in keys}
+        return {key: whole[key] for key in keys} | self._set_precisions
+
+    @property
+    def _set_precisions(self) -> dict[str, str]:
+        """What the set was computed in, where that is not single precision."""
+        random_networks = self.guided and self.guidance.features is not None  # they run in the students' precision
+        asked = {"precision": self.needs_prior, "student_precision": random_networks}
+        return {key: self.config.machine[key] for key, used in asked.items() if used and not self._single(key)}
+
+    def _single(self, key: str) -> bool:
+        return self.config.machine[key] == SINGLE
 
     @property
     def evaluation_config(self) -> dict[str, Any]:
         """The part of the configuration that the judgement of a set depends on."""
         whole = OmegaConf.to_container(self.config, resolve=True)
-        return {key: whole[key] for key in ("dataset", "student", "student_seeds")}
+        found = {key: whole[key] for key in ("dataset", "student", "student_seeds")}
+        key = "student_precision"
+        return found | ({} if self._single(key) else {key: whole["machine"][key]})
 
     def folder(self, *parts: dict[str, Any]) -> Path:
         """Where the result goes: ``output``, or a name made of what the result is."""

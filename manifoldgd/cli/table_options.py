@@ -21,7 +21,11 @@ RUN_KEYS = (
     *("source", "reconstruct", "student"),
     *("machine", "logger", "cache", "experiment", "ipc", "seed", "set"),
 )
-NEUTRAL = ("machine", "logger", "cache", "dataset.folder", "dataset.download")  # change no number of the table
+# Keys that change no number of the table. A machine as a whole, and its precisions, do.
+NEUTRAL = (
+    *(f"machine.{name}" for name in ("accelerator", "batch_size", "threads", "progress")),
+    *("logger", "cache", "dataset.folder", "dataset.download"),
+)
 LAUNCHER_KEYS = "hydra"
 FLAGS = {f"--{name.replace('_', '-')}": f"{name}=true" for name in ("dry_run", "record", "extend", "scores")}
 HELP = """manifoldgd table: measure a table of methods by columns, cell by cell

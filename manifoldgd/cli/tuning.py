@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from manifoldgd.dataset import VALIDATION
+from manifoldgd.dataset import judging_split
 from manifoldgd.errors import require
 
 EXPERIMENT = "tuning"  # experiments whose name begins so are for choosing numbers
@@ -43,4 +43,4 @@ def judged_by(results: list[Mapping[str, Any]]) -> str | None:
     names = [result["dataset"] for result in results if result.get("accuracy")]
     if not names:
         return None
-    return "validation" if all(name.endswith(VALIDATION) for name in names) else "test"
+    return "test" if "test" in map(judging_split, names) else "validation"

@@ -164,8 +164,10 @@ class NoiseSchedule:
         Returns:
             ``sqrt(abar) x0 + sqrt(1 - abar) noise``, dtype and device of ``x0``.
         """
-        alpha_bar = self.alphas_cumprod[index.cpu()].view(-1, *[1] * (x0.ndim - 1)).to(x0.device)
-        return alpha_bar.sqrt().to(x0.dtype) * x0 + (1 - alpha_bar).sqrt().to(x0.dtype) * noise
+        alpha_bar = self.alphas_cumprod[index.cpu()].view(-1, *[1] * (x0.ndim - 1))
+        # Rounded before it moves: Apple's devices have no double precision.
+        signal, spread = (part.sqrt().to(x0.dtype).to(x0.device) for part in (alpha_bar, 1 - alpha_bar))
+        return signal * x0 + spread * noise
 
     def x0_from_noise(self, x_t: Tensor, noise: Tensor, index: int) -> Tensor:
         """The clean latent that ``noise`` (shape of ``x_t``) implies at ``index``: ``add_noise`` solved for ``x0``."""

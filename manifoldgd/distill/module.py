@@ -17,8 +17,8 @@ from manifoldgd.diffusion.samplers import Sampler
 from manifoldgd.diffusion.start import PURE_NOISE, Origin, Start
 from manifoldgd.distill.items import WorkItem
 from manifoldgd.geometry.neighbours import neighbourhood_indices
+from manifoldgd.machine import half_precision
 from manifoldgd.matching.energy import Matching
-from manifoldgd.matching.networks import half_precision
 from manifoldgd.matching.regression import Regression
 from manifoldgd.priors.prior import Prior
 from manifoldgd.randomness import RowNoise

@@ -55,8 +55,3 @@ def posterior_mean(neighbours: Tensor, weights: Tensor) -> Tensor:
 def covariance_factors(neighbours: Tensor, weights: Tensor) -> Tensor:
     """Rows ``sqrt(w_i) (z_i - mean)`` ``[B, M, D]``, whose ``A^T A`` is the posterior covariance (never formed)."""
     return weights.sqrt()[:, :, None] * (neighbours - posterior_mean(neighbours, weights)[:, None])
-
-
-def effective_count(weights: Tensor) -> Tensor:
-    """Effective number of neighbours ``1 / sum_i w_i^2``: ``[B, M]`` -> ``[B]`` in [1, M]."""
-    return 1 / weights.square().sum(dim=1)

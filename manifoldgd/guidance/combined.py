@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -45,8 +45,8 @@ class CombinedGuidance:
         return sum(each.evaluations(steps, taken) for each in (self.first, self.then) if each.features)
 
     def bind(self, anchors: Anchors) -> _BoundBoth:
-        """Both, towards the same anchors."""
-        return _BoundBoth(self.first.bind(anchors), self.then.bind(anchors))
+        """Both, towards the same anchors, each with as many real latents as it wants."""
+        return _BoundBoth(self.first.bind(_own(anchors, self.first)), self.then.bind(_own(anchors, self.then)))
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,12 @@ class _BoundBoth:
             kept=one.kept if two.kept is None else two.kept,
             clean=_sum(one.clean, two.clean),
         )
+
+
+def _own(anchors: Anchors, part: Guidance) -> Anchors:
+    if anchors.neighbourhoods is None:
+        return anchors
+    return replace(anchors, neighbourhoods=anchors.neighbourhoods[:, : part.neighbourhood])  # the nearest come first
 
 
 def _sum(one: Tensor | None, two: Tensor | None) -> Tensor | None:

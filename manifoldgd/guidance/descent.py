@@ -73,18 +73,20 @@ class _BoundDescent:
 
     method: SetDescent
     energy: SetEnergy | None  # None where the rate is 0
-    count: int = 0
+    count: int = 0  # gradient steps done
+    total: int = 0  # gradient steps of the batch, known at the first
     first: Tensor | float = field(default=0.0)
     second: Tensor | float = field(default=0.0)
 
     def __call__(self, step: Step) -> Pull | None:
         method = self.method
-        guided_steps = round(method.t_start * step.num_steps)
-        if method.rate == 0 or step.index >= guided_steps:
+        if method.rate == 0 or step.index >= round(method.t_start * step.num_steps):
             return None
+        # Counted from here down to 0: a batch that starts from prototypes may take fewer steps than t_start allows.
+        self.total = self.total or (step.index + 1) * method.inner_steps
         x0 = step.x0
         for _ in range(method.inner_steps):
-            rate = method.rate_at(self.count / (guided_steps * method.inner_steps))
+            rate = method.rate_at(self.count / self.total)
             x0 = x0 - rate * self._direction(self._gradient(x0))
         return Pull(scaled=None, plain=None, kept=None, clean=x0 - step.x0)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from manifoldgd.dataset import ImageDataset
+from manifoldgd.machine import half_precision
 from manifoldgd.randomness import generator
 from manifoldgd.students.augmentation import Augmentation
 from manifoldgd.students.networks import ConvNet, ImageShape
@@ -159,12 +160,6 @@ def embed_latents(
     if len(parts) == 1:
         return embedded(0, latents)
     return torch.cat([checkpoint(embedded, number, part, use_reentrant=False) for number, part in enumerate(parts)])
-
-
-def half_precision(precision: str, device: torch.device) -> torch.autocast:
-    """Autocast as Lightning's ``precision`` asks for, off for ``32-true``."""
-    dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
-    return torch.autocast(device.type, dtype, enabled=precision != "32-true")
 
 
 def _network(image_shape: ImageShape, width: int, source: torch.Generator) -> nn.Module:

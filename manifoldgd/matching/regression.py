@@ -28,11 +28,12 @@ def ridge_outputs(synthetic: Tensor, labels: Tensor, real: Tensor, classes: int,
     Returns:
         ``[N, classes]`` float32.
     """
-    wide = synthetic.double()  # features share a large mean, so the kernel is near to singular for small ridges
+    # Features share a large mean, so the kernel is near to singular for small ridges. Apple's devices have no doubles.
+    wide = (synthetic.cpu() if synthetic.device.type == "mps" else synthetic).double()
     kernel = wide @ wide.T
-    targets = functional.one_hot(labels, classes).double() - 1 / classes
+    targets = functional.one_hot(labels, classes).to(wide) - 1 / classes
     shrunk = kernel + ridge * kernel.diagonal().mean() * torch.eye(len(kernel), dtype=wide.dtype, device=wide.device)
-    weights = synthetic.T @ torch.linalg.solve(shrunk, targets).float()  # [E, classes]
+    weights = synthetic.T @ torch.linalg.solve(shrunk, targets).float().to(synthetic.device)  # [E, classes]
     return real @ weights
 
 

@@ -12,7 +12,7 @@ def set_card(dataset: str, class_names: Sequence[str], ipc: int, facts: Mapping[
     return f"""---
 pretty_name: {dataset}, distilled to {ipc} images a class
 task_categories: [image-classification]
-size_categories: [n<1K]
+size_categories: [{_size_category(ipc * len(class_names))}]
 ---
 # {dataset}, {ipc} images a class
 
@@ -29,6 +29,12 @@ Classes: {", ".join(class_names)}
 {json.dumps(facts.get("config", {}), indent=2, sort_keys=True)}
 ```
 """
+
+
+def _size_category(images: int) -> str:
+    """As the Hugging Face hub names sizes."""
+    named = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
+    return next((name for bound, name in named.items() if images < bound), "100K<n<1M")
 
 
 def prior_card(facts: Mapping[str, Any]) -> str:

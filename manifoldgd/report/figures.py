@@ -90,7 +90,7 @@ def accuracy_curve(
         panel.plot(epochs, values, style, color=colour, linewidth=1.5, label=label)
         panel.plot(epochs[-1:], values[-1:], "o", color=colour, markersize=5)
     panel.set_xlabel("epoch")
-    headline(panel, "test accuracy, %", scheme)
+    headline(panel, "accuracy, %", scheme)
     if names:
         panel.legend(
             loc="lower right", fontsize=8, facecolor=scheme.paper, edgecolor=scheme.faint, labelcolor=scheme.ink

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from manifoldgd.artifacts import DistilledSet
+from manifoldgd.dataset import judging_split
 from manifoldgd.files import atomic_write_bytes
 from manifoldgd.report.measures import accuracy, check_format, student_count
 from manifoldgd.report.numbers import MISSING, finite, number_format, number_text, percent, seconds_text, spread_text
@@ -111,7 +112,8 @@ def _key_figures(result: Mapping[str, Any], records: Records | None) -> list[Key
 
 
 def _accuracies(result: Mapping[str, Any]) -> list[KeyFigure]:
-    """The last epoch as the headline; the best epoch apart, since it was chosen on the test set."""
+    """The last epoch as the headline; the best epoch apart, since it was chosen on the images that judge."""
+    split = judging_split(result["dataset"])
     count = student_count(result)
     last, best = percent(accuracy(result, "last")), percent(accuracy(result, "best"))
     spec = number_format([last])
@@ -121,9 +123,9 @@ def _accuracies(result: Mapping[str, Any]) -> list[KeyFigure]:
         note += f"; 95 % interval ± {number_text(100 * half, spec)}" if finite(half) else ""
     else:
         note = "one student seed, so no spread"
-    apart = "mean of each student's best epoch on the test set: optimistic, never ranked by"
+    apart = f"mean of each student's best epoch on the {split} images: optimistic, never ranked by"
     return [
-        ("Test accuracy, last epoch", _percent_text(spread_text(last, spec)), note),
+        (f"{split.capitalize()} accuracy, last epoch", _percent_text(spread_text(last, spec)), note),
         ("Best epoch", _percent_text(spread_text(best, spec)), apart),
     ]
 

@@ -127,12 +127,12 @@ def students_section(students: Sequence[Mapping[str, Any]], class_names: Sequenc
     curves = [student.get("curve") or [] for student in students]
     if any(curves):
         names = [f"seed {student['seed']}" for student in students] if len(students) <= 6 else []
-        caption = "Test accuracy while training on the distilled set; the dot is the last epoch, which counts."
+        caption = "Accuracy while training on the distilled set; the dot is the last epoch, which counts."
         blocks.append(
             _plot(
                 lambda scheme: accuracy_curve(curves, names=names, scheme=scheme),
                 caption,
-                "Test accuracy of each student by epoch",
+                "Accuracy of each student by epoch",
                 "students",
             )
         )
@@ -199,9 +199,9 @@ def _by_class(students: Sequence[Mapping[str, Any]], class_names: Sequence[str])
     names, chosen = [class_names[label] for label in order], [spreads[label] for label in order]
     return [
         _plot(
-            lambda scheme: bars(names, chosen, title="test accuracy by class, %", scheme=scheme),
+            lambda scheme: bars(names, chosen, title="accuracy by class, %", scheme=scheme),
             caption,
-            "Bars of last-epoch test accuracy, one a class",
+            "Bars of last-epoch accuracy, one a class",
             "per_class",
         )
     ]

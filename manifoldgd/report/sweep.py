@@ -119,7 +119,7 @@ def write_sweep_report(
     return SweepReport(text, tuple(base / name for name in [*contents, "sweep.html"]))
 
 
-_NOTE = "Ranked by last-epoch accuracy. Best-epoch accuracy was chosen on the test set and ranks nothing."
+_NOTE = "Ranked by last-epoch accuracy. Best-epoch accuracy was chosen on the images that judge and ranks nothing."
 
 
 def _merged(tables: Sequence[Table]) -> Table:
@@ -238,11 +238,11 @@ def _plots(table: Table) -> list[Figure]:
     ]
     spreads = [percent(row[position]) for row in table.rows[:SHOWN_BARS]]
     pictures = [
-        bars(names, spreads, title="test accuracy at the last epoch, %", from_zero=False, scheme=scheme)
+        bars(names, spreads, title="accuracy at the last epoch, %", from_zero=False, scheme=scheme)
         for scheme in (LIGHT, DARK)
     ]
     caption = "Mean and one standard deviation either side; the axis does not start at zero." + (
         f" The first {SHOWN_BARS} of {len(table.rows)} rows." if len(table.rows) > SHOWN_BARS else ""
     )
-    alt = "Last-epoch test accuracy with whiskers, one a row of the table"
+    alt = "Last-epoch accuracy with whiskers, one a row of the table"
     return [Figure(pictures[0], caption, alt, dark=pictures[1], pixels_per_point=2.0)]

@@ -16,7 +16,7 @@ from manifoldgd.priors.prior import Prior
 from manifoldgd.report.run import write_run_report
 from manifoldgd.report.sections import Latents
 from manifoldgd.stages.latents import encode
-from manifoldgd.stages.sets import encode_images
+from manifoldgd.stages.sets import decode_latents, encode_images
 
 MAP_REAL = 400  # real images a class on the map: enough to see its shape, few enough to see the rest
 
@@ -54,7 +54,7 @@ def write(
         folder,
         result=result,
         distilled=distilled,
-        prototypes_images=None if prior is None or prototypes is None else decode(prior, prototypes, size),
+        prototypes_images=None if prior is None or prototypes is None else decode_latents(prior, prototypes, size),
         step_records=(result["guidance"] or {}).get("steps"),
         latents=None if prior is None else _latents(distilled, dataset, prior, prototypes, machine, cache),
         config_text=config_text,
@@ -66,12 +66,6 @@ def write(
 def _picture(file: Path) -> Image.Image:
     with Image.open(file) as image:
         return image.copy()
-
-
-def decode(prior: Prior, latents: Tensor, size: tuple[int, int], chunk: int = 64) -> Tensor:
-    """``[n, C, H, W]`` scaled latents -> ``[n, C, *size]`` uint8 images."""
-    device = prior.autoencoder.device
-    return torch.cat([prior.decode(part.to(device), size).cpu() for part in latents.split(chunk)])
 
 
 def _latents(

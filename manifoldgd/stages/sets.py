@@ -161,8 +161,11 @@ def choose_real(
 
 def reconstruct(prior: Prior, images: Tensor, chunk: int = 64) -> Tensor:
     """``[n, C, h, w]`` uint8 images after a round trip through the latents."""
-    size = (images.shape[-2], images.shape[-1])
-    latents = encode_images(prior, images, chunk)
+    return decode_latents(prior, encode_images(prior, images, chunk), (images.shape[-2], images.shape[-1]), chunk)
+
+
+def decode_latents(prior: Prior, latents: Tensor, size: tuple[int, int], chunk: int = 64) -> Tensor:
+    """``[n, C, H, W]`` scaled latents -> ``[n, C, *size]`` uint8 images."""
     device = prior.autoencoder.device
     return torch.cat([prior.decode(part.to(device), size).cpu() for part in latents.split(chunk)])
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from manifoldgd.errors import UserError, require
 from manifoldgd.files import atomic_write_json
-from manifoldgd.store.keys import FORMAT, read_json
+from manifoldgd.store.keys import FORMAT, essence, read_json
 
 NOTE = "result.json"  # of what a folder holds the result
 
@@ -34,7 +34,7 @@ def claim_result(folder: Path, part: str, config: dict[str, Any], *, free: Colle
 def check_claim(folder: Path, part: str, config: dict[str, Any], *, free: Collection[str] = ()) -> dict[str, Any]:
     """Raise what :func:`claim_result` would raise; returns the note of the folder and writes nothing."""
     note = folder / NOTE
-    config = json.loads(json.dumps(config))
+    config = json.loads(json.dumps(config))  # lists for tuples, as in the note
     # A process killed while it wrote the note leaves a hidden file, which is nobody's.
     visible = [entry for entry in folder.iterdir() if entry.name[0] != "."] if folder.is_dir() else []
     if visible and not note.is_file():
@@ -53,8 +53,14 @@ def check_claim(folder: Path, part: str, config: dict[str, Any], *, free: Collec
     return held
 
 
+def same_config(held: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
+    """Whether a part of a note describes what is wanted."""
+    return held is not None and not differences(_without(held, ()), _without(json.loads(json.dumps(wanted)), ()))
+
+
 def _without(config: dict[str, Any], keys: Collection[str]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in keys}
+    # Not without the data's folder, which is all that tells two image folders apart.
+    return essence({key: value for key, value in config.items() if key not in keys}, apart_from=("download",))
 
 
 def differences(held: Any, wanted: Any, prefix: str = "") -> list[str]:

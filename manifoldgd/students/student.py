@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from manifoldgd.artifacts import StudentResult
 from manifoldgd.errors import require
+from manifoldgd.machine import half_precision
 from manifoldgd.randomness import generator
 from manifoldgd.students.classifier import Classifier
 from manifoldgd.students.networks import ARCHITECTURES, ConvNet, ImageShape, ResNet, network_name
@@ -56,7 +57,7 @@ class Judge:
     def hits(self, split: Split) -> Tensor:
         """Whether each image is recognised, bool ``[n]``."""
         device = next(self.network.parameters()).device
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16-mixed"):
+        with half_precision(self.precision, device):
             return outputs(self.network, split.images, self.pixels, self.size).argmax(1) == split.labels.cpu()
 
     def accuracy(self, split: Split) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manifoldgd.store.keys import key_of
+from manifoldgd.store.keys import essence, key_of
 from manifoldgd.tables.definition import override
 
 # Where data lies and how it came there says nothing about what was measured.
@@ -28,7 +28,7 @@ class Cell:
     @property
     def key(self) -> str:
         """What makes the cell this cell: equal keys, equal sets and students of equal seeds."""
-        return key_of(*(_essence(each) for each in (self.set_config, self.judge_config)))
+        return key_of(*(essence(each, apart_from=PLACES) for each in (self.set_config, self.judge_config)))
 
     @property
     def name(self) -> str:
@@ -61,10 +61,3 @@ def in_turn(cells: Iterable[Cell], seeds: Sequence[int]) -> list[Cell]:
     """Seed by seed, so that a table that is stopped half-way has as many seeds in every cell."""
     order = {seed: index for index, seed in enumerate(seeds)}
     return sorted(cells, key=lambda cell: order[cell.seed])
-
-
-def _essence(config: Any) -> Any:
-    """Without places, and without nulls: a null switches something off, as if the key were not there yet."""
-    if not isinstance(config, dict):
-        return config
-    return {name: _essence(each) for name, each in config.items() if each is not None and name not in PLACES}

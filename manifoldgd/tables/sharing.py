@@ -5,14 +5,13 @@ Columns that differ in the student are such cells, and so are tables that differ
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from manifoldgd.errors import UserError
 from manifoldgd.store.keys import read_json
-from manifoldgd.store.results import NOTE
+from manifoldgd.store.results import NOTE, same_config
 from manifoldgd.store.sets import copy_set, has_set
 from manifoldgd.tables.cells import Cell
 
@@ -20,7 +19,7 @@ from manifoldgd.tables.cells import Cell
 def waits(cell: Cell, running: Iterable[Cell], output: Path) -> bool:
     """Whether one of the ``running`` cells is making the set that ``cell`` needs."""
     return not has_set(cell.folder(output)) and any(
-        each.set_config == cell.set_config and not has_set(each.folder(output)) for each in running
+        same_config(each.set_config, cell.set_config) and not has_set(each.folder(output)) for each in running
     )
 
 
@@ -69,9 +68,8 @@ def in_waves(cells: Sequence[Cell], output: Path) -> list[list[Cell]]:
 
 def _source(cell: Cell, output: Path) -> Path | None:
     """A result folder of the table with a complete set of the same configuration, also of cells not asked for now."""
-    wanted = json.loads(json.dumps(cell.set_config))
     for note in sorted((output / "sets").glob(f"*/*/{NOTE}")):
         with suppress(UserError):  # a note that cannot be read is no set to copy; whose cell it is says so
-            if read_json(note).get("set") == wanted and has_set(note.parent):
+            if same_config(read_json(note).get("set"), cell.set_config) and has_set(note.parent):
                 return note.parent
     return None
