@@ -198,6 +198,6 @@ def _measures(group: Sequence[CellSummary], scores: bool) -> list[tuple[Column, 
     return [
         *((face, [cell.average("measures", key) for cell in group]) for face, key in found),
         (Column("ratio", "guidance / noise"), [cell.average("guidance", "ratio") for cell in group]),
-        (Column("kept", "vector kept, %", percent=True), [cell.average("guidance", "kept") for cell in group]),
+        (Column("kept", "energy kept, %", percent=True), [cell.average("guidance", "kept") for cell in group]),
         (Column("seconds", "seconds a set"), [cell.seconds for cell in group]),
     ]
