@@ -78,13 +78,17 @@ def test_a_writer_takes_up_where_another_stopped(tmp_path):
     writer = SetWriter(tmp_path, NAMES)
     for label, rank in ((0, 0), (0, 1), (1, 0)):
         writer.save(picture(label + rank), label, rank)
+    writer.spend(1.5)
     with (tmp_path / "progress.jsonl").open("a") as stream:
         stream.write('{"file": "great dane/00001.png", "lab')  # killed while writing
     (tmp_path / "cat" / "00001.png").unlink()  # and someone removed an image
     again = SetWriter(tmp_path, NAMES)
     assert set(again.rows) == {(0, 0), (1, 0)}
+    assert again.seconds == 1.5
     again.save(picture(1), 0, 1)
     again.save(picture(2), 1, 1)
+    again.spend(2.0)
+    assert again.seconds == SetWriter(tmp_path, NAMES).seconds == 3.5
     assert set(SetWriter(tmp_path, NAMES).rows) == {(0, 0), (0, 1), (1, 0), (1, 1)}
     again.finish(ipc=2, facts={}, card="")
     assert again.complete

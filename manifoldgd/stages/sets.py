@@ -91,9 +91,16 @@ def distil(
         module.on_evaluation = advance
         # Inference mode would forbid the gradients that matching follows.
         trainer = machine.trainer(enable_progress_bar=False, inference_mode=matching is None)
-        synthesise(module, batches, lambda batch: _save(writer, batch, targets, guided), trainer=trainer)
+
+        def save(batch: Synthesised) -> None:
+            nonlocal started
+            _save(writer, batch, targets, guided)
+            before, started = started, time.perf_counter()
+            writer.spend(started - before)
+
+        synthesise(module, batches, save, trainer=trainer)
     facts = {**facts, "prior_labels": dict(zip(dataset.class_names, labels, strict=True)), "seed": seed}
-    facts["seconds"] = {**facts.get("seconds", {}), "distill": round(time.perf_counter() - started, 2)}
+    facts["seconds"] = {**facts.get("seconds", {}), "distill": round(writer.seconds, 2)}
     writer.finish(ipc=ipc, facts=facts, card=set_card(dataset.name, dataset.class_names, ipc, facts))
     return load_set(folder)
 

@@ -52,8 +52,10 @@ class SetWriter:
         self.progress = folder / "progress.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         self.rows: dict[tuple[int, int], Row] = {}
+        self.seconds = 0.0  # that the images so far took, of all processes
         for row in _whole_rows(self.progress):
-            if (folder / row["file"]).is_file():
+            self.seconds += row.get("seconds", 0.0)
+            if "file" in row and (folder / row["file"]).is_file():
                 self.rows[row["label"], row["rank"]] = row
 
     @property
@@ -66,11 +68,19 @@ class SetWriter:
         row = {"file": image_file(self.class_names[label], rank), "label": label, "rank": rank, **facts}
         with atomic_path(self.folder / row["file"]) as partial:
             to_picture(image).save(partial, format="PNG")
+        self._note(row)
+        self.rows[label, rank] = row
+
+    def spend(self, seconds: float) -> None:
+        """Note what the images saved since the last note took, so that a later process knows."""
+        self._note({"seconds": round(seconds, 3)})
+        self.seconds += seconds
+
+    def _note(self, row: Row) -> None:
         with self.progress.open("a") as stream:
             stream.write(json.dumps(row, allow_nan=False) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
-        self.rows[label, rank] = row
 
     def finish(self, *, ipc: int, facts: dict[str, Any], card: str) -> None:
         """Write card, metadata and, last, the manifest.
