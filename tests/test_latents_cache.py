@@ -3,6 +3,7 @@
 import dataclasses
 import multiprocessing
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -104,31 +105,37 @@ def test_damage_is_named_and_says_what_to_remove(dataset, prior, encoded, tmp_pa
 def test_a_failed_encoding_leaves_nothing(dataset, prior, tmp_path):
     with pytest.raises(AssertionError, match="decoded again"):
         latents.encode(blind(dataset), prior, cpu(), tmp_path)
-    assert list((tmp_path / "latents").iterdir()) == []
+    assert [each.name for each in (tmp_path / "latents").iterdir() if each.suffix != ".lock"] == []
     assert not latents.encode(dataset, prior, cpu(), tmp_path)[1]
 
 
-def _encode_slowly(cache, value, barrier, answers):
+def _encode_slowly(cache, value, started, encoded):
     def encode(file):
+        encoded.put(value)
         np.save(file, np.full((3, 1, 2, 2), value, dtype=np.float32))
-        barrier.wait(timeout=60)  # both are encoding before either is done
+        started.set()
+        time.sleep(0.5)  # the other one comes meanwhile
 
-    found, _ = cached_latents(cache, "key", torch.tensor([0, 0, 1]), ("a", "b"), encode)
-    answers.put(float(found.latents.mean()))
+    if value > 1:
+        assert started.wait(60)
+    found, there = cached_latents(cache, "key", torch.tensor([0, 0, 1]), ("a", "b"), encode)
+    assert (float(found.latents.mean()), there) == (1.0, value > 1)
 
 
-def test_two_processes_at_once_agree(tmp_path):
+def test_of_two_processes_one_encodes_and_the_other_waits(tmp_path):
+    left = tmp_path / "latents" / ".key.0123456789abcdef"  # of a process that was killed
+    left.mkdir(parents=True)
     context = multiprocessing.get_context("fork")
-    barrier, answers = context.Barrier(2), context.Queue()
-    both = [context.Process(target=_encode_slowly, args=(tmp_path, value, barrier, answers)) for value in (1.0, 2.0)]
+    started, encoded = context.Event(), context.Queue()
+    both = [context.Process(target=_encode_slowly, args=(tmp_path, value, started, encoded)) for value in (1.0, 2.0)]
     for process in both:
         process.start()
-    values = {answers.get(timeout=100) for _ in both}
     for process in both:
         process.join()
     assert [process.exitcode for process in both] == [0, 0]
-    assert len(values) == 1  # the first to finish wins, for both
-    assert [folder.name for folder in (tmp_path / "latents").iterdir()] == ["key"]
+    assert encoded.get(timeout=10) == 1.0
+    assert encoded.empty()
+    assert sorted(each.name for each in (tmp_path / "latents").iterdir()) == [".key.lock", "key"]
 
 
 def cluster(encoded, tmp_path, clusterer=None, config="divisive", **changes):

@@ -36,8 +36,8 @@ class Killed(BaseException):
     """Nobody catches this on the way out."""
 
 
-def train(folder, *, autoencoder=AUTOENCODER, denoiser=DENOISER, seed=0, said=None, count=5, progress=False):
-    trainer = cpu(progress=progress).trainer(enable_checkpointing=True)
+def train(folder, *, autoencoder=AUTOENCODER, denoiser=DENOISER, seed=0, said=None, count=5, progress=False, **machine):
+    trainer = cpu(progress=progress, **machine).trainer(enable_checkpointing=True)
     dataset = digits(train_per_class=count, validation=None)
     say = (lambda line: None) if said is None else said.append
     return train_prior(
@@ -156,6 +156,7 @@ def test_checkpoints_of_another_recipe_are_refused(tmp_path, monkeypatch):
         ({"denoiser": dataclasses.replace(DENOISER, layers=2)}, "denoiser"),
         ({"seed": 1}, "seed"),
         ({"count": 4}, "dataset"),
+        ({"precision": "bf16-mixed"}, "precision"),
     ):
         with pytest.raises(UserError, match=rf"another recipe \(different: {named}\); choose another output"):
             train(tmp_path / "p", **changes)
@@ -218,3 +219,22 @@ def test_the_average_starts_as_a_mean_and_then_decays():
     assert float(update(zero, one, 0)) == pytest.approx(0.9)
     assert float(update(zero, one, 10_000)) == pytest.approx(0.1)
     assert [float(update(zero, one, n)) for n in (1, 5)] == pytest.approx([9 / 11, 9 / 15])
+
+
+def test_the_average_holds_the_last_step(tmp_path):
+    """Updated before the optimiser's step, it would be the untrained weights after one."""
+    found = []
+    for rate in (1e-3, 1e-2):
+        autoencoder, denoiser = (dataclasses.replace(each, steps=1, lr=rate) for each in (AUTOENCODER, DENOISER))
+        train(tmp_path / str(rate), autoencoder=autoencoder, denoiser=denoiser)
+        found.append(weights(tmp_path / str(rate)))
+    for name in ("vae.encoder.conv_in.weight", "proj_out_2.weight"):
+        assert not torch.equal(found[0][name], found[1][name])
+
+
+def test_images_larger_than_the_autoencoder_s_are_refused(tmp_path):
+    """They would be cut to their centre without a word."""
+    small = dataclasses.replace(AUTOENCODER, image_size=4)
+    with pytest.raises(UserError, match=r"recipe.autoencoder.image_size: expected at least the 8 pixels .*, got 4"):
+        train(tmp_path / "p", autoencoder=small)
+    assert not (tmp_path / "p").exists()

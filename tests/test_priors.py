@@ -11,6 +11,7 @@ from tiny import IMAGENET_LIKE, randomise, write_tiny_prior
 from manifoldgd.errors import UserError
 from manifoldgd.priors import load_prior
 from manifoldgd.priors.denoiser import build_transformer
+from manifoldgd.priors.loading import only_cached
 from manifoldgd.priors.prior import as_images, as_pixels, crop_to, pad_to
 from manifoldgd.priors.training import write_prior
 
@@ -169,6 +170,32 @@ def test_hub_without_network(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"facebook/DiT-XL-2-256 is neither .*`hf download") as caught:
         load("facebook/DiT-XL-2-256")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("lost", ["transformer/diffusion_pytorch_model.safetensors", "vae/config.json",
+                                  "scheduler/scheduler_config.json", "model_index.json", None])  # fmt: skip
+def test_a_download_that_was_cut_short_is_continued(monkeypatch, tiny_prior, tmp_path, lost):
+    import huggingface_hub
+
+    cached = shutil.copytree(tiny_prior, tmp_path / "snapshot")
+    if lost:
+        (cached / lost).unlink()
+    asked = []
+
+    def snapshot(path, *, allow_patterns, local_files_only=False):
+        asked.append("cache" if local_files_only else "network")
+        return str(cached if local_files_only else tiny_prior)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    assert load("someone/prior").null_class == load(tiny_prior).null_class
+    assert asked == (["cache", "network"] if lost else ["cache"])
+    with only_cached():
+        if lost:
+            with pytest.raises(UserError, match=r"someone/prior is not in the cache, or only a part of it; run `hf"):
+                load("someone/prior")
+        else:
+            load("someone/prior")
+    assert asked.count("network") == bool(lost)
 
 
 def test_loading_leaves_global_randomness_alone(tiny_prior):

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from command import quick
+from safetensors.torch import load_file, save_file
 
 from manifoldgd.data.digits import digits
 from manifoldgd.stages import classifiers, evaluation
@@ -167,6 +168,19 @@ def test_a_folder_that_refuses_a_run_stays_as_it_was(capsys, tiny_prior, shared_
     assert quick("run", tiny_prior, shared_cache, folder, "guidance=none", "seed=7", "student.width=9") == 2
     assert "seed is 0 there, 7 here" in capsys.readouterr().err
     assert (folder / "result.json").read_text() == before
+
+
+def test_a_set_of_another_prior_of_the_same_name_is_refused(capsys, tiny_prior, shared_cache, tmp_path):
+    path, folder = shutil.copytree(tiny_prior, tmp_path / "prior"), tmp_path / "out"
+    assert quick("distill", path, shared_cache, folder, "guidance=none") == 0
+    (weights,) = (path / "transformer").glob("*.safetensors")
+    tensors = {name: value + 0.01 for name, value in load_file(weights).items()}
+    save_file(tensors, weights, metadata={"format": "pt"})
+    assert quick("distill", path, shared_cache, folder, "guidance=none") == 2  # finished
+    assert "a set of other inputs of the same names (different: prior is " in capsys.readouterr().err
+    (folder / "set" / "manifest.json").unlink()
+    assert quick("distill", path, shared_cache, folder, "guidance=none") == 2  # begun
+    assert "(different: prior is " in capsys.readouterr().err
 
 
 def test_measures_can_be_asked_for_later(monkeypatch, tiny_prior, shared_cache, tmp_path):

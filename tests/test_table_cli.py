@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 from command import manifoldgd
 from fake_cells import NO_DISK, WRONG, fake_job, metrics_of
 from toy_table import HOME, OUTPUT, TOY, ran, table
 
+from manifoldgd.tables.definition import read_definition
 from manifoldgd.tables.results import TableResult
 
 pytestmark = pytest.mark.usefixtures("toy_table")
@@ -88,8 +90,8 @@ def test_ctrl_c_says_how_to_continue_and_leaves_the_pages(capsys, fakes, monkeyp
         assert table("jobs=1") == 130
     out, err = capsys.readouterr()
     assert err == "manifoldgd: stopped; 2 of 12 cells finished, 0 failed; the same command continues\n"
-    assert "| random |" in out or "random" in out
-    assert (OUTPUT / "table.md").is_file()
+    assert "one/random-seed0" in out
+    assert "| random |" in (OUTPUT / "table.md").read_text()
     assert table() == 0
     assert len(set(ran())) == 12
 
@@ -130,6 +132,74 @@ def test_a_launcher_runs_the_same_cells(capsys, monkeypatch):
     assert ran() == ["one/mode-seed0"]
 
 
+@pytest.mark.parametrize(
+    ("stop", "code", "finished"),
+    [
+        (SystemExit(1), 1, ["random"]),  # how some launchers end where a worker is killed
+        (RuntimeError("worker died\nby SIGKILL"), 1, ["random", "mode"]),
+        (KeyboardInterrupt(), 130, ["random"]),
+    ],
+    ids=["exit", "error", "ctrl-c"],
+)
+def test_a_launcher_whose_worker_is_killed_loses_no_finished_cell(capsys, monkeypatch, stop, code, finished):
+    from manifoldgd.cli import table_launch
+
+    def run_but_one(config, run=table_launch.run_listed):
+        if config.cell == "one/unguided-seed0":
+            raise stop
+        run(config)
+
+    monkeypatch.setattr(table_launch, "job_of", fake_job())
+    with monkeypatch.context() as patch:
+        patch.setattr(table_launch, "run_listed", run_but_one)
+        assert table("columns=one", "seeds=0", "launcher=basic") == code
+    assert ran() == [f"one/{name}-seed0" for name in finished]
+    out, err = capsys.readouterr()
+    count = len(finished)
+    if code == 130:
+        assert "stopped; 1 of 3 cells finished, 0 failed" in err
+    else:
+        assert "failed: one/unguided-seed0: the launcher ended before it did" in out
+        assert f"{count} of 3 cells finished, {3 - count} failed" in out
+        assert ("(RuntimeError: by SIGKILL)" in out) == isinstance(stop, RuntimeError)
+    assert "random" in (OUTPUT / "table.md").read_text()
+    assert table("columns=one", "seeds=0", "launcher=basic") == 0
+    assert set(ran()) == {f"one/{name}-seed0" for name in {"random", "unguided", "mode"} - set(finished)}
+
+
+def test_a_local_submitit_gets_a_few_cells_at_a_time(monkeypatch):
+    from manifoldgd.cli import table_launch
+
+    launched = []
+    monkeypatch.setattr(table_launch, "check_launcher", lambda *_: None)
+    monkeypatch.setattr("manifoldgd.cli.table_work.check_launcher", lambda *_: None)
+    monkeypatch.setattr(table_launch, "_launch", lambda board, cells, env, settings, conf: launched.append(
+        (len(cells), [each for each in settings if "launcher." in each])))  # fmt: skip
+    for launcher, jobs, wanted in (
+        ("submitit_local", ["jobs=2"], [(2, []), (1, [])]),
+        ("submitit_slurm", [], [(3, [])]),
+        ("submitit_slurm", ["jobs=2"], [(3, ["hydra.launcher.array_parallelism=2"])]),
+        ("joblib", ["jobs=2"], [(3, ["hydra.launcher.n_jobs=2"])]),
+    ):
+        launched.clear()
+        table("columns=one", "seeds=0", f"launcher={launcher}", *jobs)
+        assert launched == wanted
+
+
+def test_a_cluster_needs_no_gpu_here(capsys, monkeypatch):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    from manifoldgd.cli import table_launch
+
+    monkeypatch.setattr("manifoldgd.cli.table_work.check_launcher", lambda *_: None)
+    monkeypatch.setattr(table_launch, "_launch", lambda *_: None)
+    chosen = ("columns=one", "seeds=0", "machine=gpu")
+    assert table(*chosen, "launcher=submitit_local") == 2
+    assert "torch finds no GPU" in capsys.readouterr().err
+    assert table(*chosen, "launcher=submitit_slurm") == 1  # nothing was run, so all is left
+    assert "torch finds no GPU" not in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_real_cells(capsys, shared_cache):
     assert table("columns=one", "seeds=0", "sampler.steps=3", "student.protocol.epochs=1", f"cache={shared_cache}") == 0
@@ -153,7 +223,8 @@ def test_the_digits_table_with_fewer_epochs(capsys, shared_cache):
     changes = ["student.protocol.epochs=5", "student.width=16", "sampler.steps=10", f"cache={shared_cache}"]
     assert manifoldgd("table", "table=digits", *changes) == 0
     held = TableResult.load(Path("outputs/tables/digits/results.json"))
-    assert len(held.sets) == 24
+    defined = read_definition(Path(__file__).parents[1] / "experiments" / "digits" / "table.yaml")
+    assert len(held.sets) == len(defined.methods) * len(defined.columns) * len(defined.seeds)
     assert not held.failed
 
 

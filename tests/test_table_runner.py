@@ -126,13 +126,14 @@ def test_a_broken_result_is_named_and_stays_until_it_is_removed(tmp_path, text, 
         board_of(tmp_path)
 
 
-def test_a_full_disk_stops_the_table_and_loses_nothing(tmp_path):
+@pytest.mark.parametrize(("name", "says"), [("ENOSPC", "No space left on device"), ("EDQUOT", "Disk quota exceeded")])
+def test_a_full_disk_stops_the_table_and_loses_nothing(tmp_path, name, says):
     board = board_of(tmp_path, seeds=(0, 1), methods=("a", "b", "c"))
-    assert not run(board, fake_job({"b": NO_DISK}), at_once=1)
+    assert not run(board, fake_job({"b": NO_DISK.replace("ENOSPC", name)}), at_once=1)
     held = TableResult.load(tmp_path / "results.json")
     assert [(one.method, one.seed) for one in held.sets] == [("a", 0)]
     (failed,) = held.failed
-    assert failed.reason == "the disk is full (No space left on device); free some space"
+    assert failed.reason == f"the disk is full ({says}); free some space"
     assert order(tmp_path) == ["c/a-seed0"]  # no other cell was begun
     assert run(board_of(tmp_path, seeds=(0, 1), methods=("a", "b", "c")), fake_job())
     assert len(TableResult.load(tmp_path / "results.json").sets) == 6

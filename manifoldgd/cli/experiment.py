@@ -24,7 +24,7 @@ from manifoldgd.stages import classifiers, evaluation, latents, pages, prior, se
 from manifoldgd.stages.matching import prepare_matching
 from manifoldgd.stages.overgeneration import keep_one_a_prototype
 from manifoldgd.store.keys import key_of, read_json
-from manifoldgd.store.results import check_claim, claim_result
+from manifoldgd.store.results import check_claim, check_inputs, claim_result
 from manifoldgd.store.sets import has_set, load_set
 
 
@@ -81,7 +81,10 @@ class Experiment(Setup):
             "inputs": {"dataset": self.dataset.fingerprint, "prior": self.prior.key if self.needs_prior else None},
         }
         if has_set(folder):
-            return load_set(folder)
+            distilled = load_set(folder)
+            check_inputs(folder, distilled.manifest["inputs"], facts["inputs"])
+            return distilled
+        claim_result(folder, "inputs", facts["inputs"])  # of a set that is begun: it is continued with the same ones
         if self.config.source != DIFFUSION:
             return self._choose_real(folder, facts)
         return self._synthesise(folder, facts)

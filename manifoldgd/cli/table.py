@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from manifoldgd.cli.table_options import HELP, read_options
 from manifoldgd.errors import UserError
 from manifoldgd.tables.definition import read_definition
 from manifoldgd.tables.finding import known_tables
+from manifoldgd.tables.jobs import FULL
 
 
 def run_table(arguments: Sequence[str], conf: Path) -> int:
@@ -34,7 +34,7 @@ def run_table(arguments: Sequence[str], conf: Path) -> int:
     try:
         return work.run()
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        if error.errno not in FULL:
             raise
         raise UserError(
             f"output: the disk of {work.output} is full; finished cells are kept: free some space and run the same "

@@ -40,11 +40,11 @@ def describe(plan: Plan, left: list[Cell]) -> str:
     return "\n".join(lines)
 
 
-def missing(plan: Plan) -> list[str]:
-    """Everything that stands in the way, one line a cause, with how many cells it stops."""
+def missing(plan: Plan, *, here: bool) -> list[str]:
+    """Everything that stands in the way, one line a cause, with how many cells it stops; see :meth:`Row.problems`."""
     stopped: dict[str, list[Row]] = {}
     for row in plan.rows:
-        for problem in row.problems():
+        for problem in row.problems(here=here):
             stopped.setdefault(problem, []).append(row)
     return [
         f"  {problem} ({sum(len(runs(row.cells)) for row in rows)} cells, the first is {rows[0].name})"

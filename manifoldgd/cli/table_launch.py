@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import hydra
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from manifoldgd.cli.arguments import arguments_given
-from manifoldgd.errors import require
+from manifoldgd.errors import UserError, require
 from manifoldgd.files import atomic_write_json, atomic_write_text
 from manifoldgd.store.keys import read_json
 from manifoldgd.tables.board import Board
 from manifoldgd.tables.cells import Cell
 from manifoldgd.tables.definition import override
+from manifoldgd.tables.gathering import finished_set
 from manifoldgd.tables.jobs import Job, run
 from manifoldgd.tables.runner import ONE_THREAD, job_of
 from manifoldgd.tables.sharing import in_waves, share_set
 
 LIST = "cells.json"
-JOBS_KEY = {"joblib": "n_jobs"}  # what a launcher calls the number of processes at a time
+# What a launcher calls the number of processes at a time. Joblib would take all cores, Slurm decides where nobody asks.
+JOBS_KEY = {"joblib": "n_jobs", "submitit_slurm": "array_parallelism"}
+ALL_AT_ONCE = ("submitit_local",)  # starts whatever it is given, so it is given a few at a time
+ELSEWHERE = ("submitit_slurm",)  # jobs run on other machines than this one
 
 
 def check_launcher(name: str, conf: Path) -> None:
@@ -37,7 +44,14 @@ def check_launcher(name: str, conf: Path) -> None:
 
 
 def launch_left(
-    board: Board, *, launcher: str, at_once: int, environment: Mapping[str, str], settings: Sequence[str], conf: Path
+    board: Board,
+    *,
+    launcher: str,
+    at_once: int,
+    asked: bool,
+    environment: Mapping[str, str],
+    settings: Sequence[str],
+    conf: Path,
 ) -> None:
     """Run what is left as a Hydra multirun and take in the results when all have ended.
 
@@ -46,16 +60,21 @@ def launch_left(
     Args:
         board: what is left.
         launcher: a member of Hydra's group ``hydra/launcher``.
-        at_once: processes at a time, where the launcher has a say in it.
+        at_once: processes at a time.
+        asked: whether that number was asked for; where it was not, a cluster decides.
         environment: variables of the jobs beside their own.
         settings: the launcher's own overrides.
         conf: configuration folder.
     """
-    at_once_key = [f"hydra.launcher.{JOBS_KEY[launcher]}={at_once}"] if launcher in JOBS_KEY else []
+    limited = launcher in JOBS_KEY and (asked or launcher not in ELSEWHERE)
+    at_once_key = [f"hydra.launcher.{JOBS_KEY[launcher]}={at_once}"] if limited else []
     for wave in in_waves(board.left, board.output):
-        for cell in wave:
-            share_set(cell, board.output)
-        _launch(board, wave, environment, [f"hydra/launcher={launcher}", *at_once_key, *settings], conf)
+        size = at_once if launcher in ALL_AT_ONCE else len(wave)
+        for start in range(0, len(wave), size):
+            cells = wave[start : start + size]
+            for cell in cells:
+                share_set(cell, board.output)
+            _launch(board, cells, environment, [f"hydra/launcher={launcher}", *at_once_key, *settings], conf)
 
 
 def _launch(
@@ -70,11 +89,31 @@ def _launch(
         _complaint(job.log).unlink(missing_ok=True)
     names = ",".join(override("", name).removeprefix("=") for name in jobs)
     place = override("output", str(board.output.absolute()))
-    with arguments_given(["--multirun", *settings, place, f"cell={names}"]):
-        hydra.main(version_base="1.3", config_path=str(conf), config_name="cells")(run_listed)()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, instead of Hydra's own report and exit
+    stopped: BaseException | None = None
+    try:
+        with arguments_given(["--multirun", *settings, place, f"cell={names}"]):
+            hydra.main(version_base="1.3", config_path=str(conf), config_name="cells")(run_listed)()
+    except (HydraException, OmegaConfBaseException, UserError):
+        raise  # the launcher's own settings are wrong: nothing was started
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        stopped = error  # a worker was killed, or we were: what the others finished counts
     for cell in cells:
-        complaint = _complaint(jobs[cell.name].log)
-        board.ended(cell, complaint.read_text().strip() if complaint.is_file() else None)
+        _take_in(board, cell, _complaint(jobs[cell.name].log), stopped)
+    if isinstance(stopped, KeyboardInterrupt):
+        raise stopped
+
+
+def _take_in(board: Board, cell: Cell, complaint: Path, stopped: BaseException | None) -> None:
+    """What became of a cell whose launcher has ended, or was stopped."""
+    if complaint.is_file():
+        board.ended(cell, complaint.read_text().strip())
+    elif stopped is None or finished_set(board.output, cell, board.blank.students[cell.column]):
+        board.ended(cell, None)
+    elif not isinstance(stopped, KeyboardInterrupt):  # then it is left, and did not fail
+        lines = str(stopped).strip().splitlines()
+        reason = f"{type(stopped).__name__}{f': {lines[-1].strip()}' if lines else ''}"
+        board.ended(cell, f"the launcher ended before it did ({reason})")
 
 
 def run_listed(config: DictConfig) -> None:

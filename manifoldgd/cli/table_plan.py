@@ -80,10 +80,10 @@ class Row:
         """For messages."""
         return f"{self.column.key}/{self.method}"
 
-    def problems(self) -> list[str]:
-        """Why the cells cannot work, one line each; nothing if they can."""
+    def problems(self, *, here: bool = True) -> list[str]:
+        """Why the cells cannot work, one line each; nothing if they can. ``here``: on the machine we are on."""
         steps: list[Callable[[], Any]] = [
-            lambda: self.setup.once("machine", self.config),
+            lambda: self.setup.once("machine", self.config) if here else None,
             lambda: self.setup.dataset,
             lambda: self.setup.prior if self.setup.needs_prior else None,
             lambda: self.setup.check(makes_set=True, judges=True),

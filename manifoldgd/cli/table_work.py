@@ -10,11 +10,12 @@ from pathlib import Path
 from manifoldgd import __version__
 from manifoldgd.cli.sweep import FOLDER_VARIABLE
 from manifoldgd.cli.table_dry_run import describe, missing, time_needed
-from manifoldgd.cli.table_launch import check_launcher, launch_left
+from manifoldgd.cli.table_launch import ELSEWHERE, check_launcher, launch_left
 from manifoldgd.cli.table_options import TableOptions
 from manifoldgd.cli.table_plan import Plan, plan_table
 from manifoldgd.cli.table_scores import Scoring
 from manifoldgd.errors import UserError
+from manifoldgd.priors.loading import only_cached
 from manifoldgd.tables.board import Board
 from manifoldgd.tables.definition import TableDefinition, read_definition
 from manifoldgd.tables.finding import RECORD, find_table, table_name
@@ -73,6 +74,11 @@ class TableWork:
         """The cells asked for."""
         return self.scope.part(self.table)
 
+    @property
+    def here(self) -> bool:
+        """Whether the cells run on this machine."""
+        return self.options.launcher not in ELSEWHERE
+
     @cached_property
     def at_once(self) -> int:
         """Processes at a time: as asked for, else one a core; one in all where they would share a GPU."""
@@ -89,7 +95,8 @@ class TableWork:
         board = self.board()
         print(f"table {self.name}: {self.table.title}\n{describe(self.plan, board.left)}", flush=True)
         known = [*board.sets.values(), *(self.record.sets if self.record else ())]
-        problems = missing(self.plan)
+        with only_cached():
+            problems = missing(self.plan, here=self.here)
         print("\n".join(["missing:", *problems]) if problems else "everything is there")
         print(time_needed(self.plan, board.left, known, self.at_once))
         return 1 if problems else 0
@@ -97,7 +104,7 @@ class TableWork:
     def run(self) -> int:
         """Run what is left; 0 if every cell is finished, 1 if some failed, 130 if stopped."""
         for row in self.plan.rows:
-            for problem in row.problems()[:1]:
+            for problem in row.problems(here=self.here)[:1]:
                 raise UserError(f"cell {row.name}: {problem}")
         scoring = self.scoring
         with locked(self.output):
@@ -184,6 +191,7 @@ class TableWork:
             board,
             launcher=self.options.launcher,
             at_once=self.at_once,
+            asked=self.options.jobs is not None,
             environment=environment,
             settings=self.options.launcher_overrides,
             conf=self.conf,

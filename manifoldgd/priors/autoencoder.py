@@ -85,7 +85,8 @@ class AutoencoderTraining(LightningModule):
         self.log_dict({"l1": reconstruction, "kl": divergence}, prog_bar=True)
         return reconstruction + self.kl_weight * divergence
 
-    def on_before_zero_grad(self, *_: Any) -> None:
+    def optimizer_step(self, *given: Any, **named: Any) -> None:
+        super().optimizer_step(*given, **named)
         self.average.update_parameters(self.autoencoder)
 
     def configure_optimizers(self) -> dict[str, Any]:

@@ -91,7 +91,8 @@ class DenoiserTraining(LightningModule):
         self.log("mse", loss, prog_bar=True)
         return loss
 
-    def on_before_zero_grad(self, *_: Any) -> None:
+    def optimizer_step(self, *given: Any, **named: Any) -> None:
+        super().optimizer_step(*given, **named)
         self.average.update_parameters(self.transformer)
 
     def configure_optimizers(self) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ BUNDLED = "bundled:"
 BUNDLED_FOLDER = Path(__file__).parents[1] / "weights"
 CARD = "manifoldgd.json"  # our own facts about a prior, beside diffusers' files
 HASHED_BYTES = 1 << 20  # read at both ends of a weight file: enough to tell two trainings apart, fast on gigabytes
+
+
+_downloads = ContextVar("downloads", default=True)  # whether the hub may be asked
 
 
 def load_prior(*, path: str, autoencoder: str | None, cfg_scale: float | None, cfg_channels: int | None) -> Prior:
@@ -97,14 +101,29 @@ def _folder_of(path: str, key: str = "prior.path") -> Path:
     return _from_hub(path, key)
 
 
+@contextmanager
+def only_cached() -> Iterator[None]:
+    """Inside, nothing is downloaded: what the cache lacks is missing."""
+    token = _downloads.set(False)
+    try:
+        yield
+    finally:
+        _downloads.reset(token)
+
+
 def _from_hub(path: str, key: str) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = ["*.json", "*.safetensors", "transformer/*.bin", "vae/*.bin", "*.bin"]
-    try:
-        return Path(snapshot_download(path, allow_patterns=wanted, local_files_only=True))
-    except (OSError, ValueError):
-        pass
+    with suppress(OSError, ValueError):
+        folder = Path(snapshot_download(path, allow_patterns=wanted, local_files_only=True))
+        if _whole(folder):
+            return folder
+    require(
+        _downloads.get(),
+        f"{key}: {path} is not in the cache, or only a part of it; run `hf download {path}`, or set prior.path to a "
+        "local folder",
+    )
     try:
         return Path(snapshot_download(path, allow_patterns=wanted))
     except Exception as error:  # the hub client raises its own, httpx's and OSError alike
@@ -114,6 +133,16 @@ def _from_hub(path: str, key: str) -> Path:
             f"({type(error).__name__}); on a machine with network run `hf download {path}` and copy HF_HOME here, "
             "or set prior.path to a local folder"
         ) from error
+
+
+def _whole(folder: Path) -> bool:
+    """Whether a cached snapshot has all its parts: a download that was cut short leaves the small files."""
+    index = _json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+    models = [folder / name for name in ("transformer", "vae") if name in index] or [folder]
+    weights = all(any([*model.glob("*.safetensors"), *model.glob("*.bin")]) for model in models)
+    configured = all((model / "config.json").is_file() for model in models)
+    scheduled = "scheduler" not in index or (folder / "scheduler" / "scheduler_config.json").is_file()
+    return weights and configured and scheduled
 
 
 @contextmanager

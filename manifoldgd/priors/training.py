@@ -105,14 +105,31 @@ def train_prior(
         announce: receives one line at the start of each part.
 
     Raises:
-        UserError: ``folder`` already holds a prior, or the checkpoints in it belong to another recipe.
+        UserError: ``folder`` already holds a prior, the images are larger than the autoencoder's, or the checkpoints in
+            it belong to another recipe.
     """
     require(
         not (folder / CARD).exists(),
         f"output: {folder} already holds a trained prior; choose another output or remove it",
     )
+    side = max(dataset.image_shape[1:])
+    require(
+        autoencoder.image_size >= side,
+        f"recipe.autoencoder.image_size: expected at least the {side} pixels of the images of {dataset.name}, got "
+        f"{autoencoder.image_size}, which would cut them; set recipe.autoencoder.image_size={side} or more, "
+        "or a smaller dataset.image_size",
+    )
     work = folder / "training"
-    _claim(work, {"dataset": dataset.fingerprint, "seed": seed, **vars(autoencoder), "denoiser": vars(denoiser)})
+    _claim(
+        work,
+        {
+            "dataset": dataset.fingerprint,
+            "seed": seed,
+            **vars(autoencoder),
+            "denoiser": vars(denoiser),
+            "precision": trainer.get("precision"),
+        },
+    )
     announce(f"autoencoder: {autoencoder.steps} steps of {autoencoder.batch_size} images")
     vae, vae_seconds = _train_autoencoder(dataset, work / "autoencoder", autoencoder, seed, trainer)
     latents = _latents(vae, dataset.train, work / "latents.safetensors")

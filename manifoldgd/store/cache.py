@@ -20,7 +20,7 @@ from torch import Tensor
 
 from manifoldgd.artifacts import LatentSet, PrototypeSet
 from manifoldgd.errors import UserError, require
-from manifoldgd.files import atomic_path, atomic_write_json
+from manifoldgd.files import atomic_path, atomic_write_json, one_at_a_time
 from manifoldgd.store.keys import FORMAT, read_json
 
 
@@ -29,7 +29,7 @@ def cached_latents(
 ) -> tuple[LatentSet, bool]:
     """The latents of ``key`` from the cache, encoded now if they are not there.
 
-    Two processes may do this at once: each writes a folder of its own, and the first to finish names it.
+    One process at a time does this; others wait for it.
 
     Args:
         cache: root of the cache.
@@ -48,7 +48,14 @@ def cached_latents(
     exists = folder.is_dir()  # asked first: another process names a folder only when it is whole
     cached = (folder / "meta.json").is_file()
     require(cached or not exists, f"{folder}: corrupt cache (no meta.json); remove the folder to encode again")
-    if not cached:
+    if cached:
+        return _read_latents(folder, key), True
+    with one_at_a_time(folder, lambda: _say_waiting(folder)):
+        if folder.is_dir():
+            return _read_latents(folder, key), True
+        for left in folder.parent.glob(f".{key}.*"):  # of a process that was killed; nobody else is at it
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
         partial = folder.with_name(f".{key}.{secrets.token_hex(8)}")
         partial.mkdir(parents=True)
         try:
@@ -59,7 +66,11 @@ def cached_latents(
             _claim_name(partial, folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    return _read_latents(folder, key), cached
+    return _read_latents(folder, key), False
+
+
+def _say_waiting(path: Path) -> None:
+    print(f"{path}: being made by another process; waiting for it", flush=True)
 
 
 def _claim_name(partial: Path, folder: Path) -> None:
@@ -103,12 +114,15 @@ def cached_prototypes(cache: Path, key: str, find: Callable[[], PrototypeSet]) -
     file = cache / "prototypes" / f"{key}.safetensors"
     if file.is_file():
         return _read_prototypes(file, key), True
-    found = find()
-    tensors = {
-        field.name: getattr(found, field.name).contiguous() for field in fields(found) if _is_tensor(found, field)
-    }
-    with atomic_path(file) as partial:
-        save_file(tensors, partial, metadata={"class_names": json.dumps(found.class_names), "format": str(FORMAT)})
+    with one_at_a_time(file, lambda: _say_waiting(file)):
+        if file.is_file():
+            return _read_prototypes(file, key), True
+        found = find()
+        tensors = {
+            field.name: getattr(found, field.name).contiguous() for field in fields(found) if _is_tensor(found, field)
+        }
+        with atomic_path(file) as partial:
+            save_file(tensors, partial, metadata={"class_names": json.dumps(found.class_names), "format": str(FORMAT)})
     return found, False
 
 
@@ -133,8 +147,10 @@ def cached_tensor(file: Path, make: Callable[[], Tensor]) -> Tensor:
         UserError: the file is damaged.
     """
     if not file.is_file():
-        with atomic_path(file) as partial:
-            save_file({"tensor": make().contiguous()}, partial)
+        with one_at_a_time(file, lambda: _say_waiting(file)):
+            if not file.is_file():
+                with atomic_path(file) as partial:
+                    save_file({"tensor": make().contiguous()}, partial)
     try:
         return load_file(file)["tensor"]
     except (SafetensorError, OSError, KeyError) as error:

@@ -53,6 +53,16 @@ def check_claim(folder: Path, part: str, config: dict[str, Any], *, free: Collec
     return held
 
 
+def check_inputs(folder: Path, held: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise :class:`UserError` where a set was made of other data, or by another prior, under the same names."""
+    differing = differences(held, wanted)
+    require(
+        not differing,
+        f"output: {folder} holds a set of other inputs of the same names (different: {', '.join(differing)}); choose "
+        "another output or remove the folder",
+    )
+
+
 def same_config(held: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
     """Whether a part of a note describes what is wanted."""
     return held is not None and not differences(_without(held, ()), _without(json.loads(json.dumps(wanted)), ()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
 import subprocess
@@ -12,7 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-DISK_FULL = "No space left on device"  # what every library quotes from the system
+FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or what one may use of it
+QUOTED = tuple(map(os.strerror, FULL))  # what every library quotes from the system
+DISK_FULL = "the disk is full"
 GRACE_SECONDS = 5  # between asking a process to end and ending it
 TAIL_BYTES = 20_000  # of a log: enough for a long traceback
 PR_SET_PDEATHSIG = 1  # prctl(2)
@@ -75,8 +78,9 @@ def why_failed(code: int, log: Path) -> str | None:
     if code == 0:
         return None
     tail = _tail(log)
-    if DISK_FULL in tail:
-        return f"the disk is full ({DISK_FULL}); free some space"
+    for quoted in QUOTED:
+        if quoted in tail:
+            return f"{DISK_FULL} ({quoted}); free some space"
     if code < 0:
         name = signal.Signals(-code).name
         return f"killed by {name}{' (out of memory?)' if name == 'SIGKILL' else ''}"

@@ -58,8 +58,11 @@ class WandbTracker:
     ) -> None:
         """Open a run of its own, whatever an earlier job of this process left open."""
         facts = {"name": name, "group": self.group or group, "job_type": job_type, "config": dict(config), "id": run_id}
-        self._try("cannot be reached", lambda: self._open(self.mode, facts), otherwise="the run is recorded offline")
-        if self.run is None and self.mode == "online":
+        if self.mode != "online":
+            self._try("cannot record", lambda: self._open(self.mode, facts))
+            return
+        self._try("cannot be reached", lambda: self._open("online", facts), otherwise="the run is recorded offline")
+        if self.run is None:
             self._try("cannot record", lambda: self._open("offline", facts))
 
     def _open(self, mode: str, facts: dict[str, Any]) -> None:
