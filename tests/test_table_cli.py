@@ -6,7 +6,7 @@ import pytest
 import torch
 from command import manifoldgd
 from fake_cells import NO_DISK, WRONG, fake_job, metrics_of
-from toy_table import HOME, OUTPUT, TOY, ran, table
+from toy_table import CONF, HOME, OUTPUT, TOY, ran, table, write
 
 from manifoldgd.tables.definition import read_definition
 from manifoldgd.tables.results import TableResult
@@ -231,3 +231,14 @@ def test_the_digits_table_with_fewer_epochs(capsys, shared_cache):
 def test_metrics_have_what_a_table_reads():
     """The fakes hold the keys of real results that the table reads: see `check_metrics` in test_run."""
     assert set(metrics_of()) >= {"student_seeds", "students", "seconds", "set_metrics", "guidance", "hardware"}
+
+
+def test_a_method_may_refer_to_the_seed():
+    from manifoldgd.cli.table_plan import plan_table
+
+    own = {"guidance": "matching", "guidance.then.pool_seed": "${seed}"}
+    write(methods={**TOY["methods"], "own": own})
+    cells = [cell for cell in plan_table(read_definition(HOME / "table.yaml"), {}, CONF).cells if cell.method == "own"]
+    pools = {cell.seed: cell.set_config["guidance"]["then"]["pool_seed"] for cell in cells}
+    assert pools == {0: 0, 1: 1}
+    assert len({cell.key for cell in cells}) == len(cells)

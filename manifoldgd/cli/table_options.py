@@ -51,7 +51,8 @@ keys of the table:
   scores=true           DD-Ranking's scores (HLR, IOR, LRS) as columns; needs a row of random real images, and trains
                         each column's student on all real images once, kept in the cache
   launcher=NAME         spread the cells with a Hydra launcher: joblib, submitit_local, submitit_slurm;
-                        its own keys are hydra.launcher.KEY=VALUE
+                        its own keys are hydra.launcher.KEY=VALUE; Slurm runs as many at a time as it
+                        likes unless jobs= is given
 
 Any other key=value goes to every cell, after the table's own; `manifoldgd run --help` lists them.
 

@@ -42,6 +42,14 @@ class CellSetup(Setup):
         super().__init__("run", config)
         self._built = built
 
+    def set_config_of(self, seed: int) -> dict[str, Any]:
+        """What a set depends on, with another distillation seed wherever the configuration refers to it."""
+        first, self.config.seed = self.config.seed, seed
+        try:
+            return self.set_config
+        finally:
+            self.config.seed = first
+
     @cached_property
     def dataset(self) -> Any:
         """The images."""
@@ -208,7 +216,7 @@ def _row(table: TableDefinition, column: ColumnDefinition, method: str, extra: O
             column=column.key,
             seed=seed,
             overrides=(*texts, override("seed", seed)),
-            set_config=setup.set_config | ({"seed": seed} if setup.draws else {}),
+            set_config=setup.set_config_of(seed),
             judge_config=judge,
         )
         for seed in table.seeds
