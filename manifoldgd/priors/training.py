@@ -108,17 +108,7 @@ def train_prior(
         UserError: ``folder`` already holds a prior, the images are larger than the autoencoder's, or the checkpoints in
             it belong to another recipe.
     """
-    require(
-        not (folder / CARD).exists(),
-        f"output: {folder} already holds a trained prior; choose another output or remove it",
-    )
-    side = max(dataset.image_shape[1:])
-    require(
-        autoencoder.image_size >= side,
-        f"recipe.autoencoder.image_size: expected at least the {side} pixels of the images of {dataset.name}, got "
-        f"{autoencoder.image_size}, which would cut them; set recipe.autoencoder.image_size={side} or more, "
-        "or a smaller dataset.image_size",
-    )
+    _check(folder, dataset, autoencoder)
     work = folder / "training"
     _claim(
         work,
@@ -159,6 +149,21 @@ def write_prior(
         shutil.rmtree(folder / name, ignore_errors=True)
         os.replace(partial / name, folder / name)
     atomic_write_json(folder / "model_index.json", {**index, "id2label": id2label})
+
+
+def _check(folder: Path, dataset: ImageDataset, autoencoder: AutoencoderRecipe) -> None:
+    """Raise what needs no training to be found out."""
+    require(
+        not (folder / CARD).exists(),
+        f"output: {folder} already holds a trained prior; choose another output or remove it",
+    )
+    side = max(dataset.image_shape[1:])
+    require(
+        autoencoder.image_size >= side,
+        f"recipe.autoencoder.image_size: expected at least the {side} pixels of the images of {dataset.name}, got "
+        f"{autoencoder.image_size}, which would cut them; set recipe.autoencoder.image_size={side} or more, "
+        "or a smaller dataset.image_size",
+    )
 
 
 def _claim(work: Path, recipe: dict[str, Any]) -> None:
