@@ -16,7 +16,7 @@ from manifoldgd.cli.setup import DIFFUSION, IN_LATENT_SPACE, MANY_IN_A_FOLDER, S
 from manifoldgd.cli.sweep import FOLDER_VARIABLE
 from manifoldgd.distill.module import Targets, find_targets
 from manifoldgd.errors import require
-from manifoldgd.files import atomic_write_text
+from manifoldgd.files import atomic_write_text, one_at_a_time
 from manifoldgd.matching.energy import Matching
 from manifoldgd.matching.regression import Regression
 from manifoldgd.priors.prior import Prior
@@ -65,9 +65,10 @@ class Experiment(Setup):
         """Train a prior on the dataset's training split and judge it."""
         recipe = self.recipe()
         folder = Path(self.config.output or f"outputs/priors/{self.dataset.name}")
-        facts = prior.train_and_judge(
-            folder, self.dataset, **recipe, seed=self.config.seed, machine=self.machine, cache=self.cache
-        )
+        with one_at_a_time(folder / "prior", lambda: print(f"{folder}: being trained by another process; waiting")):
+            facts = prior.train_and_judge(
+                folder, self.dataset, **recipe, seed=self.config.seed, machine=self.machine, cache=self.cache
+            )
         judge = facts["judge"]
         print(f"prior: {folder}; {100 * judge['recognised']:.1f} % of {judge['samples']} unguided samples recognised")
         return facts

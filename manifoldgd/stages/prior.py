@@ -12,7 +12,7 @@ import torch
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.diffusion import DDPM
-from manifoldgd.files import atomic_write_json, atomic_write_text, one_at_a_time
+from manifoldgd.files import atomic_write_json, atomic_write_text
 from manifoldgd.guidance import NoGuidance
 from manifoldgd.machine import Machine, hardware
 from manifoldgd.metrics.functional import frechet_distance
@@ -56,34 +56,6 @@ def train_and_judge(
     Returns:
         What the card says, as ``manifoldgd.json`` holds it.
     """
-    with one_at_a_time(
-        folder / "prior", lambda: print(f"output: {folder}: trained by another process; waiting for it")
-    ):
-        return _train_and_judge(
-            folder,
-            dataset,
-            autoencoder,
-            denoiser,
-            cfg_scale=cfg_scale,
-            judge_samples=judge_samples,
-            seed=seed,
-            machine=machine,
-            cache=cache,
-        )
-
-
-def _train_and_judge(
-    folder: Path,
-    dataset: ImageDataset,
-    autoencoder: AutoencoderRecipe,
-    denoiser: DenoiserRecipe,
-    *,
-    cfg_scale: float,
-    judge_samples: int,
-    seed: int,
-    machine: Machine,
-    cache: Path,
-) -> dict[str, Any]:
     trainer = machine.trainer(enable_checkpointing=True)
     seconds = train_prior(dataset, folder, autoencoder=autoencoder, denoiser=denoiser, seed=seed, trainer=trainer)
     prior = load_prior(path=str(folder), autoencoder=None, cfg_scale=cfg_scale, cfg_channels=None).to(machine.device)
