@@ -47,6 +47,21 @@ def test_a_record_is_not_shortened(capsys, fakes):
     assert {one.column for one in TableResult.load(HOME / "results.json").sets} == {"one"}
 
 
+def test_a_record_may_hold_rows_with_fewer_students(fakes):
+    assert table("columns=one", "seeds=0", "record=true") == 0
+    ran()
+    change(student_seeds=[0, 1])
+    fakes(seeds=(0, 1))
+    asked = ("columns=one", "seeds=0", "methods=mode", "extend=true", "record=true", "output=outputs/second")
+    assert table(*asked) == 0
+    assert sorted(ran(Path("outputs/second"))) == ["one/mode-seed0"]
+    held = TableResult.load(HOME / "results.json")
+    assert {each.method: each.student_seeds for each in held.sets} == {"random": (0,), "unguided": (0,), "mode": (0, 1)}
+    text = (HOME / "table.md").read_text()
+    assert "**Unfinished: 2 of 3 sets have fewer students than asked for" in text
+    assert text.count("(1 of 2 students)") >= 2
+
+
 def test_a_record_holds_columns_with_students_of_their_own(fakes):
     one, two = TOY["columns"]
     fakes(seeds=(0, 1))

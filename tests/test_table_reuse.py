@@ -89,9 +89,29 @@ def test_a_record_counts_where_its_configuration_is_the_same(tmp_path):
     assert (kept.method, kept.student_seeds, kept.last, kept.best) == ("a", (1,), (0.2,), (0.4,))
     assert kept.per_class == ((0.2,),)
     assert (tmp_path / "out" / kept.grid).resolve() == tmp_path / "home" / "g" / "a.png"
-    assert recorded_sets(record, cells, {"c": (0, 1, 2)}, home=tmp_path, output=tmp_path) == []
-    board = Board(tmp_path / "out", blank(METHODS), cells, [kept])
+    assert recorded_sets(record, cells, {"c": (3,)}, home=tmp_path, output=tmp_path) == []
+    board = Board(tmp_path / "out", blank(METHODS, student_seeds=(1,)), cells, [kept])
     assert [each.method for each in board.left] == ["b"]
+
+
+def test_a_recorded_set_with_fewer_students_is_shown_until_it_is_measured_again(tmp_path):
+    record = blank(
+        METHODS,
+        sets=(result("a"), result("b", student_seeds=(0, 1), last=(0.1, 0.2), best=(0.1, 0.2), per_class=((), ()))),
+    )
+    cells, wanted = [cell("a"), cell("b")], {"c": (0, 1)}
+    kept = recorded_sets(record, cells, wanted, home=tmp_path, output=tmp_path)
+    assert [(one.method, one.student_seeds) for one in kept] == [("a", (0,)), ("b", (0, 1))]
+    board = Board(tmp_path, blank(METHODS, student_seeds=(0, 1)), cells, kept)
+    assert [each.method for each in board.left] == ["a"]
+    assert [one.method for one in board.result().sets] == ["a", "b"]
+    assert board.ended(cells[0], "killed") is None  # what was there stays
+    assert [one.student_seeds for one in board.result().sets] == [(0,), (0, 1)]
+    made = cells[0].folder(tmp_path)
+    made.mkdir(parents=True)
+    (made / "metrics.json").write_text(json.dumps(metrics_of(seeds=(0, 1))))
+    assert board.ended(cells[0], None).student_seeds == (0, 1)
+    assert not board.left
 
 
 def test_a_record_is_never_shortened_unasked():

@@ -22,7 +22,8 @@ class Board:
         output: folder of the table.
         blank: the table without sets.
         cells: those asked for, in the order they are to be run.
-        recorded: sets from a record that count as finished.
+        recorded: sets from a record; those that have all students asked for count as finished, others are shown until
+            their cell is run.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Board:
     @property
     def left(self) -> list[Cell]:
         """Cells to be run, one for each run, failed ones among them."""
-        return [cell for cell in self.cells if place_of(cell) not in self.sets]
+        return [cell for cell in self.cells if not self._has_students(cell)]
 
     @property
     def failed_cells(self) -> list[Cell]:
@@ -73,6 +74,11 @@ class Board:
                 self.failed[place_of(each)] = FailedSet(**place, reason=reason)
         self.save()
         return found
+
+    def _has_students(self, cell: Cell) -> bool:
+        """Whether the set of ``cell`` is judged by all students asked for."""
+        held = self.sets.get(place_of(cell))
+        return held is not None and set(self.blank.students[cell.column]) <= set(held.student_seeds)
 
     def _alike(self, cell: Cell) -> list[Cell]:
         """The cells that the run of ``cell`` gives a result."""

@@ -120,6 +120,8 @@ def headline(cell: CellSummary) -> Spread:
     marks = [MARKS[cell.difference.verdict]] if cell.difference else []
     if not cell.is_whole:
         marks.append(f"({len(cell.sets)} of {cell.asked} sets)")
+    if cell.last and cell.lacking:
+        marks.append(f"({cell.last.students} of {len(cell.distinct) * cell.students_asked} students)")
     if cell.repeats:
         marks.append("(one set)" if len(cell.distinct) == 1 else f"({len(cell.distinct)} different sets)")
     mark = " ".join(filter(None, marks))

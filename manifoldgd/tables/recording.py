@@ -24,7 +24,9 @@ SHOWN = 5  # cells named in an error
 def recorded_sets(
     record: TableResult, cells: Iterable[Cell], students: Mapping[str, Sequence[int]], *, home: Path, output: Path
 ) -> list[SetResult]:
-    """The sets of a record that may stand for cells: those of the same key that have all students wanted.
+    """The sets of a record that may stand for cells: those of the same key, with the students wanted that they have.
+
+    A set that lacks some of them is shown as it is; :class:`manifoldgd.tables.board.Board` has it measured again.
 
     Args:
         record: what was recorded.
@@ -40,12 +42,12 @@ def recorded_sets(
             grid=os.path.relpath(home / one.grid, output) if one.grid else None,
         )
         for one in record.sets
-        if keys.get(place_of(one)) == one.key and set(students[one.column]) <= set(one.student_seeds)
+        if keys.get(place_of(one)) == one.key and set(students[one.column]) & set(one.student_seeds)
     ]
 
 
 def _with_students(one: SetResult, student_seeds: Sequence[int]) -> SetResult:
-    rows = [one.student_seeds.index(seed) for seed in student_seeds]
+    rows = [one.student_seeds.index(seed) for seed in student_seeds if seed in one.student_seeds]
     names = ("student_seeds", "last", "best", "per_class")
     parts: dict[str, Any] = {name: tuple(getattr(one, name)[row] for row in rows) for name in names}
     return replace(one, **parts)

@@ -25,6 +25,7 @@ class CellSummary:
     sets: tuple[SetResult, ...]  # judged ones, by distillation seed
     distinct: tuple[SetResult, ...]  # of these, one for each different set: what statistics count
     asked: int  # distilled sets that the table asks for
+    students_asked: int  # of each set
     last: Cell | None  # last epoch: the headline; None before the first set is judged
     best: Cell | None  # best epoch: chosen on the images that judge, so never ranked by
     difference: Interval | None  # last epoch, paired with the baseline; None for the baseline itself
@@ -34,6 +35,11 @@ class CellSummary:
     def is_whole(self) -> bool:
         """Whether every asked set is there."""
         return len(self.sets) >= self.asked
+
+    @property
+    def lacking(self) -> int:
+        """Judged sets that have fewer students than asked for."""
+        return sum(len(one.last) < self.students_asked for one in self.sets)
 
     @property
     def shape(self) -> str:
@@ -85,6 +91,11 @@ class Summary:
     def missing(self) -> int:
         """Sets that are asked for and not there."""
         return sum(max(0, cell.asked - len(cell.sets)) for cell in self.cells.values())
+
+    @property
+    def lacking(self) -> int:
+        """Sets that have fewer students than the table asks for."""
+        return sum(cell.lacking for cell in self.cells.values())
 
     @property
     def comparisons(self) -> int:
@@ -160,6 +171,7 @@ def _cell(result: TableResult, method: str, column: Column) -> CellSummary:
         sets=sets,
         distinct=distinct,
         asked=len(result.seeds),
+        students_asked=len(result.students[column.key]),
         last=cell_statistics([one.last for one in distinct]) if sets else None,
         best=cell_statistics([one.best for one in distinct]) if sets and all(one.best for one in distinct) else None,
         difference=difference,

@@ -37,11 +37,18 @@ def notices(summary: Summary) -> list[str]:
             "VALIDATION accuracies, not test results: judged on images held out of the training split, "
             "for choosing settings. The test split was not read, and published (test) accuracies are left out."
         )
+    total = sum(cell.asked for cell in summary.cells.values())
     if summary.missing:
-        total = sum(cell.asked for cell in summary.cells.values())
-        failed = len(summary.result.failed)
+        held = {(one.method, one.column, one.seed) for one in summary.result.sets}
+        failed = sum((one.method, one.column, one.seed) not in held for one in summary.result.failed)
         tail = f", {failed} of them failed" if failed else ""
         found.append(f"Unfinished: {summary.missing} of {total} sets are missing{tail}.")
+    if summary.lacking:
+        verb = "has" if summary.lacking == 1 else "have"
+        found.append(
+            f"Unfinished: {summary.lacking} of {total} sets {verb} fewer students than asked for "
+            "(“sets × students” in the details)."
+        )
     return found
 
 
