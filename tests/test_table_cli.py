@@ -201,6 +201,18 @@ def test_a_cluster_needs_no_gpu_here(capsys, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_real_cells_by_a_real_launcher(shared_cache, launcher):
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
+    tiny = ("sampler.steps=3", "student.protocol.epochs=1", f"cache={shared_cache}")
+    assert table("columns=one", "seeds=0", "methods=random,unguided", f"launcher={launcher}", "jobs=2", *tiny) == 0
+    held = TableResult.load(OUTPUT / "results.json")
+    assert [one.method for one in held.sets] == ["random", "unguided"]
+    assert table("columns=one", "seeds=0", "methods=random,unguided", *tiny) == 0  # the same cells: nothing is left
+    assert TableResult.load(OUTPUT / "results.json") == held
+
+
+@pytest.mark.slow
 def test_real_cells(capsys, shared_cache):
     assert table("columns=one", "seeds=0", "sampler.steps=3", "student.protocol.epochs=1", f"cache={shared_cache}") == 0
     capsys.readouterr()
