@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
-import platform
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -117,17 +115,3 @@ def half_precision(precision: str, device: torch.device) -> torch.autocast:
     """Autocast as Lightning's ``precision`` asks for, off for single precision."""
     dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
     return torch.autocast(device.type, dtype, enabled=precision != SINGLE)
-
-
-def hardware() -> str:
-    """The machine in words, for cards and tables: processor or GPU, cores, torch."""
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
-    return f"{name}, {os.cpu_count()} CPU cores, torch {torch.__version__}"
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

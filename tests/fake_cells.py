@@ -46,7 +46,13 @@ def cell(method="m", seed=0, column="c", *, draws=True, **changes):
 def metrics_of(seeds=(0,), *, last=0.5, version=__version__):
     """Content of a ``metrics.json``."""
     students = [
-        {"seed": seed, "last_top1": last + seed / 100, "best_top1": last + 0.1, "per_class": [last, last]}
+        {
+            "seed": seed,
+            "seconds": 2.0,
+            "last_top1": last + seed / 100,
+            "best_top1": last + 0.1,
+            "per_class": [last, last],
+        }
         for seed in seeds
     ]
     return {

@@ -205,3 +205,34 @@ def test_a_judgement_never_lies_among_the_classes(shared_cache, tmp_path):
         shutil.rmtree(judged)
     for place in (made / "set", copied):
         assert {each.name for each in place.iterdir()} == before
+
+
+def test_students_of_other_images_are_trained_again(tiny_prior, shared_cache, tmp_path):
+    folder = tmp_path / "out"
+    assert quick("run", tiny_prior, shared_cache, folder, "source=random") == 0
+    first = metrics(folder)
+    student = folder / "students" / f"{first['student_seeds'][0]}.json"
+    held = json.loads(student.read_text())
+    assert held["fingerprint"] == first["fingerprint"]
+    for file, changes in ((student, {"last_top1": 2.0}), (folder / "metrics.json", {})):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "fingerprint": "of others", **changes}))
+    assert quick("run", tiny_prior, shared_cache, folder, "source=random") == 0
+    assert json.loads(student.read_text())["last_top1"] == held["last_top1"]
+    assert metrics(folder)["fingerprint"] == first["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "needed"),
+    [
+        (("source=herding",), True),
+        (("source=random",), False),
+        (("clusterer/space=embedding",), True),
+        (("clusterer/space=embedding", "guidance=none"), False),  # nothing is clustered
+        ((), False),
+    ],
+)
+def test_a_set_knows_the_classifier_that_it_was_made_with(tiny_prior, shared_cache, tmp_path, overrides, needed):
+    folder = tmp_path / "out"
+    assert quick("distill", tiny_prior, shared_cache, folder, *overrides) == 0
+    inputs = load_set(folder).manifest["inputs"]
+    assert (inputs["classifier"] is not None) == needed

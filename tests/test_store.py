@@ -10,7 +10,7 @@ from PIL import Image
 from manifoldgd.artifacts import DistilledSet, LatentSet, PrototypeSet
 from manifoldgd.errors import UserError
 from manifoldgd.store.keys import key_of, read_json
-from manifoldgd.store.results import claim_result
+from manifoldgd.store.results import check_inputs, claim_result
 from manifoldgd.store.sets import SetWriter, image_file, load_set, to_picture
 
 NAMES = ("cat", "great dane")
@@ -167,6 +167,13 @@ def test_some_keys_of_a_claim_may_differ(tmp_path):
         claim_result(folder, "evaluation", {"student": "y"}, free=("student_seeds",))
 
 
+def test_inputs_are_compared_as_far_as_they_were_noted(tmp_path):
+    check_inputs(tmp_path, {"dataset": "a"}, {"dataset": "a", "classifier": "new"})
+    check_inputs(tmp_path, {"dataset": "a", "classifier": "new"}, {"dataset": "a", "classifier": "new"})
+    with pytest.raises(UserError, match=r"classifier is 'old' there, 'new' here"):
+        check_inputs(tmp_path, {"dataset": "a", "classifier": "old"}, {"dataset": "a", "classifier": "new"})
+
+
 def test_a_note_cut_short_by_a_kill_claims_nothing(tmp_path):
     (tmp_path / ".result.0123.json").write_text("{")
     claim_result(tmp_path, "set", CONFIG)
@@ -213,6 +220,9 @@ def test_unreadable_json_is_named(tmp_path):
             (tmp_path / "f.json").write_text(text)
         with pytest.raises(UserError, match=r"f\.json: cannot be read"):
             read_json(tmp_path / "f.json")
+    (tmp_path / "f.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"f\.json: holds no JSON object"):
+        read_json(tmp_path / "f.json")
 
 
 def _labels(*values):

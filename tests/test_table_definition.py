@@ -108,6 +108,7 @@ WRONG = [
     ({"columns": [{"key": "one", "dataset": "digits", "ipc": 1}]}, ("columns: one: student: expected a value",)),
     ({"columns": [GOOD["columns"][0] | {"ipc": 0}]}, ("columns: one: ipc: expected a whole number", "got 0")),
     ({"columns": [GOOD["columns"][0] | {"icp": 1}]}, ("columns: one: unknown key 'icp'", "did you mean 'ipc'")),
+    ({"columns": [GOOD["columns"][0] | {"overrides": ["machine"]}]}, ("columns: one: overrides: expected keys",)),
     ({"columns": [GOOD["columns"][0] | {"key": "../x"}]}, ("key: expected a name of letters", "got '../x'")),
 ]
 

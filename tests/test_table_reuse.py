@@ -1,6 +1,7 @@
 """What of earlier work a table takes over: finished cells, recorded sets, their seconds; and what it refuses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from test_table_runner import METHODS, board_of
 
 from manifoldgd import __version__
 from manifoldgd.errors import UserError
+from manifoldgd.provenance import code_version, release
 from manifoldgd.store.results import claim_result
 from manifoldgd.tables.board import START_SECONDS, Board, seconds_for
 from manifoldgd.tables.gathering import check_folder, check_same_table, finished_set
@@ -145,3 +147,48 @@ def test_a_record_has_one_picture_a_cell_and_its_pages(tmp_path):
 
 def test_a_run_that_is_not_finished_is_no_result(tmp_path):
     assert finished_set(tmp_path, cell(), (0,)) is None
+
+
+def test_foreign_results_are_named(tmp_path):
+    made = cell().folder(tmp_path)
+    made.mkdir(parents=True)
+    for text in ("{}", "[]", '{"student_seeds": [0]}'):
+        (made / "metrics.json").write_text(text)
+        with pytest.raises(UserError, match=r"metrics\.json: (is no result of ours|holds no JSON object)"):
+            finished_set(tmp_path, cell(), (0,))
+    for text in ("[]", '{"format": 1, "columns": ["a"], "sets": [], "failed": []}'):
+        (tmp_path / "results.json").write_text(text)
+        with pytest.raises(UserError, match=r"results\.json: (is no table of ours|holds no JSON object)"):
+            TableResult.load(tmp_path / "results.json")
+
+
+def test_seconds_are_those_of_the_students_taken(tmp_path):
+    made = cell().folder(tmp_path)
+    made.mkdir(parents=True)
+    (made / "metrics.json").write_text(json.dumps(metrics_of(seeds=(0, 1, 2))))
+    one = finished_set(tmp_path, cell(), (2,))
+    assert one.seconds == {"distill": 1.0, "students": 2.0, "metrics": 0.5}
+    whole = finished_set(tmp_path, cell(), (0, 1, 2))
+    assert whole.seconds["students"] == 6.0
+    (kept,) = recorded_sets(blank(METHODS, sets=(whole,)), [cell()], {"c": (0,)}, home=tmp_path, output=tmp_path)
+    assert kept.seconds == one.seconds
+
+
+def test_measures_asked_for_later_are_made(tmp_path):
+    made = cell().folder(tmp_path)
+    made.mkdir(parents=True)
+    asked = replace(cell(), measures=True)
+    for measures, there in (({}, False), ({"frechet_distance": 3.0}, True)):
+        (made / "metrics.json").write_text(json.dumps({**metrics_of(), "set_metrics": measures}))
+        found = finished_set(tmp_path, cell(), (0,))
+        assert (finished_set(tmp_path, asked, (0,)) is not None) == there
+        record = blank(METHODS, sets=(found,))
+        assert len(recorded_sets(record, [asked], {"c": (0,)}, home=tmp_path, output=tmp_path)) == there
+        assert len(recorded_sets(record, [cell()], {"c": (0,)}, home=tmp_path, output=tmp_path)) == 1
+
+
+def test_commits_of_one_release_compare():
+    here = blank(METHODS)
+    there = blank(METHODS, sets=(result(code_version=f"{__version__}+1234567.dirty"),))
+    check_same_table(Path("results.json"), there, here, __version__)
+    assert release(code_version()) == __version__

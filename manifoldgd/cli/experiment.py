@@ -76,11 +76,7 @@ class Experiment(Setup):
     def _make_set(self, folder: Path) -> DistilledSet:
         claim_result(folder, "set", self.set_config)
         atomic_write_text(folder / "config.yaml", OmegaConf.to_yaml(self.config, resolve=True))
-        facts = {
-            "method": self.method,
-            "config": self.set_config,
-            "inputs": {"dataset": self.dataset.fingerprint, "prior": self.prior.key if self.needs_prior else None},
-        }
+        facts = {"method": self.method, "config": self.set_config, "inputs": self._inputs}
         if has_set(folder):
             distilled = load_set(folder)
             check_inputs(folder, distilled.manifest["inputs"], facts["inputs"])
@@ -89,6 +85,15 @@ class Experiment(Setup):
         if self.config.source != DIFFUSION:
             return self._choose_real(folder, facts)
         return self._synthesise(folder, facts)
+
+    @property
+    def _inputs(self) -> dict[str, str | None]:
+        """Hashes of what a set is made of, besides its configuration."""
+        return {
+            "dataset": self.dataset.fingerprint,
+            "prior": self.prior.key if self.needs_prior else None,
+            "classifier": classifiers.embedding_key(self.dataset) if self.needs_classifier else None,
+        }
 
     def _synthesise(self, folder: Path, facts: dict[str, Any]) -> DistilledSet:
         targets = self._targets() if self.needs_prototypes else None
@@ -160,7 +165,7 @@ class Experiment(Setup):
         )
 
     def _judge(self, folder: Path, distilled: DistilledSet) -> dict[str, Any]:
-        result = self._held(folder / "metrics.json") or self._evaluate_tracked(folder, distilled)
+        result = self._held(folder / "metrics.json", distilled) or self._evaluate_tracked(folder, distilled)
         accuracy = result["accuracy"]["last"]
         spread = "" if accuracy["std"] is None else f" ± {100 * accuracy['std']:.1f}"
         print(
@@ -173,11 +178,12 @@ class Experiment(Setup):
         print(f"result: {folder}/report.html")
         return result
 
-    def _held(self, file: Path) -> dict[str, Any] | None:
-        """The result, if it has these students and the measures asked for; else it is made of what is finished."""
-        held = read_json(file) if file.is_file() else None
-        measured = held and (held["set_metrics"] or not self.config.measures)
-        return held if measured and held["student_seeds"] == list(self.config.student_seeds) else None
+    def _held(self, file: Path, distilled: DistilledSet) -> dict[str, Any] | None:
+        """The result, if it is of these images, students and measures; else it is made of what is finished."""
+        held = read_json(file) if file.is_file() else {}
+        same = held.get("fingerprint") == distilled.fingerprint
+        measured = held.get("set_metrics") or not self.config.measures
+        return held if same and measured and held.get("student_seeds") == list(self.config.student_seeds) else None
 
     def _evaluate_tracked(self, folder: Path, distilled: DistilledSet) -> dict[str, Any]:
         self.tracker.start(**self._place(folder), config=OmegaConf.to_container(self.config, resolve=True))

@@ -16,6 +16,7 @@ from manifoldgd.errors import require
 from manifoldgd.machine import SINGLE, Machine
 from manifoldgd.priors.prior import Prior
 from manifoldgd.prototypes import DRAW_NOTHING, SELECTIONS, Clusterer
+from manifoldgd.prototypes.spaces import ClassifierEmbedding
 from manifoldgd.stages import latents, sets, spaces
 from manifoldgd.store.keys import key_of
 from manifoldgd.tracking import Tracker
@@ -100,6 +101,14 @@ class Setup:
     def needs_prior(self) -> bool:
         """Whether making the set takes the prior."""
         return self.config.source in (DIFFUSION, *IN_LATENT_SPACE) or self.config.reconstruct
+
+    @property
+    def needs_classifier(self) -> bool:
+        """Whether making the set takes the classifier of the real images."""
+        if self.config.source != DIFFUSION:
+            return self.config.source not in ("random", *IN_LATENT_SPACE)
+        clusters = self.needs_prototypes and isinstance(self.clusterer.space.features, ClassifierEmbedding)
+        return clusters or self.overgeneration.replicas > 1
 
     @property
     def method(self) -> str:

@@ -19,12 +19,12 @@ from manifoldgd.tables.definition import check_reserved
 RUN_KEYS = (
     *("dataset", "prior", "clusterer", "guidance", "sampler", "start", "overgeneration"),
     *("source", "reconstruct", "student"),
-    *("machine", "logger", "cache", "experiment", "ipc", "seed", "set"),
+    *("machine", "logger", "cache", "measures", "experiment", "ipc", "seed", "set"),
 )
 # Keys that change no number of the table. A machine as a whole, and its precisions, do.
 NEUTRAL = (
     *(f"machine.{name}" for name in ("accelerator", "batch_size", "threads", "progress")),
-    *("logger", "cache", "dataset.folder", "dataset.download"),
+    *("logger", "cache", "measures", "dataset.folder", "dataset.download"),
 )
 LAUNCHER_KEYS = "hydra"
 FLAGS = {f"--{name.replace('_', '-')}": f"{name}=true" for name in ("dry_run", "record", "extend", "scores")}

@@ -218,6 +218,7 @@ def _row(table: TableDefinition, column: ColumnDefinition, method: str, extra: O
             overrides=(*texts, override("seed", seed)),
             set_config=setup.set_config_of(seed),
             judge_config=judge,
+            measures=config.measures,
         )
         for seed in table.seeds
     )

@@ -15,6 +15,7 @@ from manifoldgd.cli.table_options import TableOptions
 from manifoldgd.cli.table_plan import Plan, plan_table
 from manifoldgd.cli.table_scores import Scoring
 from manifoldgd.errors import UserError
+from manifoldgd.files import one_at_a_time
 from manifoldgd.priors.loading import only_cached
 from manifoldgd.tables.board import Board
 from manifoldgd.tables.definition import TableDefinition, read_definition
@@ -221,9 +222,20 @@ class TableWork:
             print("the same command tries the failed cells again; their logs lie in " + str(self.output / "logs"))
             return 1
         if self.options.record:
-            write_record(self.file.parent, self.output, self._result(board), scores=self.options.scores)
-            print(f"recorded: {self.file.parent / RECORD} and its pages")
+            self._write_record(board)
         return 0
+
+    def _write_record(self, board: Board) -> None:
+        """Record the result, beside what another process recorded while this one measured."""
+        file = self.file.parent / RECORD
+        with one_at_a_time(file, lambda: print(f"{file}: being written by another process; waiting")):
+            before = self.record
+            for name in ("record", "scope", "plan"):
+                self.__dict__.pop(name, None)
+            if self.record != before:
+                board = self.board()
+            write_record(self.file.parent, self.output, self._result(board), scores=self.options.scores)
+        print(f"recorded: {file} and its pages")
 
 
 def _state(board: Board) -> str:

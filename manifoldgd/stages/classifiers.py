@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,21 @@ def embedding_network(dataset: ImageDataset, machine: Machine, cache: Path) -> C
     Trained on two processors it differs enough for herding and k-center to choose other images in it. That of whole
     Fashion-MNIST is therefore bundled, as the cache kept it; with the same weights they choose the same.
     """
-    file = f"{key_of('classifier', dataset.name, dataset.fingerprint, CLASSIFIER_SEED)}.safetensors"
-    bundled = BUNDLED_FOLDER / file
-    if bundled.is_file():
+    file = _embedding_file(dataset)
+    if (bundled := BUNDLED_FOLDER / file).is_file():
         return Classifier.load(bundled)
     return _kept(cache / "classifiers" / file, dataset, machine)
+
+
+def embedding_key(dataset: ImageDataset) -> str:
+    """A hash of what :func:`embedding_network` is: of the bundled weights, else of the data that it is trained on."""
+    file = BUNDLED_FOLDER / _embedding_file(dataset)
+    weights = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest() if file.is_file() else None
+    return key_of(file.stem, weights)
+
+
+def _embedding_file(dataset: ImageDataset) -> str:
+    return f"{key_of('classifier', dataset.name, dataset.fingerprint, CLASSIFIER_SEED)}.safetensors"
 
 
 def teacher_of(dataset: ImageDataset, student: Student, recipe: Recipe, machine: Machine, cache: Path) -> Classifier:

@@ -11,19 +11,20 @@ from typing import Any
 
 import torch
 
-from manifoldgd import __version__
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.errors import require
 from manifoldgd.files import atomic_write_json
-from manifoldgd.machine import Machine, hardware
+from manifoldgd.machine import Machine
 from manifoldgd.metrics import set_metrics
+from manifoldgd.provenance import code_version, hardware
 from manifoldgd.randomness import generator
 from manifoldgd.stages.classifiers import embedding_network, teacher_of
 from manifoldgd.store.keys import FORMAT, read_json
 from manifoldgd.students import Classifier, Student
 
 METRIC_IMAGES = 5000  # real images that a set is compared with
+FINGERPRINT = "fingerprint"  # of the set that a student learned; students of older versions lack it
 NEIGHBOURS = 5  # of precision, recall, density and coverage (Naeem et al. 2020)
 
 
@@ -53,7 +54,7 @@ def train_students(
     machine: Machine,
     logger_of: Callable[[int], Any],
 ) -> list[dict[str, Any]]:
-    """One student for each seed; a finished one lies in ``folder`` and is not trained again.
+    """One student for each seed; a finished one of the same images lies in ``folder`` and is not trained again.
 
     Returns:
         For each seed the fields of a :class:`StudentResult`.
@@ -61,7 +62,7 @@ def train_students(
     results = []
     for seed in seeds:
         file = folder / f"{seed}.json"
-        if not file.is_file():
+        if not _judged(file, distilled):
             result = student.train(
                 distilled.images,
                 distilled.labels,
@@ -79,9 +80,15 @@ def train_students(
                 logger=logger_of(seed),
                 precision=machine.student_precision,
             )
-            atomic_write_json(file, asdict(result))
-        results.append(read_json(file))
+            atomic_write_json(file, {**asdict(result), FINGERPRINT: distilled.fingerprint})
+        held = read_json(file)
+        results.append({name: value for name, value in held.items() if name != FINGERPRINT})
     return results
+
+
+def _judged(file: Path, distilled: DistilledSet) -> bool:
+    """Whether a student's file is there, and is of these images."""
+    return file.is_file() and read_json(file).get(FINGERPRINT, distilled.fingerprint) == distilled.fingerprint
 
 
 def measure(distilled: DistilledSet, dataset: ImageDataset, network: Classifier) -> dict[str, float | None]:
@@ -164,8 +171,8 @@ def evaluate(
         "set_metrics": set_measures,
         "embedding": embedding,
         "guidance": guidance_steps(distilled),
-        "code_version": __version__,
-        "hardware": hardware(),
+        "code_version": code_version(),
+        "hardware": hardware(machine.device),
         "seconds": distilled.manifest.get("seconds", {}) | {name: round(value, 2) for name, value in seconds.items()},
     }
     atomic_write_json(folder / "metrics.json", result)

@@ -14,11 +14,12 @@ from manifoldgd.dataset import ImageDataset
 from manifoldgd.diffusion import DDPM
 from manifoldgd.files import atomic_write_json, atomic_write_text
 from manifoldgd.guidance import NoGuidance
-from manifoldgd.machine import Machine, hardware
+from manifoldgd.machine import Machine
 from manifoldgd.metrics.functional import frechet_distance
 from manifoldgd.priors.loading import CARD, load_prior
 from manifoldgd.priors.prior import Prior
 from manifoldgd.priors.training import AutoencoderRecipe, DenoiserRecipe, train_prior
+from manifoldgd.provenance import hardware
 from manifoldgd.report.card import prior_card
 from manifoldgd.report.grids import image_grid, save_png, scale_for
 from manifoldgd.stages.classifiers import embedding_network
@@ -68,7 +69,7 @@ def train_and_judge(
         "steps": {"autoencoder": autoencoder.steps, "denoiser": denoiser.steps},
         "seconds": {name: round(value) for name, value in seconds.items()},
         "seed": seed,
-        "hardware": hardware(),
+        "hardware": hardware(machine.device),
         "recipe": {"autoencoder": vars(autoencoder), "denoiser": vars(denoiser)},
         "parameters": {
             "autoencoder": sum(each.numel() for each in prior.autoencoder.parameters()),

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from manifoldgd.errors import UserError
+from manifoldgd.errors import UserError, require
 
 FORMAT = 1  # of everything on disk; raised when a reader of the old format would misread the new
 
@@ -33,8 +33,10 @@ def essence(config: Any, *, apart_from: Collection[str]) -> Any:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of a JSON file; an unreadable one is a :class:`UserError` that names it."""
+    """The object in a JSON file; a file that is unreadable or holds none is a :class:`UserError` that names it."""
     try:
-        return json.loads(path.read_text())
+        held = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read ({error}); remove it to have it made again") from error
+    require(isinstance(held, dict), f"{path}: holds no JSON object; remove it to have it made again")
+    return held

@@ -54,8 +54,11 @@ def check_claim(folder: Path, part: str, config: dict[str, Any], *, free: Collec
 
 
 def check_inputs(folder: Path, held: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Raise :class:`UserError` where a set was made of other data, or by another prior, under the same names."""
-    differing = differences(held, wanted)
+    """Raise :class:`UserError` where a set was made of other data, or by another prior, under the same names.
+
+    What an older version did not note is not compared.
+    """
+    differing = differences(held, {name: value for name, value in wanted.items() if name in held})
     require(
         not differing,
         f"output: {folder} holds a set of other inputs of the same names (different: {', '.join(differing)}); choose "

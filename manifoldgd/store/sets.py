@@ -18,10 +18,10 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from manifoldgd import __version__
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.errors import UserError, require
 from manifoldgd.files import atomic_path, atomic_write_json, atomic_write_text
+from manifoldgd.provenance import code_version
 from manifoldgd.store.keys import FORMAT, read_json
 from manifoldgd.store.results import claim_result
 
@@ -103,7 +103,7 @@ class SetWriter:
         ]
         atomic_write_text(self.folder / "metadata.jsonl", "".join(json.dumps(line) + "\n" for line in metadata))
         atomic_write_text(self.folder / "README.md", card)
-        head = {"format": FORMAT, "code_version": __version__, "ipc": ipc, "class_names": self.class_names}
+        head = {"format": FORMAT, "code_version": code_version(), "ipc": ipc, "class_names": self.class_names}
         atomic_write_json(self.folder / "manifest.json", {**head, **facts, "images": rows})
         self.progress.unlink(missing_ok=True)
 

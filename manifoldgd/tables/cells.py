@@ -24,6 +24,7 @@ class Cell:
     overrides: tuple[str, ...]  # of `manifoldgd run`, without output
     set_config: dict[str, Any]  # what the set depends on, resolved
     judge_config: dict[str, Any]  # what its judgement depends on, resolved, without the students' seeds
+    measures: bool = False  # whether the set is to be measured beside its students
 
     @property
     def key(self) -> str:

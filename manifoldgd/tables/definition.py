@@ -178,6 +178,9 @@ def _column(file: Path, held: Any) -> ColumnDefinition:
     if seeds is not None:
         require(isinstance(seeds, list), f"{where}student_seeds: expected a list, got {seeds!r}; correct it")
         _check_seeds(where, "student_seeds", seeds)
+    given = held.get("overrides")
+    fine = given is None or isinstance(given, dict)
+    require(fine, f"{where}overrides: expected keys and values, got {given!r}; write key: value")
     column = ColumnDefinition(
         **{
             **held,

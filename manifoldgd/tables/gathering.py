@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from manifoldgd.errors import UserError, require
+from manifoldgd.provenance import release
 from manifoldgd.store.keys import read_json
 from manifoldgd.store.results import check_claim
 from manifoldgd.tables.cells import Cell
@@ -29,7 +31,7 @@ def check_folder(output: Path, cell: Cell) -> None:
 
 
 def finished_set(output: Path, cell: Cell, student_seeds: Sequence[int]) -> SetResult | None:
-    """What the run of a cell left, or ``None`` where it is not there or lacks students.
+    """What the run of a cell left, or ``None`` where it is not there or lacks students or measures.
 
     Args:
         output: folder of the table.
@@ -38,10 +40,11 @@ def finished_set(output: Path, cell: Cell, student_seeds: Sequence[int]) -> SetR
     """
     file = cell.folder(output) / "metrics.json"
     metrics = read_json(file) if file.is_file() else None
-    if metrics is None or not set(student_seeds) <= set(metrics["student_seeds"]):
+    if metrics is None:
         return None
     try:
-        return _set_result(output, cell, metrics, student_seeds)
+        whole = set(student_seeds) <= set(metrics["student_seeds"]) and (metrics["set_metrics"] or not cell.measures)
+        return _set_result(output, cell, metrics, student_seeds) if whole else None
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{file}: is no result of ours ({error}); remove {file.parent} to have it made again"
@@ -61,7 +64,7 @@ def _set_result(output: Path, cell: Cell, metrics: dict[str, Any], student_seeds
         last=tuple(one["last_top1"] for one in students),
         best=tuple(one["best_top1"] for one in students),
         per_class=tuple(tuple(one["per_class"]) for one in students),
-        seconds=metrics["seconds"],
+        seconds={**metrics["seconds"], "students": math.fsum(one["seconds"] for one in students)},
         measures=metrics["set_metrics"],
         guidance=_mean_guidance(metrics["guidance"]),
         grid=os.path.relpath(grid, output) if grid.is_file() else None,
@@ -88,7 +91,7 @@ def check_same_table(file: Path, held: TableResult, wanted: TableResult, version
         file: where ``held`` comes from.
         held: a result found on disk.
         wanted: the table about to be measured.
-        version: of this code.
+        version: of this code, without a commit.
     """
     pairs = {name: (getattr(held, name), getattr(wanted, name)) for name in ("name", "split")}
     for column in wanted.columns:
@@ -96,7 +99,7 @@ def check_same_table(file: Path, held: TableResult, wanted: TableResult, version
             if other.key == column.key:
                 for name in ("dataset", "ipc", "student", "label_protocol"):
                     pairs[f"columns.{column.key}.{name}"] = (getattr(other, name), getattr(column, name))
-    versions = sorted({one.code_version for one in held.sets if one.code_version} - {version})
+    versions = sorted({release(one.code_version) for one in held.sets if one.code_version} - {version})
     if versions:
         pairs["version"] = (", ".join(versions), version)
     differing = [f"{name} is {there!r} there, {here!r} here" for name, (there, here) in pairs.items() if there != here]

@@ -35,14 +35,17 @@ def recorded_sets(
         home: folder of the record.
         output: folder of the table, to which pictures are given.
     """
-    keys = {place_of(cell): cell.key for cell in cells}
+    wanted = {place_of(cell): cell for cell in cells}
     return [
         replace(
             _with_students(one, students[one.column]),
             grid=os.path.relpath(home / one.grid, output) if one.grid else None,
         )
         for one in record.sets
-        if keys.get(place_of(one)) == one.key and set(students[one.column]) & set(one.student_seeds)
+        if (cell := wanted.get(place_of(one))) is not None
+        and cell.key == one.key
+        and set(students[one.column]) & set(one.student_seeds)
+        and (one.measures or not cell.measures)
     ]
 
 
@@ -50,7 +53,9 @@ def _with_students(one: SetResult, student_seeds: Sequence[int]) -> SetResult:
     rows = [one.student_seeds.index(seed) for seed in student_seeds if seed in one.student_seeds]
     names = ("student_seeds", "last", "best", "per_class")
     parts: dict[str, Any] = {name: tuple(getattr(one, name)[row] for row in rows) for name in names}
-    return replace(one, **parts)
+    share = len(rows) / len(one.student_seeds)  # students of a set take as long as one another
+    seconds = {stage: value * share if stage == "students" else value for stage, value in one.seconds.items()}
+    return replace(one, **parts, seconds=seconds)
 
 
 def check_nothing_lost(

@@ -109,7 +109,7 @@ class TableResult:
         Raises:
             UserError: the file is unreadable, of another format, or does not hold a table.
         """
-        held: dict[str, Any] = read_json(file)
+        held = read_json(file)
         require(
             held.get("format") == FORMAT,
             f"{file}: holds a table of format {held.get('format')}, this version reads {FORMAT}; "
@@ -124,7 +124,7 @@ class TableResult:
             }
             lists = {key: tuple(value) for key, value in held.items() if isinstance(value, list)}
             return cls(**{**held, **lists, **parts})
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError) as error:
             raise UserError(f"{file}: is no table of ours ({error}); choose another output or remove it") from error
 
 

@@ -74,8 +74,11 @@ def explanations(summary: Summary) -> list[str]:
             f"{summary.comparisons} comparisons, not corrected for their number: between equals about "
             f"{0.05 * summary.comparisons:.1f} of them would be marked by chance."
         )
-    if any(cell.published for cell in summary.cells.values()):
-        found.append(f"Published numbers are of the family “{result.number_family}”, ± as their source gives it.")
+    if summary.not_run or any(cell.published for cell in summary.cells.values()):
+        found.append(
+            f"Published numbers are of the family “{result.number_family}”, ± as their source gives it: most give a "
+            "standard deviation, no interval."
+        )
     for family, sign in foreign_signs(summary).items():
         found.append(f"{sign} published in another number family (“{family}”): {FAMILY_WARNING}.")
     return found
