@@ -236,3 +236,13 @@ def test_a_set_knows_the_classifier_that_it_was_made_with(tiny_prior, shared_cac
     assert quick("distill", tiny_prior, shared_cache, folder, *overrides) == 0
     inputs = load_set(folder).manifest["inputs"]
     assert (inputs["classifier"] is not None) == needed
+
+
+def test_a_set_is_made_for_the_augmentation_of_its_students(capsys, tiny_prior, shared_cache, tmp_path):
+    small = [f"guidance.then.{each}" for each in ("inner_steps=1", "networks=1", "real_per_class=2", "width=8")]
+    asked = ("guidance=regression_augmented", "student/protocol=soft_small", *small)
+    assert quick("distill", tiny_prior, shared_cache, tmp_path / "out", *asked) == 0
+    made = load_set(tmp_path / "out").manifest["config"]["guidance"]["then"]["augmentation"]
+    assert (made["mode"], made["operations"]) == ("all", ["crop", "flip"])
+    assert quick("distill", tiny_prior, shared_cache, tmp_path / "other", "student/protocol=soft_small") == 2
+    assert "does not use 'student/protocol'" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from manifoldgd.cli.components import check_type
 from manifoldgd.cli.dashboard import write_dashboard
@@ -98,12 +98,15 @@ def check_keys(command: str, config: DictConfig) -> None:
         f"cell: expected null or the keys {', '.join(sorted(CELL_KEYS))}, got {config.cell}; leave it to "
         "`manifoldgd table`",
     )
+    used = USED_KEYS[command]
+    if command == "distill" and "${student." in str(OmegaConf.to_container(config.guidance, resolve=False)):
+        used = used | {"student"}  # a guidance may take something of it, as the augmentation
     for override in HydraConfig.get().overrides.task:
         key = override.lstrip("+~").split("=", 1)[0].split("@")[0]
         top = key.replace("/", ".").split(".")[0]
         require(
-            top in USED_KEYS[command] or top == "hydra",
-            f"`manifoldgd {command}` does not use {key!r}; it uses {', '.join(sorted(USED_KEYS[command]))}",
+            top in used or top == "hydra",
+            f"`manifoldgd {command}` does not use {key!r}; it uses {', '.join(sorted(used))}",
         )
     for name in ("output", "cache", "set"):
         if config[name] is not None:
