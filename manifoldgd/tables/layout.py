@@ -117,14 +117,15 @@ def runs_table(summary: Summary, folder: str | os.PathLike[str]) -> Table:
 
 def headline(cell: CellSummary) -> Spread:
     """Mean and half interval of the last epoch, with the verdict and what is missing as its mark."""
-    marks = [MARKS[cell.difference.verdict]] if cell.difference else []
+    limits = []
     if not cell.is_whole:
-        marks.append(f"({len(cell.sets)} of {cell.asked} sets)")
-    if cell.last and cell.lacking:
-        marks.append(f"({cell.last.students} of {len(cell.distinct) * cell.students_asked} students)")
+        limits.append(f"{len(cell.sets)} of {cell.asked} sets")
     if cell.repeats:
-        marks.append("(one set)" if len(cell.distinct) == 1 else f"({len(cell.distinct)} different sets)")
-    mark = " ".join(filter(None, marks))
+        limits.append("one set" if len(cell.distinct) == 1 else f"{len(cell.distinct)} different sets")
+    if cell.last and cell.lacking:
+        limits.append(f"{cell.last.students} of {len(cell.distinct) * cell.students_asked} students")
+    verdict = MARKS[cell.difference.verdict] if cell.difference else ""
+    mark = " ".join(filter(None, [verdict, f"({', '.join(limits)})" if limits else ""]))
     return Spread(cell.last.interval.mean, cell.last.interval.half, mark) if cell.last else Spread(None, mark=mark)
 
 
