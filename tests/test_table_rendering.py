@@ -11,6 +11,7 @@ from manifoldgd.tables.rendering import latex_text, markdown_text, write_table
 from manifoldgd.tables.results import FailedSet, TableResult
 from manifoldgd.tables.spreadsheets import cells_csv
 from manifoldgd.tables.summary import summarise
+from manifoldgd.tables.wording import notices
 
 PAIRED = [
     set_result("unguided", 0, (0.70, 0.72)),
@@ -96,10 +97,18 @@ def test_unfinished_cells_say_how_many_sets_they_have():
     assert cell_texts(table())["mode"] == ["– (0 of 3 sets)"]
 
 
+def test_cells_with_fewer_students_than_asked_for_say_so():
+    sets = [set_result("unguided", seed, (0.7, 0.8)) for seed in (0, 1)] + [set_result("mode", 0, (0.9,))]
+    half = table(sets, seeds=(0, 1))
+    assert cell_texts(half)["unguided"] == ["75 ± 0"]
+    assert cell_texts(half)["mode"] == ["90 (1 of 2 sets, 1 of 2 students)"]
+    assert notices(summarise(half))[-1].startswith("Unfinished: 1 of 4 sets has fewer students than asked for")
+
+
 def test_one_set_has_no_interval_and_no_verdict(tmp_path):
     sets = [set_result("unguided", 0, (0.7012,)), set_result("mode", 0, (0.9034,))]
     text = write_table(tmp_path, table(sets, seeds=(0,), student_seeds=(0,)))
-    assert cell_texts(table(sets, seeds=(0,)))["mode"] == ["90.3"]
+    assert cell_texts(table(sets, seeds=(0,), student_seeds=(0,)))["mode"] == ["90.3"]
     assert "none is called better or worse" in text
     assert "A cell with one set has no interval" in text
     row = rows_of(tmp_path / "table.csv")[1]
