@@ -59,7 +59,7 @@ def test_a_record_may_hold_rows_with_fewer_students(fakes):
     held = TableResult.load(HOME / "results.json")
     assert {each.method: each.student_seeds for each in held.sets} == {"random": (0,), "unguided": (0,), "mode": (0, 1)}
     text = (HOME / "table.md").read_text()
-    assert "**Unfinished: 2 of 3 sets have fewer students than asked for" in text
+    assert "**Unfinished: fewer students than asked for in 2 of 3 sets.**" in text
     assert text.count("(1 of 2 students)") >= 2
 
 

@@ -102,7 +102,7 @@ def test_cells_with_fewer_students_than_asked_for_say_so():
     half = table(sets, seeds=(0, 1))
     assert cell_texts(half)["unguided"] == ["75 ± 0"]
     assert cell_texts(half)["mode"] == ["90 (1 of 2 sets, 1 of 2 students)"]
-    assert notices(summarise(half))[-1].startswith("Unfinished: 1 of 4 sets has fewer students than asked for")
+    assert notices(summarise(half))[-1].startswith("Unfinished: 1 of 4 sets are missing, fewer students than")
 
 
 def test_one_set_has_no_interval_and_no_verdict(tmp_path):

@@ -37,19 +37,23 @@ def notices(summary: Summary) -> list[str]:
             "VALIDATION accuracies, not test results: judged on images held out of the training split, "
             "for choosing settings. The test split was not read, and published (test) accuracies are left out."
         )
-    total = sum(cell.asked for cell in summary.cells.values())
-    if summary.missing:
-        held = {(one.method, one.column, one.seed) for one in summary.result.sets}
-        failed = sum((one.method, one.column, one.seed) not in held for one in summary.result.failed)
-        tail = f", {failed} of them failed" if failed else ""
-        found.append(f"Unfinished: {summary.missing} of {total} sets are missing{tail}.")
-    if summary.lacking:
-        verb = "has" if summary.lacking == 1 else "have"
-        found.append(
-            f"Unfinished: {summary.lacking} of {total} sets {verb} fewer students than asked for "
-            "(“sets × students” in the details)."
-        )
+    if summary.missing or summary.lacking:
+        found.append(f"Unfinished: {_unfinished(summary)}.")
     return found
+
+
+def _unfinished(summary: Summary) -> str:
+    total = sum(cell.asked for cell in summary.cells.values())
+    held = {(one.method, one.column, one.seed) for one in summary.result.sets}
+    failed = sum((one.method, one.column, one.seed) not in held for one in summary.result.failed)
+    parts = []
+    if summary.missing:
+        parts.append(f"{summary.missing} of {total} sets are missing")
+    if failed:
+        parts.append(f"{failed} of them failed")
+    if summary.lacking:
+        parts.append(f"fewer students than asked for in {summary.lacking} of {total} sets")
+    return ", ".join(parts)
 
 
 def explanations(summary: Summary) -> list[str]:
