@@ -63,7 +63,7 @@ def test_some_copies_among_others_count_once():
     cell = cell_of(sets)
     assert cell.last.interval.mean == pytest.approx(0.8)
     assert cell.last.interval.count == 2
-    assert "(2 different sets)" in main_table(summarise(table(sets))).texts()[1][1]
+    assert "(2 different sets, 2 of 4 students)" in main_table(summarise(table(sets))).texts()[1][1]
 
 
 def test_the_page_says_one_set_and_why():
