@@ -64,7 +64,7 @@ def _set_result(output: Path, cell: Cell, metrics: dict[str, Any], student_seeds
         last=tuple(one["last_top1"] for one in students),
         best=tuple(one["best_top1"] for one in students),
         per_class=tuple(tuple(one["per_class"]) for one in students),
-        seconds={**metrics["seconds"], "students": math.fsum(one["seconds"] for one in students)},
+        seconds={**metrics["seconds"], "students": round(math.fsum(one["seconds"] for one in students), 2)},
         measures=metrics["set_metrics"],
         guidance=_mean_guidance(metrics["guidance"]),
         grid=os.path.relpath(grid, output) if grid.is_file() else None,
