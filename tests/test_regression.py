@@ -141,11 +141,13 @@ def test_a_batch_that_lacks_a_class_is_refused():
         energy_of([0, 2])
 
 
-def test_gradients_in_parts_are_those_of_the_whole(monkeypatch):
+@pytest.mark.parametrize(("kept", "forwards"), [(1, [2, 2, 4, 4]), (2, [2, 4])], ids=["forth and again back", "kept"])
+def test_gradients_in_parts_are_those_of_the_whole(kept, forwards, monkeypatch):
     z = randn(6, 1, 8, 8).requires_grad_(True)
     whole = energy_of([0, 1, 2, 0, 1, 2])
     (wanted,) = torch.autograd.grad(whole(z, 1), z)
     monkeypatch.setattr(networks_module, "GRADIENT_VALUES", 4 * 64)  # four images at once
+    monkeypatch.setattr(networks_module, "KEPT_PARTS", kept)
     seen, networks = [], pool()
     assert networks.at_once == 4
     embed = networks.embed
@@ -153,7 +155,7 @@ def test_gradients_in_parts_are_those_of_the_whole(monkeypatch):
     parts = energy_of([0, 1, 2, 0, 1, 2], networks=networks)
     seen.clear()
     (found,) = torch.autograd.grad(parts(z, 1), z)
-    assert sorted(seen) == [2, 2, 4, 4]  # forth, and again on the way back
+    assert sorted(seen) == forwards
     torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-4)
 
 

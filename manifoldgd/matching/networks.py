@@ -25,6 +25,7 @@ CHUNK = 256  # images embedded at once; bounds memory
 # Pixel values that gradients flow back through at once: 1,300 images of 28x28, 5 of 256x256 in colour, each of which
 # takes a large decoder 1 to 2 GB.
 GRADIENT_VALUES = 2**20
+KEPT_PARTS = 2  # so many at once keep their activations; 1,500 images of 28x28 take 4 GB and a quarter less time
 
 # Images of a copy that share the operation where an augmentation draws one for all it is given. Small, so that each
 # regression sees most operations.
@@ -141,8 +142,8 @@ def embed_latents(
 ) -> Tensor:
     """Scaled latents ``[n, C, H, W]`` -> features of their images, differentiable.
 
-    More than ``networks.at_once`` images are taken in parts whose activations are computed again on the way back, so
-    memory does not grow with the set.
+    More than ``networks.at_once`` images are taken in parts. The activations of more than :data:`KEPT_PARTS` parts are
+    computed again on the way back, so memory does not grow with the set.
 
     Returns:
         ``[n, E]``, or ``[n, 1 + copies, E]`` with augmented copies of each image.
@@ -157,8 +158,8 @@ def embed_latents(
         return features.unflatten(0, (each, -1)).transpose(0, 1)
 
     parts = latents.split(max(1, networks.at_once // each))
-    if len(parts) == 1:
-        return embedded(0, latents)
+    if len(parts) <= KEPT_PARTS:
+        return torch.cat([embedded(number, part) for number, part in enumerate(parts)])
     return torch.cat([checkpoint(embedded, number, part, use_reentrant=False) for number, part in enumerate(parts)])
 
 
