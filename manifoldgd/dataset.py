@@ -36,7 +36,14 @@ class Split:
 
     def images(self, chunk: int = 1024) -> Tensor:
         """All images ``[N, C, H, W]`` uint8."""
-        return torch.cat([self.load(part) for part in torch.arange(len(self)).split(chunk)])
+        first, *others = torch.arange(len(self)).split(chunk)
+        loaded = self.load(first)
+        # Filled part by part: joining parts would hold every image twice.
+        images = loaded.new_empty(len(self), *loaded.shape[1:])
+        images[first] = loaded
+        for part in others:
+            images[part] = self.load(part)
+        return images
 
     def subset(self, positions: Tensor) -> Split:
         """The split restricted to ``positions`` ``[n]``, in that order."""

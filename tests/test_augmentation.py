@@ -196,6 +196,12 @@ def test_large_image_jitter_on_grey_pixels_is_brightness_alone():
     assert 0.69 < float(levels.max()) <= 0.7
 
 
+def test_large_image_jitter_is_not_clamped():
+    x = torch.full((500, 3, 4, 4), 0.9)
+    out = LargeImage(smallest_area=1.0, flip_probability=0.0, jitter=0.4, lighting=0.0)(x, source(), (4, 4))
+    assert 1.24 < float(out.max()) <= 1.26
+
+
 def test_large_image_crops_stay_inside_and_cover_at_least_their_share():
     ramp = torch.linspace(0, 1, 64).expand(300, 1, 64, 64)
     crops = LargeImage(smallest_area=0.5, flip_probability=0.5, jitter=0.0, lighting=0.0)(ramp, source(), (16, 16))

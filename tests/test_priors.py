@@ -117,6 +117,12 @@ def test_pixels_round_trip_exactly():
     assert as_images(torch.tensor([-7.0, 7.0])).tolist() == [0, 255]
 
 
+def test_half_precision_pixels_are_rounded_to_the_nearest_level():
+    pixels = torch.linspace(-1, 1, 4001).bfloat16()
+    wanted = ((pixels.double() + 1) * 127.5).round().to(torch.uint8)
+    assert torch.equal(as_images(pixels), wanted)
+
+
 def test_null_class_is_the_network_s_unconditional_label(tiny_prior):
     """Guidance with scale s is linear in the two predictions; label 10 must be a valid, other row of the table."""
     prior = load(tiny_prior)

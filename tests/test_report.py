@@ -162,7 +162,7 @@ def test_run_report_of_a_guided_set(tmp_path):
         r"Test accuracy, last epoch\s*72.0 ± 2.8 %\s*mean ± std over 2 student seeds; 95 % interval ± 5.0", text
     )
     assert text.index("72.0 ± 2.8 %") < text.index("Best epoch")
-    assert re.search(r"Mode vector kept\s*50 %", text)
+    assert re.search(r"Guidance vector kept\s*50 %", text)
     assert "5.0 s" in text
     assert "scale: 0.1 # <b>" in text
     assert len(found.alts) == len(stems)

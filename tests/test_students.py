@@ -1,5 +1,7 @@
 """Students: training, its determinism, what it logs and refuses."""
 
+import dataclasses
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -119,8 +121,31 @@ def test_pixels_are_normalised_channel_by_channel():
     assert pixels.normalised(pixels.unit(images)).flatten().tolist() == pytest.approx([1.0, -2.5])
 
 
-def test_test_images_are_cropped_at_the_centre_of_eight_sevenths():
+def test_test_images_are_scaled_to_cover_and_cropped_at_the_centre():
     x = torch.rand(1, 3, 32, 32)
-    torch.testing.assert_close(centre_view(x, (28, 28)), x[:, :, 2:30, 2:30])
-    assert centre_view(x, (32, 32)) is x
-    assert centre_view(torch.rand(1, 1, 20, 40), (14, 14)).shape == (1, 1, 14, 14)
+    torch.testing.assert_close(centre_view(x, (28, 28), Fraction(8, 7)), x[:, :, 2:30, 2:30])
+    assert centre_view(x, (32, 32), Fraction(8, 7)) is x
+    assert centre_view(torch.rand(1, 1, 20, 40), (14, 14), Fraction(8, 7)).shape == (1, 1, 14, 14)
+
+
+def test_a_cover_of_one_shows_the_whole_image():
+    x = torch.linspace(0, 1, 32).expand(1, 1, 32, 32)
+    seen = centre_view(x, (28, 28), Fraction(1))
+    torch.testing.assert_close(seen, F.interpolate(x, (28, 28), mode="bilinear", antialias=True))
+    wide = centre_view(torch.linspace(0, 1, 64).expand(1, 1, 32, 64), (28, 28), Fraction(1))
+    assert wide.shape == (1, 1, 28, 28)
+    assert (float(wide.min()), float(wide.max())) == pytest.approx((0.25, 0.75), abs=0.02)  # the middle half
+
+
+@pytest.mark.parametrize(
+    ("protocol", "cover"),
+    [("hard_small", 1), ("hard_large", 1), ("hard_many_classes", 1), ("soft_large", Fraction(8, 7))],
+)
+def test_how_much_of_a_test_image_students_see_is_the_protocols(protocol, cover):
+    assert student(f"student/protocol={protocol}").protocol.test_cover == cover
+
+
+def test_a_cover_below_one_is_refused():
+    protocol = student("student/protocol=hard_large").protocol
+    with pytest.raises(UserError, match=r"test_cover: expected at least 1, got 1/2; raise it"):
+        dataclasses.replace(protocol, test_cover=0.5)

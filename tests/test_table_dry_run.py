@@ -82,9 +82,11 @@ def test_a_dry_run_of_large_images_names_what_is_missing(capsys, monkeypatch):
     )
     assert "hf download facebook/DiT-XL-2-256" in listed[1]
     assert "(108 cells, the first is ipc10-convnet6/unguided)" in listed[1]  # real images need no prior
-    assert listed[2].startswith("GPU time: ")
-    assert float(listed[2].split()[2]) > 1
-    assert "TFLOP/s" in listed[2]
+    assert listed[2].startswith("  prior.autoencoder: stabilityai/sd-vae-ft-mse is not in the cache")
+    assert "set prior.autoencoder to a local folder (108 cells" in listed[2]
+    assert listed[3].startswith("GPU time: ")
+    assert float(listed[3].split()[2]) > 1
+    assert "TFLOP/s" in listed[3]
 
 
 def test_a_dry_run_finds_large_images_that_are_there(capsys, dit_lookalike):
@@ -94,7 +96,8 @@ def test_a_dry_run_finds_large_images_that_are_there(capsys, dit_lookalike):
             for i in range(130):
                 Image.new("RGB", (9, 8), (i, 0, 0)).save(Path("photos") / split / name / f"{i}.png")
     imagenette_lookalike(Path("experiments/nette"))
-    data = ["dataset.folder=photos", "dataset.test=val", "dataset.image_size=8", f"prior.path={dit_lookalike}"]
+    data = ["dataset.folder=photos", "dataset.test=val", "dataset.image_size=8", f"prior.path={dit_lookalike}",
+            "prior.autoencoder=null"]  # fmt: skip
     code = manifoldgd("table", "table=nette", "--dry-run", "machine=cpu", "columns=ipc10-resnet18", *data)
     out = capsys.readouterr().out
     assert "everything is there" in out, out

@@ -17,7 +17,7 @@ from manifoldgd.machine import SINGLE, Machine
 from manifoldgd.priors.prior import Prior
 from manifoldgd.prototypes import DRAW_NOTHING, SELECTIONS, Clusterer
 from manifoldgd.prototypes.spaces import ClassifierEmbedding
-from manifoldgd.stages import latents, sets, spaces
+from manifoldgd.stages import classifiers, latents, sets, spaces
 from manifoldgd.store.keys import key_of
 from manifoldgd.tracking import Tracker
 
@@ -197,6 +197,8 @@ class Setup:
                     spaces.check_space(self.clusterer.space.features, self.dataset, self.prior)
                 self.prior.schedule.respaced(self.sampler.steps, self.sampler.spacing)
                 self.start.remaining(self.sampler.steps)
+        if (judges and config.measures) or (makes_set and self.needs_classifier):
+            classifiers.check_memory(self.dataset, self.cache)
         if judges and makes_set:
             self.student.check(self.dataset.image_shape, len(self.dataset.class_names), config.ipc)
 
@@ -217,6 +219,8 @@ class Setup:
         recipe = self.config.recipe
         for key, hint in {"cfg_scale": float, "judge_samples": int}.items():
             check_type(f"recipe.{key}", recipe[key], hint)
+        least = "recipe.judge_samples: expected at least 1, got"
+        require(recipe.judge_samples >= 1, f"{least} {recipe.judge_samples}; raise it, or leave it out")
         check_node(recipe, "recipe")
         parts = {name: build(recipe, name) for name in ("autoencoder", "denoiser")}
         return {**parts, "cfg_scale": recipe.cfg_scale, "judge_samples": recipe.judge_samples}

@@ -20,6 +20,7 @@ from manifoldgd.cli.components import build
 from manifoldgd.cli.explain import explain
 from manifoldgd.cli.setup import DIFFUSION, MANY_IN_A_FOLDER, Setup
 from manifoldgd.errors import UserError, require
+from manifoldgd.priors.loading import find_autoencoder
 from manifoldgd.priors.prior import Prior
 from manifoldgd.store.keys import key_of
 from manifoldgd.store.results import differences
@@ -94,6 +95,7 @@ class Row:
             lambda: self.setup.once("machine", self.config) if here else None,
             lambda: self.setup.dataset,
             lambda: self.setup.prior if self.setup.needs_prior else None,
+            lambda: find_autoencoder(self.config.prior.get("autoencoder")) if self.setup.needs_prior else None,
             lambda: self.setup.check(makes_set=True, judges=True),
         ]
         found: dict[str, None] = {}

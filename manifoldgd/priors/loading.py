@@ -44,7 +44,7 @@ def load_prior(*, path: str, autoencoder: str | None, cfg_scale: float | None, c
     scheduler, index = _json(folder / "scheduler" / "scheduler_config.json"), _json(folder / "model_index.json")
     with _explained("prior.path", path):
         transformer = DiTTransformer2DModel.from_pretrained(folder, subfolder="transformer", **_OPTIONS)
-    vae_folder = folder if autoencoder is None else _folder_of(autoencoder, "prior.autoencoder")
+    vae_folder = find_autoencoder(autoencoder) or folder
     with _explained("prior.autoencoder" if autoencoder else "prior.path", autoencoder or path):
         nested = {"subfolder": "vae"} if (vae_folder / "vae").is_dir() else {}
         vae = AutoencoderKL.from_pretrained(vae_folder, **nested, **_OPTIONS)
@@ -70,6 +70,15 @@ def load_prior(*, path: str, autoencoder: str | None, cfg_scale: float | None, c
 
 # Weights in half precision are computed with in single precision; `low_cpu_mem_usage` only silences a notice.
 _OPTIONS: dict[str, Any] = {"low_cpu_mem_usage": False, "torch_dtype": None, "local_files_only": True}
+
+
+def find_autoencoder(autoencoder: str | None) -> Path | None:
+    """The local folder of an autoencoder that is not the prior's own, ``None`` for its own.
+
+    Raises:
+        UserError: as :func:`load_prior`.
+    """
+    return None if autoencoder is None else _folder_of(autoencoder, "prior.autoencoder")
 
 
 def _folder_of(path: str, key: str = "prior.path") -> Path:
@@ -121,7 +130,7 @@ def _from_hub(path: str, key: str) -> Path:
             return folder
     require(
         _downloads.get(),
-        f"{key}: {path} is not in the cache, or only a part of it; run `hf download {path}`, or set prior.path to a "
+        f"{key}: {path} is not in the cache, or only a part of it; run `hf download {path}`, or set {key} to a "
         "local folder",
     )
     try:
@@ -131,7 +140,7 @@ def _from_hub(path: str, key: str) -> Path:
         raise UserError(
             f"{key}: {path} is neither a folder nor cached under HF_HOME={home}, and the hub cannot be reached "
             f"({type(error).__name__}); on a machine with network run `hf download {path}` and copy HF_HOME here, "
-            "or set prior.path to a local folder"
+            f"or set {key} to a local folder"
         ) from error
 
 

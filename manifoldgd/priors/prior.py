@@ -118,8 +118,8 @@ def as_pixels(images: Tensor) -> Tensor:
 
 
 def as_images(pixels: Tensor) -> Tensor:
-    """Float ``-1 ... 1`` (clamped) -> uint8 ``0 ... 255`` (rounded)."""
-    return pixels.clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    """Float ``-1 ... 1`` (clamped) -> uint8 ``0 ... 255`` (rounded, in single precision: half has coarser steps)."""
+    return pixels.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
 
 
 def pad_to(pixels: Tensor, side: int) -> Tensor:

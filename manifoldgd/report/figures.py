@@ -50,7 +50,7 @@ def guidance_plot(
         kept, spread = _column(steps, "kept_mean"), _column(steps, "kept_std")
         _band(panels[1], index, kept, spread, scheme.second, log_allowed=False)
         panels[1].set_ylim(0, 1)
-        headline(panels[1], "share of the mode vector kept", scheme)
+        headline(panels[1], "share of the guidance vector kept", scheme)
     for panel in panels:
         _shade_unguided(panel, index, int(first), scheme)
     panels[0].set_xlim(first + 0.5, -0.5)

@@ -140,7 +140,8 @@ def _guidance_figures(records: Records) -> list[KeyFigure]:
         figures.append(("Guidance / noise", text, f"ratio of norms, mean over {len(ratios)} guided steps"))
     if kept:
         text = _percent_text(number_text(100 * sum(kept) / len(kept), ".0f"))
-        figures.append(("Mode vector kept", text, f"share of its energy after projection, mean over {len(kept)} steps"))
+        note = f"share of its energy after projection, mean over {len(kept)} steps"
+        figures.append(("Guidance vector kept", text, note))
     return figures
 
 

@@ -82,9 +82,9 @@ def guidance_section(records: Sequence[Mapping[str, float | None]] | None, sourc
     caption = "Mean over the images, band one standard deviation. Shaded: no guidance, or no noise beside it." + (
         " A share near zero means that the projection undoes the guidance."
         if kept
-        else " This guidance projects nothing, so there is no share of the mode vector to show."
+        else " This guidance records no share of its vector that a projection kept."
     )
-    alt = "Ratio of guidance norm to noise norm" + (" and share of the mode vector kept" if kept else "") + " by step"
+    alt = "Ratio of guidance norm to noise norm" + (" and share of its vector kept" if kept else "") + " by step"
     return Section(title, [_plot(lambda scheme: guidance_plot(records, scheme=scheme), caption, alt, "guidance")])
 
 

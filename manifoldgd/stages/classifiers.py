@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import os
 from pathlib import Path
 from typing import Any
 
 from manifoldgd.dataset import ImageDataset
+from manifoldgd.errors import require
 from manifoldgd.files import one_at_a_time
 from manifoldgd.machine import Machine
 from manifoldgd.store.keys import key_of
@@ -26,6 +29,22 @@ def embedding_network(dataset: ImageDataset, machine: Machine, cache: Path) -> C
     if (bundled := BUNDLED_FOLDER / file).is_file():
         return Classifier.load(bundled)
     return _kept(cache / "classifiers" / file, dataset, machine)
+
+
+def check_memory(dataset: ImageDataset, cache: Path) -> None:
+    """Raise :class:`UserError` if training :func:`embedding_network` would take more memory than the machine has."""
+    file = _embedding_file(dataset)
+    if (BUNDLED_FOLDER / file).is_file() or (cache / "classifiers" / file).is_file():
+        return
+    images = len(dataset.train) * math.prod(dataset.image_shape)  # bytes
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    require(
+        images < there,
+        f"measures: the classifier in whose features sets are measured, or real images chosen, is trained with the "
+        f"{len(dataset.train):,} training images in memory, {images / 2**30:.1f} GiB; this machine has "
+        f"{there / 2**30:.1f} GiB; set measures=false, choose images by source=random, or fewer of them "
+        "(dataset.train_per_class)",
+    )
 
 
 def embedding_key(dataset: ImageDataset) -> str:

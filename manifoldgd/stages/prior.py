@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.dataset import ImageDataset
@@ -20,6 +21,7 @@ from manifoldgd.priors.loading import CARD, load_prior
 from manifoldgd.priors.prior import Prior
 from manifoldgd.priors.training import AutoencoderRecipe, DenoiserRecipe, train_prior
 from manifoldgd.provenance import hardware
+from manifoldgd.randomness import generator
 from manifoldgd.report.card import prior_card
 from manifoldgd.report.grids import image_grid, save_png, scale_for
 from manifoldgd.stages.classifiers import embedding_network
@@ -91,10 +93,11 @@ def judge(
     cache: Path,
 ) -> dict[str, Any]:
     """Draw unguided samples, let a classifier of real images name them, and write card, facts and picture."""
-    drawn = unguided(folder / "training", prior, dataset, samples // len(dataset.class_names), seed, machine)
+    per_class = max(1, samples // len(dataset.class_names))
+    drawn = unguided(folder / "training", prior, dataset, per_class, seed, machine)
     network = embedding_network(dataset, machine, cache)
     real_test = network.embed(dataset.test.images())
-    some_train = network.embed(dataset.train.load(torch.arange(min(len(drawn.images), len(dataset.train)))))
+    some_train = network.embed(dataset.train.load(some_of(dataset, len(drawn.images))))
     facts["judge"] = {
         "samples": len(drawn.images),
         "recognised": network.accuracy(drawn.images, drawn.labels),
@@ -115,6 +118,11 @@ def judge(
     atomic_write_json(folder / CARD, facts)
     shutil.rmtree(folder / "training", ignore_errors=True)
     return facts
+
+
+def some_of(dataset: ImageDataset, count: int) -> Tensor:
+    """Positions of ``count`` training images, or of all, by a fixed draw: a folder's images stand class by class."""
+    return torch.randperm(len(dataset.train), generator=generator("judge", dataset.name))[:count]
 
 
 def unguided(

@@ -252,15 +252,15 @@ class LargeImage:
         return other
 
     def __call__(self, images: Tensor, generator: Generator, size: tuple[int, int]) -> Tensor:
-        """Images ``[B, C, H, W]`` in [0, 1] -> ``[B, C, *size]``, about in [0, 1] (lighting is not clamped)."""
+        """Images ``[B, C, H, W]`` in [0, 1] -> ``[B, C, *size]``, about in [0, 1]: not clamped, as in IDC."""
         images = self._crop(images, generator, size)
         brightness = self._factors(images, generator)
-        images = (images * brightness).clamp(0, 1)
+        images = images * brightness
         mean = _grey(images).mean((1, 2, 3), keepdim=True)
-        images = torch.lerp(mean, images, self._factors(images, generator)).clamp(0, 1)
+        images = torch.lerp(mean, images, self._factors(images, generator))
         if images.shape[1] != 3:
             return images
-        images = torch.lerp(_grey(images), images, self._factors(images, generator)).clamp(0, 1)
+        images = torch.lerp(_grey(images), images, self._factors(images, generator))
         return images + self._light(images, generator)
 
     def _factors(self, images: Tensor, generator: Generator) -> Tensor:

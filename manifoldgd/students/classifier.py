@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from manifoldgd.students.networks import ConvNet, ImageShape, ResNet, network_na
 from manifoldgd.students.objectives import class_labels
 from manifoldgd.students.recipe import STANDARD, Recipe, own_depth, untrained
 from manifoldgd.students.training import Pixels, ShuffledIndices, Supervised, fit, outputs
+
+# Of the view that classifiers of another image size get: 256 pixels for 224, as ImageNet's classifiers are tested.
+COVER = Fraction(8, 7)
 
 FORMAT = "manifoldgd-classifier-1"
 
@@ -55,11 +59,11 @@ class Classifier(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """uint8 ``[n, C, H, W]`` -> penultimate features ``[n, E]`` float32 on the CPU."""
-        return outputs(self.network, images, self.pixels, self.image_shape[1:], features=True)
+        return outputs(self.network, images, self.pixels, self.image_shape[1:], cover=COVER, features=True)
 
     def logits(self, images: Tensor) -> Tensor:
         """uint8 ``[n, C, H, W]`` -> ``[n, num_classes]`` float32 on the CPU."""
-        return outputs(self.network, images, self.pixels, self.image_shape[1:])
+        return outputs(self.network, images, self.pixels, self.image_shape[1:], cover=COVER)
 
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
         """Share of ``images`` recognised as ``labels`` ``[n]``, in [0, 1]."""

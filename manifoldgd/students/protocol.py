@@ -37,8 +37,9 @@ class LabelProtocol(ABC):
         learning_rate: At the start.
         weight_decay: See the optimizers of the protocols.
         batch_size: Images, or a mapping as for ``epochs``; a smaller last batch of an epoch is used, not dropped.
-        image_size: Side of the images students see, in pixels; ``None`` leaves them as they are. Test images are
-            resized to 8/7 of it and cropped at the centre.
+        image_size: Side of the images students see, in pixels; ``None`` leaves them as they are.
+        test_cover: Test images of another size are scaled to cover this many times ``image_size``, then cropped at the
+            centre; at least 1, a number or a fraction as text (``"8/7"``).
         augmentation: On training batches.
         cutmix_alpha: CutMix on every batch with Beta(alpha, alpha); 0 for none.
         evaluations: Times the test set is evaluated, evenly over the epochs, the last epoch always among them.
@@ -56,8 +57,11 @@ class LabelProtocol(ABC):
     augmentation: Augmentation
     cutmix_alpha: float
     evaluations: int
+    test_cover: float | str | Fraction = 1
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "test_cover", Fraction(str(self.test_cover)))
+        require(self.test_cover >= 1, f"{KEY}.test_cover: expected at least 1, got {self.test_cover}; raise it")
         for name in ("epochs", "batch_size"):
             value = getattr(self, name)
             if isinstance(value, Mapping):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 import torch
@@ -52,13 +53,15 @@ class Judge:
     network: nn.Module
     pixels: Pixels
     size: tuple[int, int]
+    cover: Fraction
     precision: str = "32-true"
 
     def hits(self, split: Split) -> Tensor:
         """Whether each image is recognised, bool ``[n]``."""
         device = next(self.network.parameters()).device
         with half_precision(self.precision, device):
-            return outputs(self.network, split.images, self.pixels, self.size).argmax(1) == split.labels.cpu()
+            found = outputs(self.network, split.images, self.pixels, self.size, cover=self.cover)
+            return found.argmax(1) == split.labels.cpu()
 
     def accuracy(self, split: Split) -> float:
         """Share of images recognised."""
@@ -223,7 +226,8 @@ class Student:
         shape = _shape(train_images)
         epochs = self.protocol.epochs_for(ipc, num_classes)
         network = self.network(shape, num_classes, seed=seed)
-        judge = Judge(network, Pixels(tuple(mean), tuple(std)), self.input_shape(shape)[1:], precision)
+        cover = Fraction(self.protocol.test_cover)
+        judge = Judge(network, Pixels(tuple(mean), tuple(std)), self.input_shape(shape)[1:], cover, precision)
         watch = Watch(judge, test, epochs, self.protocol.evaluated_epochs(epochs), seed, on_epoch)
         module = Supervised(
             network,

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 import lightning as L
@@ -204,11 +205,14 @@ def fit(
     module.cpu()
 
 
-def centre_view(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Test images ``[B, C, H, W]`` at ``size``: scaled to cover 8/7 of it, then cropped at the centre (IDC)."""
+def centre_view(images: Tensor, size: tuple[int, int], cover: Fraction) -> Tensor:
+    """Test images ``[B, C, H, W]`` at ``size``: scaled to cover ``cover`` times its sides, then cropped at the centre.
+
+    ``cover`` is at least 1. Images that have the size already stay as they are.
+    """
     if tuple(images.shape[2:]) == size:
         return images
-    factor = max(target // 7 * 8 / side for target, side in zip(size, images.shape[2:], strict=True))
+    factor = max(round(target * cover) / side for target, side in zip(size, images.shape[2:], strict=True))
     covering = [max(target, round(side * factor)) for target, side in zip(size, images.shape[2:], strict=True)]
     images = F.interpolate(images, covering, mode="bilinear", antialias=True)
     top, left = ((have - want) // 2 for have, want in zip(covering, size, strict=True))
@@ -217,7 +221,13 @@ def centre_view(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 @torch.no_grad()  # not inference mode: its tensors could never meet autograd again
 def outputs(
-    network: nn.Module, images: Tensor, pixels: Pixels, size: tuple[int, int], *, features: bool = False
+    network: nn.Module,
+    images: Tensor,
+    pixels: Pixels,
+    size: tuple[int, int],
+    *,
+    cover: Fraction,
+    features: bool = False,
 ) -> Tensor:
     """Logits ``[n, num_classes]`` or features ``[n, E]`` of uint8 images ``[n, C, H, W]``, float32 on the CPU.
 
@@ -225,10 +235,11 @@ def outputs(
         network: On any device.
         images: On any device.
         pixels: Normalisation.
-        size: Height and width of the network's input; see :func:`centre_view`.
+        size: Height and width of the network's input.
+        cover: See :func:`centre_view`.
         features: The penultimate layer's output instead of logits.
     """
     device = next(network.parameters()).device
     apply = network.features if features else network
-    batches = (centre_view(pixels.unit(each.to(device)), size) for each in images.split(EVALUATION_BATCH))
+    batches = (centre_view(pixels.unit(each.to(device)), size, cover) for each in images.split(EVALUATION_BATCH))
     return torch.cat([apply(pixels.normalised(batch)).cpu() for batch in batches])
