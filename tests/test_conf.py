@@ -198,3 +198,9 @@ def test_methods_are_named_by_what_differs(overrides, name):
     parts = {group: build(config, group) for group in ("start", "overgeneration")}
     given = SimpleNamespace(config=config, guidance_name=overrides[0].removeprefix("guidance="), **parts)
     assert Setup.method.fget(given) == name
+
+
+def test_every_protocol_of_hard_labels_can_be_scored():
+    full_data = compose("scores").full_data
+    hard = [name for name in PROTOCOLS if name.startswith("hard_")]
+    assert {compose("config", [f"student/protocol={name}"]).student.protocol.name for name in hard} == set(full_data)

@@ -15,6 +15,7 @@ from manifoldgd.priors.autoencoder import exponential_average, warmup_cosine
 from manifoldgd.priors.batches import StepBatches
 from manifoldgd.priors.loading import CARD
 from manifoldgd.priors.training import AutoencoderRecipe, DenoiserRecipe, train_prior
+from manifoldgd.stages.prior import some_of
 
 AUTOENCODER = AutoencoderRecipe(
     image_size=8,
@@ -238,3 +239,14 @@ def test_images_larger_than_the_autoencoder_s_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"recipe.autoencoder.image_size: expected at least the 8 pixels .*, got 4"):
         train(tmp_path / "p", autoencoder=small)
     assert not (tmp_path / "p").exists()
+
+
+def test_a_card_compares_with_images_of_every_class_though_a_folder_holds_them_class_by_class():
+    dataset = digits(train_per_class=20, validation=None)
+    order = dataset.train.labels.argsort(stable=True)
+    sorted_by_class = dataclasses.replace(dataset, train=dataset.train.subset(order))
+    drawn = some_of(sorted_by_class, 60)
+    assert len(set(drawn.tolist())) == 60
+    assert set(sorted_by_class.train.labels[drawn].tolist()) == set(range(10))
+    assert torch.equal(drawn, some_of(sorted_by_class, 60))
+    assert len(some_of(dataset, 10_000)) == 200

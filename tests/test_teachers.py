@@ -1,6 +1,7 @@
 """Classifiers of real images: what they may see, how they are kept, and the upper bound that is trained like one."""
 
 import dataclasses
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,7 +15,7 @@ from manifoldgd.dataset import Split
 from manifoldgd.errors import UserError
 from manifoldgd.priors import load_prior
 from manifoldgd.stages import classifiers
-from manifoldgd.stages.classifiers import full_data_accuracy, teacher_of
+from manifoldgd.stages.classifiers import _embedding_file, check_memory, full_data_accuracy, teacher_of
 from manifoldgd.students import Recipe, fused
 from manifoldgd.students.recipe import STANDARD
 
@@ -160,3 +161,21 @@ def test_the_embedding_network_of_fashion_mnist_is_bundled(dataset, tmp_path, mo
 def test_only_priors_are_listed_as_bundled_priors():
     with pytest.raises(UserError, match=r"no bundled prior 'bundled:classifiers'; bundled are digits, fashion_mnist$"):
         load_prior(path="bundled:classifiers", autoencoder=None, cfg_scale=None, cfg_channels=None)
+
+
+def test_a_classifier_that_memory_cannot_hold_is_refused_before_anything_is_made(tmp_path, monkeypatch):
+    dataset = digits(train_per_class=None, validation=None)
+    check_memory(dataset, tmp_path)
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 20}.get)  # 80 KiB; 90 KiB of images
+    with pytest.raises(UserError, match=r"measures: .* 1,442 training images .*set measures=false"):
+        check_memory(dataset, tmp_path)
+    (tmp_path / "classifiers").mkdir()
+    (tmp_path / "classifiers" / _embedding_file(dataset)).touch()  # trained already
+    check_memory(dataset, tmp_path)
+
+
+def test_all_images_are_those_of_the_parts():
+    split = digits(train_per_class=None, validation=None).test
+    whole = split.images(chunk=100)
+    assert torch.equal(whole, split.load(torch.arange(len(split))))
+    assert (whole.dtype, len(split.subset(torch.arange(0)).images())) == (torch.uint8, 0)
