@@ -19,6 +19,7 @@ from manifoldgd.errors import require
 from manifoldgd.files import atomic_write_text, one_at_a_time
 from manifoldgd.matching.energy import Matching
 from manifoldgd.matching.regression import Regression
+from manifoldgd.matching.repulsion import Repulsion
 from manifoldgd.priors.prior import Prior
 from manifoldgd.stages import classifiers, evaluation, latents, pages, prior, sets, spaces
 from manifoldgd.stages.matching import prepare_matching
@@ -141,7 +142,7 @@ class Experiment(Setup):
         )
         return find_targets(prototypes, encoded, self.guidance.neighbourhood)
 
-    def _matching(self) -> Matching | Regression:
+    def _matching(self) -> Matching | Regression | Repulsion:
         return prepare_matching(self.dataset, self.guidance.features, self.machine, self.cache)
 
     def _choose_real(self, folder: Path, facts: dict[str, Any]) -> DistilledSet:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from manifoldgd.cli.components import build, check_node, check_type
 from manifoldgd.diffusion import Start
+from manifoldgd.diffusion.protocol import FeatureSpace
 from manifoldgd.distill.overgeneration import Overgeneration
 from manifoldgd.errors import require
 from manifoldgd.machine import SINGLE, Machine
@@ -148,7 +149,8 @@ class Setup:
     @property
     def _set_precisions(self) -> dict[str, str]:
         """What the set was computed in, where that is not single precision."""
-        random_networks = self.guided and self.guidance.features is not None  # they run in the students' precision
+        # They run in the students' precision.
+        random_networks = self.guided and isinstance(self.guidance.features, FeatureSpace)
         asked = {"precision": self.needs_prior, "student_precision": random_networks}
         return {key: self.config.machine[key] for key, used in asked.items() if used and not self._single(key)}
 
@@ -157,8 +159,14 @@ class Setup:
 
     @property
     def evaluation_config(self) -> dict[str, Any]:
-        """The part of the configuration that the judgement of a set depends on."""
+        """The part of the configuration that the judgement of a set depends on.
+
+        As in :attr:`set_config`, what came later and does nothing is left out.
+        """
         whole = OmegaConf.to_container(self.config, resolve=True)
+        protocol = whole["student"]["protocol"]
+        if protocol["image_size"] is None:  # test images are seen as they come
+            protocol.pop("test_cover", None)
         found = {key: whole[key] for key in ("dataset", "student", "student_seeds")}
         key = "student_precision"
         return found | ({} if self._single(key) else {key: whole["machine"][key]})

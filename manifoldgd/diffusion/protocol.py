@@ -53,6 +53,13 @@ Together = Literal["class", "set"]  # images whose rows need to stand in one bat
 
 
 @dataclass(frozen=True)
+class LatentSpace:
+    """The latents themselves, in which the images of a class are compared with each other."""
+
+    together: ClassVar[Together] = "class"
+
+
+@dataclass(frozen=True)
 class FeatureSpace:
     """The random features in which synthetic sets are compared with real ones, by their means of each class."""
 
@@ -103,7 +110,7 @@ class Guidance(Protocol):
     """A guidance method: its scientific numbers only."""
 
     neighbourhood: int  # real latents wanted around each prototype, 0 for none
-    features: FeatureSpace | None  # where sets are judged, for guidances of many images at once; None for others
+    features: FeatureSpace | LatentSpace | None  # where sets are judged, for guidances of many images at once
 
     def bind(self, anchors: Anchors) -> BoundGuidance:
         """The guidance for one batch."""

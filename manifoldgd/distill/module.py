@@ -20,6 +20,7 @@ from manifoldgd.geometry.neighbours import neighbourhood_indices
 from manifoldgd.machine import half_precision
 from manifoldgd.matching.energy import Matching
 from manifoldgd.matching.regression import Regression
+from manifoldgd.matching.repulsion import Repulsion
 from manifoldgd.priors.prior import Prior
 from manifoldgd.randomness import RowNoise
 
@@ -82,7 +83,8 @@ class DistillModule(LightningModule):
         sampler: steps from ``x_t`` to ``x_prev``.
         guidance: a guidance method; acts only where there are ``targets``.
         targets: prototypes and neighbourhoods, or ``None`` where neither guidance nor start needs any.
-        matching: random networks and real features, or ``None`` for a guidance that judges no sets.
+        matching: random networks and real features, or what else the guidance judges sets by; ``None`` for one that
+            judges no sets.
         image_size: ``(h, w)`` of the images to return.
         seed: distillation seed.
         start: pure noise, or the noised prototypes of ``targets``.
@@ -95,7 +97,7 @@ class DistillModule(LightningModule):
         sampler: Sampler,
         guidance: Guidance,
         targets: Targets | None,
-        matching: Matching | Regression | None = None,
+        matching: Matching | Regression | Repulsion | None = None,
         *,
         image_size: tuple[int, int],
         seed: int,
@@ -166,7 +168,7 @@ class DistillModule(LightningModule):
 
     def _decode(self, latents: Tensor) -> Tensor:
         """Pixels that gradients flow through. The sampler runs guidances in full precision, so half is asked for."""
-        precision = "32-true" if self.matching is None else self.matching.networks.precision
+        precision = "32-true" if self.matching is None else self.matching.precision
         with half_precision(precision, latents.device):
             return self.prior.decode_pixels(latents, self.image_size).float()
 

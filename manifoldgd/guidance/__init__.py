@@ -9,6 +9,7 @@ from manifoldgd.guidance.none import NoGuidance
 from manifoldgd.guidance.on_prediction import OnPrediction
 from manifoldgd.guidance.posterior import PosteriorGuidance
 from manifoldgd.guidance.regression import AugmentedRegressionGuidance, RegressionGuidance
+from manifoldgd.guidance.repulsion import RepulsionGuidance
 
 __all__ = [
     "AugmentedRegressionGuidance",
@@ -21,4 +22,5 @@ __all__ = [
     "OnPrediction",
     "PosteriorGuidance",
     "RegressionGuidance",
+    "RepulsionGuidance",
 ]

@@ -17,7 +17,7 @@ EPS = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetDescent:
+class Descent:
     """``x0 <- x0 + sum of Adam steps down E(x0)`` at each of the last denoising steps.
 
     The noise still to come undoes what is done early, so the descent acts late: from ``t_start`` to the last step.
@@ -26,26 +26,16 @@ class SetDescent:
         rate: length of an Adam step in each coordinate, latent units, >= 0; 0 is no descent, bit for bit.
         inner_steps: gradient steps at each denoising step, >= 1.
         t_start: fraction of the steps, in [0, 1], below which the descent acts.
-        networks: random networks in the pool, >= 1.
-        width: their filters, >= 1.
-        real_per_class: real images of each class that the energy knows, >= 1.
-        pool_seed: of the draw of networks and real images. ``None`` is one draw that sets of all seeds share, so that
-            the spread between them leaves out what another draw would change.
     """
 
     rate: float
     inner_steps: int
     t_start: float
-    networks: int
-    width: int
-    real_per_class: int
-    pool_seed: int | None
     neighbourhood: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         check_scale("guidance.rate", self.rate)
-        for name in ("inner_steps", "networks", "width", "real_per_class"):
-            check_positive(f"guidance.{name}", getattr(self, name))
+        check_positive("guidance.inner_steps", self.inner_steps)
         require(
             0 <= self.t_start <= 1,
             f"guidance.t_start: needs to be a fraction of the steps in [0, 1], got {self.t_start}; "
@@ -67,11 +57,34 @@ class SetDescent:
         return _BoundDescent(self, anchors.energy)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SetDescent(Descent):
+    """Descent of an energy that looks at images through random networks.
+
+    Attributes:
+        networks: random networks in the pool, >= 1.
+        width: their filters, >= 1.
+        real_per_class: real images of each class that the energy knows, >= 1.
+        pool_seed: of the draw of networks and real images. ``None`` is one draw that sets of all seeds share, so that
+            the spread between them leaves out what another draw would change.
+    """
+
+    networks: int
+    width: int
+    real_per_class: int
+    pool_seed: int | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("networks", "width", "real_per_class"):
+            check_positive(f"guidance.{name}", getattr(self, name))
+
+
 @dataclass
 class _BoundDescent:
     """Adam's averages live as long as the batch: the denoising steps continue one descent."""
 
-    method: SetDescent
+    method: Descent
     energy: SetEnergy | None  # None where the rate is 0
     count: int = 0  # gradient steps done
     total: int = 0  # gradient steps of the batch, known at the first

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, FeatureSpace, Guidance, Pull, Step
+from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, FeatureSpace, Guidance, LatentSpace, Pull, Step
 from manifoldgd.errors import require
 
 
@@ -46,7 +46,7 @@ class OnPrediction:
         return self.method.neighbourhood
 
     @property
-    def features(self) -> FeatureSpace | None:
+    def features(self) -> FeatureSpace | LatentSpace | None:
         """Where sets are judged."""
         return self.method.features
 

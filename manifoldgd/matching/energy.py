@@ -48,6 +48,11 @@ class Matching:
     networks: RandomNetworks
     means: Tensor  # [P, classes, E]
 
+    @property
+    def precision(self) -> str:
+        """What decoder and networks are computed in."""
+        return self.networks.precision
+
     def energy(self, decode: Decode, labels: Tensor) -> MatchingEnergy:
         """The energy of a batch with these labels ``[B]``."""
         return MatchingEnergy(decode, self.networks, self.means, labels)

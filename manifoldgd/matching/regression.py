@@ -111,6 +111,11 @@ class Regression:
         """The random networks."""
         return self.pool.networks
 
+    @property
+    def precision(self) -> str:
+        """What decoder and networks are computed in."""
+        return self.networks.precision
+
     def energy(self, decode: Decode, labels: Tensor) -> RegressionEnergy:
         """The energy of a batch with these labels ``[B]``: a whole set."""
         return RegressionEnergy(

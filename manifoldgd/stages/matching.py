@@ -7,20 +7,23 @@ from pathlib import Path
 from torch import Tensor
 
 from manifoldgd.dataset import ImageDataset
-from manifoldgd.diffusion.protocol import FeatureSpace, RegressionSpace
+from manifoldgd.diffusion.protocol import FeatureSpace, LatentSpace, RegressionSpace
 from manifoldgd.machine import Machine
 from manifoldgd.matching.energy import Matching
 from manifoldgd.matching.networks import RandomNetworks, real_features, real_labels, real_means
 from manifoldgd.matching.regression import Regression, RegressionPool
+from manifoldgd.matching.repulsion import Repulsion
 from manifoldgd.progress import progress_bar
 from manifoldgd.store.cache import cached_tensor
 from manifoldgd.store.keys import key_of
 
 
 def prepare_matching(
-    dataset: ImageDataset, space: FeatureSpace, machine: Machine, cache: Path
-) -> Matching | Regression:
+    dataset: ImageDataset, space: FeatureSpace | LatentSpace, machine: Machine, cache: Path
+) -> Matching | Regression | Repulsion:
     """A pool of random networks and what they make of real training images, from the cache or made now.
+
+    In the space of the latents there are no networks, and nothing to prepare.
 
     Args:
         dataset: its training split is read, its test split is not.
@@ -28,6 +31,8 @@ def prepare_matching(
         machine: where to run. The networks are students that never train, so they run in the students' precision.
         cache: holds the means, or the features, of the real images.
     """
+    if isinstance(space, LatentSpace):
+        return Repulsion()
     pool = RandomNetworks(
         dataset.image_shape,
         count=space.networks,

@@ -23,6 +23,7 @@ from manifoldgd.guidance import NoGuidance
 from manifoldgd.machine import Machine
 from manifoldgd.matching.energy import Matching
 from manifoldgd.matching.regression import Regression
+from manifoldgd.matching.repulsion import Repulsion
 from manifoldgd.priors.prior import Prior
 from manifoldgd.progress import progress_bar
 from manifoldgd.prototypes.coresets import select_classes
@@ -42,7 +43,7 @@ def distil(
     sampler: Sampler,
     guidance: Guidance | SetGuidance,
     targets: Targets | None,
-    matching: Matching | Regression | None = None,
+    matching: Matching | Regression | Repulsion | None = None,
     *,
     ipc: int,
     seed: int,

@@ -54,10 +54,10 @@ class LabelProtocol(ABC):
     weight_decay: float
     batch_size: int | Mapping[int, int]
     image_size: int | None
+    test_cover: float | str | Fraction
     augmentation: Augmentation
     cutmix_alpha: float
     evaluations: int
-    test_cover: float | str | Fraction = 1
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "test_cover", Fraction(str(self.test_cover)))
