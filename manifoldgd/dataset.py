@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -64,6 +64,12 @@ class ImageDataset:
     flip: bool  # whether a mirrored image keeps its class (a digit does not)
     fingerprint: str  # changes when the images or their order change
     prior_labels: dict[str, int] | None = None  # class name -> label of the prior; None: match by name
+    treatment: tuple[Any, ...] = ()  # mean, std and flip, where the user chooses them; else the name stands for them
+
+    @property
+    def as_learned(self) -> tuple[Any, ...]:
+        """What a key holds of the dataset where networks look at normalised, perhaps mirrored, images of it."""
+        return self.name, self.fingerprint, *self.treatment
 
     def __post_init__(self) -> None:
         counts = torch.bincount(self.train.labels, minlength=len(self.class_names))

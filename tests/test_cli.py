@@ -1,7 +1,10 @@
 """Bad input, each kind once: exit code 2, one line on stderr, no traceback, and what to do."""
 
 import json
+import shlex
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -276,3 +279,18 @@ def test_results_are_named_by_what_they_are(tiny_prior, tmp_path):
     manifest = json.loads((tmp_path / "outputs" / "digits" / first / "set" / "manifest.json").read_text())
     assert manifest["method"] == "none"
     assert "student" not in manifest["config"]
+
+
+def test_help_says_what_a_command_uses(capsys):
+    assert manifoldgd("evaluate", "--help") == 0
+    first, second = capsys.readouterr().out.splitlines()[:2]
+    assert first.startswith("manifoldgd evaluate: train students on an existing set")
+    keys = second.removeprefix("uses: ").split(", ")
+    assert {"set", "student"} <= set(keys)
+    assert not {"guidance", "ipc"} & set(keys)
+
+
+def test_a_reader_that_stops_early_gets_no_traceback():
+    command = f"{shlex.quote(sys.executable)} -u -m manifoldgd run --help | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert (len(done.stdout.splitlines()), done.stderr) == (1, "")

@@ -3,6 +3,7 @@
 import base64
 import json
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -150,16 +151,28 @@ def test_wandb_s_own_reader_understands_every_block():
 def test_without_an_account_the_file_says_it_all(capsys, folder):
     assert manifoldgd("dashboard", "table=small") == 0
     step = "to publish it, run `wandb login` and run the same command again"
-    assert capsys.readouterr().out == f"dashboard: outputs/tables/small/dashboard.json; {step}\n"
+    empty, written = capsys.readouterr().out.splitlines()
+    assert "the panels will be empty unless" in empty
+    assert "`manifoldgd table table=small logger=wandb`" in empty
+    assert written == f"dashboard: outputs/tables/small/dashboard.json; {step}"
     assert held(folder)["displayName"] == "A small table"
     assert held(folder)["published"] is None
     assert any(panel["config"].get("mediaKeys") == ["figure/ipc10"] for panel in panels(held(folder)["spec"]))
 
 
+def test_cells_with_runs_need_no_remark(capsys, folder):
+    measured = small_table()
+    replace(measured, sets=tuple(replace(one, run="https://wandb.ai/me/p/runs/1") for one in measured.sets)).save(
+        folder / "results.json"
+    )
+    assert manifoldgd("dashboard", "table=small") == 0
+    assert "panels" not in capsys.readouterr().out
+
+
 def test_with_an_account_it_is_published(capsys, folder, wandb_server):
     assert manifoldgd("dashboard", "table=small", "logger.project=mine") == 0
     address = f"{wandb_server.address}/me/mine/reports/A-small-table--Vmlldzox"
-    assert capsys.readouterr().out == f"dashboard: {address}\n"
+    assert capsys.readouterr().out.endswith(f"dashboard: {address}\n")
     assert wandb_server.of("ProjectInternalId") == [{"entityName": "me", "projectName": "mine"}]
     (sent,) = wandb_server.of("upsertView")
     assert (sent["entityName"], sent["projectName"], sent["type"], sent["id"]) == ("me", "mine", "runs", None)

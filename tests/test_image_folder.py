@@ -10,6 +10,8 @@ from data_parts import SAMPLES, load_folder, noise_image, write_image
 from PIL import Image
 
 from manifoldgd.data.transforms import image_tensor
+from manifoldgd.stages.classifiers import embedding_key
+from manifoldgd.store.keys import key_of
 
 
 def expected_tensor(path, channels=3):
@@ -118,3 +120,12 @@ def test_bytes_after_the_picture_are_fine(pets):
         with (pets / name).open("ab") as file:
             file.write(bytes(40))
     assert len(load_folder(pets).train.images()) == 5
+
+
+def test_networks_trained_on_images_seen_otherwise_are_others(pets):
+    """Latents do not depend on mean, deviation or flips, so only the keys of what networks learned do."""
+    seen = [load_folder(pets, **change) for change in ({}, {"flip": False}, {"mean": [0.5] * 3}, {"std": [0.5] * 3})]
+    assert len({each.fingerprint for each in seen}) == 1
+    assert len({key_of(each.as_learned) for each in seen}) == 4
+    assert len({embedding_key(each) for each in seen}) == 4
+    assert embedding_key(load_folder(pets)) == embedding_key(seen[0])

@@ -239,7 +239,7 @@ def test_sweep_ranks_by_last_epoch_and_never_by_best():
     assert table.best_cells() == {(0, keys.index("last_top1"))}
 
 
-def test_sweep_pools_distillation_seeds_over_all_students():
+def test_sweep_takes_mean_and_deviation_over_the_sets_of_a_row():
     jobs = [
         ({"g": g, "seed": str(seed)}, _result(g, last=(0.5 + seed / 10, 0.6 + seed / 10), seed=seed))
         for g in ("a", "b")
@@ -247,10 +247,10 @@ def test_sweep_pools_distillation_seeds_over_all_students():
     ]
     table = sweep_tables(jobs)[0]
     assert len(table.rows) == 2
-    pooled = _cells(table, "last_top1")[0]
-    values = [0.5, 0.6, 0.6, 0.7, 0.7, 0.8]
-    assert pooled.mean == pytest.approx(np.mean(values))
-    assert pooled.std == pytest.approx(np.std(values, ddof=1))
+    of_sets = _cells(table, "last_top1")[0]
+    means = [0.55, 0.65, 0.75]
+    assert of_sets.mean == pytest.approx(np.mean(means))
+    assert of_sets.std == pytest.approx(np.std(means, ddof=1))
     assert _cells(table, "distillation_seeds") == [3, 3]
     assert _cells(table, "students") == [6, 6]
     assert len(sweep_tables(jobs, seed_key=None)[0].rows) == 6

@@ -47,6 +47,10 @@ def test_a_run_and_the_same_again(capfd, recwarn, monkeypatch, tiny_prior, share
     assert quick("run", tiny_prior, shared_cache, folder) == 0
     assert (folder / "metrics.json").read_text() == before
     assert capfd.readouterr().out == out
+    (folder / "report.html").unlink()  # as if killed while drawing
+    assert quick("run", tiny_prior, shared_cache, folder) == 0
+    assert (folder / "report.html").is_file()
+    assert (folder / "metrics.json").read_text() == before
     (folder / "metrics.json").unlink()  # as if killed while judging: finished students are not trained again
     assert quick("run", tiny_prior, shared_cache, folder) == 0
     assert metrics(folder)["accuracy"] == json.loads(before)["accuracy"]
@@ -246,3 +250,48 @@ def test_a_set_is_made_for_the_augmentation_of_its_students(capsys, tiny_prior, 
     assert (made["mode"], made["operations"]) == ("all", ["crop", "flip"])
     assert quick("distill", tiny_prior, shared_cache, tmp_path / "other", "student/protocol=soft_small") == 2
     assert "does not use 'student/protocol'" in capsys.readouterr().err
+
+
+def test_a_judgement_knows_the_data_that_judged(shared_cache, tmp_path):
+    made, judged = tmp_path / "made", tmp_path / "judged"
+    assert quick("distill", None, shared_cache, made, "source=random", "prior.path=./not-needed") == 0
+    arguments = ("evaluate", None, shared_cache, judged, f"set={made}", "measures=false")
+    assert quick(*arguments) == 0
+    student = judged / "students" / "0.json"
+    right = json.loads(student.read_text())["last_top1"]
+    assert metrics(judged)["dataset_fingerprint"] == digits(train_per_class=None, validation=None).fingerprint
+    for file in (student, judged / "metrics.json"):  # as if test images had been corrected since
+        held = json.loads(file.read_text())
+        file.write_text(json.dumps({**held, "dataset_fingerprint": "before", "last_top1": 2.0}))
+    assert quick(*arguments) == 0
+    assert metrics(judged)["accuracy"]["last"]["values"] == [right]
+
+
+def test_images_that_a_set_may_be_made_from_do_not_judge_it(capsys, shared_cache, tmp_path):
+    made = tmp_path / "made"
+    assert quick("distill", None, shared_cache, made, "source=random", "prior.path=./not-needed") == 0
+    held_out = ("measures=false", "dataset.validation=100")
+    assert quick("evaluate", None, shared_cache, tmp_path / "o", f"set={made}", *held_out) == 2
+    assert "was not made from the training split of digits-validation" in capsys.readouterr().err
+    apart = tmp_path / "apart"
+    given = ("source=random", "prior.path=./not-needed", "dataset.validation=100")
+    assert quick("distill", None, shared_cache, apart, *given) == 0
+    assert quick("evaluate", None, shared_cache, tmp_path / "o", f"set={apart}", *held_out) == 0
+
+
+def test_more_students_join_the_folder_of_the_first(shared_cache, tmp_path):
+    for seeds in ("[0]", "[0,1]"):
+        given = ("source=random", "prior.path=./not-needed", "measures=false", f"student_seeds={seeds}")
+        assert quick("run", None, shared_cache, None, *given) == 0
+    (folder,) = (tmp_path / "outputs" / "digits").iterdir()
+    assert metrics(folder)["student_seeds"] == [0, 1]
+
+
+def test_a_prior_that_recommends_something_else_makes_another_set(capsys, tiny_prior, shared_cache, tmp_path):
+    """The CFG scale of a prior's card is in no weight."""
+    prior = tmp_path / "prior"
+    shutil.copytree(tiny_prior, prior)
+    for scale, code in ((1.5, 0), (1.5, 0), (3.0, 2)):
+        (prior / "manifoldgd.json").write_text(json.dumps({"cfg_scale": scale}))
+        assert quick("distill", prior, shared_cache, tmp_path / "o", "guidance=none") == code
+    assert "(different: card.cfg_scale is 1.5 there, 3.0 here)" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 
 from manifoldgd.errors import UserError
 from manifoldgd.tables.results import Column, SetResult, TableResult
-from manifoldgd.tables.scored import with_scores
+from manifoldgd.tables.scored import with_scores, without_scores
 from manifoldgd.tables.scores import (
     augmentation_robust_score,
     hard_label_recovery,
@@ -104,6 +104,7 @@ def test_sets_are_compared_with_the_random_set_of_their_seed():
     assert scored.sets[2].measures["lrs"] == pytest.approx(label_robust_score(0.2, 0.25, 0.5))
     assert scored.sets[2].measures["diversity"] == 2.0
     assert scored.sets[2].last == (0.7, 0.8)
+    assert without_scores(scored).sets == tuple(sets)
 
 
 def test_scores_that_are_not_defined_are_missing():

@@ -86,6 +86,7 @@ def test_a_writer_takes_up_where_another_stopped(tmp_path):
     assert set(again.rows) == {(0, 0), (1, 0)}
     assert again.seconds == 1.5
     again.save(picture(1), 0, 1)
+    assert set(SetWriter(tmp_path, NAMES).rows) == {(0, 0), (0, 1), (1, 0)}  # the cut line did not swallow it
     again.save(picture(2), 1, 1)
     again.spend(2.0)
     assert again.seconds == SetWriter(tmp_path, NAMES).seconds == 3.5

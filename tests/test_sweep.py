@@ -37,7 +37,8 @@ def test_two_by_two(capsys, tiny_prior, shared_cache, tmp_path):
     assert sweep(tiny_prior, shared_cache, "guidance=mode,none", "ipc=1,2") == 0
     out = capsys.readouterr().out
     folder = folder_of(tmp_path)
-    assert f"sweep: 4 finished, 0 failed; tables in {folder.relative_to(tmp_path)}" in out
+    assert f"sweep: 4 finished, 0 failed; {folder.relative_to(tmp_path)}" in out
+    assert "What stands behind ± is a standard deviation" in out
     assert "last epoch, %" in out
     rows = list(csv.DictReader((folder / "sweep.csv").open()))
     assert sorted((row["guidance"], row["ipc"]) for row in rows) == [
@@ -68,3 +69,14 @@ def test_a_sweep_that_cannot_be_composed_is_bad_input(capsys, tmp_path):
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "guidance: no choice named 'mood'" in err
+
+
+def test_a_sweep_of_sets_lists_them(capsys, shared_cache, tmp_path):
+    arguments = ("dataset=digits", "source=random", "ipc=1,2,5000", "machine=cpu", f"cache={shared_cache}")
+    assert manifoldgd("distill", "--multirun", *arguments) == 1
+    lines = capsys.readouterr().out.splitlines()
+    for ipc in (1, 2):
+        (line,) = [line for line in lines if line.startswith(f"ipc={ipc}: finished: ")]
+        assert (tmp_path / line.rpartition(": ")[2] / "set" / "manifest.json").is_file()
+    assert any(line.startswith("ipc=5000: failed: ipc: expected at most") for line in lines)
+    assert lines[-1].startswith("sweep: 2 finished, 1 failed; outputs/sweeps/distill-")

@@ -16,6 +16,7 @@ from manifoldgd.tables.board import START_SECONDS, Board, seconds_for
 from manifoldgd.tables.gathering import check_folder, check_same_table, finished_set
 from manifoldgd.tables.recording import check_nothing_lost, recorded_sets, write_record
 from manifoldgd.tables.results import SetResult, TableResult
+from manifoldgd.tables.scored import with_scores
 from manifoldgd.tables.watching import duration
 
 
@@ -112,6 +113,7 @@ def test_a_recorded_set_with_fewer_students_is_shown_until_it_is_measured_again(
     made = cells[0].folder(tmp_path)
     made.mkdir(parents=True)
     (made / "metrics.json").write_text(json.dumps(metrics_of(seeds=(0, 1))))
+    (made / "report.html").touch()
     assert board.ended(cells[0], None).student_seeds == (0, 1)
     assert not board.left
 
@@ -133,13 +135,17 @@ def test_a_record_has_one_picture_a_cell_and_its_pages(tmp_path):
         made = cell("a", seed).folder(output)
         made.mkdir(parents=True)
         (made / "metrics.json").write_text(json.dumps(metrics_of()))
+        (made / "report.html").touch()
         (made / "grid.png").write_bytes(b"picture %d" % seed)
     board = board_of(output, seeds=(0, 1), methods=("a",))
-    write_record(home, output, board.result())
+    derived = with_scores(board.result(), random="a", full={"c": 0.9}, weight=0.5)
+    write_record(home, output, derived, scores=True)
+    assert "LRS" in (home / "table.md").read_text()
     held = TableResult.load(home / "results.json")
     assert [one.grid for one in held.sets] == ["grids/c-a.png", None]
     assert (home / held.sets[0].grid).read_bytes() == b"picture 0"
     assert [one.last for one in held.sets] == [one.last for one in board.result().sets]
+    assert [set(one.measures) for one in held.sets] == [{"frechet_distance"}] * 2  # scores follow from the table
     kept = recorded_sets(held, board.cells, {"c": (0,)}, home=home, output=tmp_path / "elsewhere")
     write_record(home, tmp_path / "elsewhere", blank(("a",), sets=tuple(kept)))  # onto itself
     assert (home / "grids" / "c-a.png").read_bytes() == b"picture 0"
@@ -147,6 +153,12 @@ def test_a_record_has_one_picture_a_cell_and_its_pages(tmp_path):
 
 def test_a_run_that_is_not_finished_is_no_result(tmp_path):
     assert finished_set(tmp_path, cell(), (0,)) is None
+    made = cell().folder(tmp_path)
+    made.mkdir(parents=True)
+    (made / "metrics.json").write_text(json.dumps(metrics_of()))
+    assert finished_set(tmp_path, cell(), (0,)) is None  # killed before its page, the last thing a run writes
+    (made / "report.html").touch()
+    assert finished_set(tmp_path, cell(), (0,)) is not None
 
 
 def test_foreign_results_are_named(tmp_path):
@@ -154,6 +166,7 @@ def test_foreign_results_are_named(tmp_path):
     made.mkdir(parents=True)
     for text in ("{}", "[]", '{"student_seeds": [0]}'):
         (made / "metrics.json").write_text(text)
+        (made / "report.html").touch()
         with pytest.raises(UserError, match=r"metrics\.json: (is no result of ours|holds no JSON object)"):
             finished_set(tmp_path, cell(), (0,))
     for text in ("[]", '{"format": 1, "columns": ["a"], "sets": [], "failed": []}'):
@@ -166,6 +179,7 @@ def test_seconds_are_those_of_the_students_taken(tmp_path):
     made = cell().folder(tmp_path)
     made.mkdir(parents=True)
     (made / "metrics.json").write_text(json.dumps(metrics_of(seeds=(0, 1, 2))))
+    (made / "report.html").touch()
     one = finished_set(tmp_path, cell(), (2,))
     assert one.seconds == {"distill": 1.0, "students": 2.0, "metrics": 0.5}
     whole = finished_set(tmp_path, cell(), (0, 1, 2))
@@ -180,6 +194,7 @@ def test_measures_asked_for_later_are_made(tmp_path):
     asked = replace(cell(), measures=True)
     for measures, there in (({}, False), ({"frechet_distance": 3.0}, True)):
         (made / "metrics.json").write_text(json.dumps({**metrics_of(), "set_metrics": measures}))
+        (made / "report.html").touch()
         found = finished_set(tmp_path, cell(), (0,))
         assert (finished_set(tmp_path, asked, (0,)) is not None) == there
         record = blank(METHODS, sets=(found,))

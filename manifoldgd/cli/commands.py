@@ -17,21 +17,9 @@ from manifoldgd.cli.experiment import Experiment
 from manifoldgd.cli.explain import suggest
 from manifoldgd.cli.sweep import record_job
 from manifoldgd.cli.tuning import check_split, objective
+from manifoldgd.cli.used import USED_KEYS
 from manifoldgd.errors import UserError, require
 
-SET_KEYS = {
-    *("dataset", "prior", "clusterer", "guidance", "sampler", "start", "overgeneration"),
-    *("ipc", "source", "reconstruct", "seed"),
-}
-JUDGE_KEYS = {"dataset", "student", "student_seeds", "measures", "logger", "cell"}
-SHARED_KEYS = {"machine", "output", "cache", "experiment"}
-USED_KEYS = {
-    "run": SET_KEYS | JUDGE_KEYS | SHARED_KEYS,
-    "distill": SET_KEYS | SHARED_KEYS,
-    "evaluate": JUDGE_KEYS | SHARED_KEYS | {"set"},
-    "prior": {"dataset", "recipe", "seed"} | SHARED_KEYS,
-    "dashboard": {"table", "logger", "output"},
-}
 CELL_KEYS = {"table", "method", "column", "seed"}  # what names a table's cell
 PLAIN_KEYS: dict[str, Any] = {
     "ipc": int,

@@ -25,6 +25,8 @@ LONGEST_TITLE = 128  # characters, W&B's limit
 def write_dashboard(config: DictConfig) -> None:
     """Write ``dashboard.json`` beside the table's results; online, publish it, again in the place of an earlier one.
 
+    Its panels show the runs of the cells; where no recorded cell has one, a line says how to get them.
+
     Raises:
         UserError: the table has no results, the logger is not W&B, or W&B cannot be reached or refuses. The file is
             written first in any case.
@@ -36,6 +38,11 @@ def write_dashboard(config: DictConfig) -> None:
     file = folder / "dashboard.json"
     published = read_json(file).get("published") if file.is_file() else None
     atomic_write_json(file, {**_view(result, tracker, folder), "published": published})
+    if not any(one.run for one in result.sets):
+        print(
+            "dashboard: no cell was measured with logger=wandb and an account, so the panels will be empty unless its "
+            f"run was uploaded later (`wandb sync`); `manifoldgd table table={config.table} logger=wandb` measures so"
+        )
     key = api_key()
     if tracker.mode == "offline" or key is None:
         step = "set logger.mode=auto" if key else "run `wandb login`"

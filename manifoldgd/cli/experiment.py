@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,11 @@ from manifoldgd.matching.energy import Matching
 from manifoldgd.matching.regression import Regression
 from manifoldgd.matching.repulsion import Repulsion
 from manifoldgd.priors.prior import Prior
+from manifoldgd.report.run import PAGE
 from manifoldgd.stages import classifiers, evaluation, latents, pages, prior, sets, spaces
 from manifoldgd.stages.matching import prepare_matching
 from manifoldgd.stages.overgeneration import keep_one_a_prototype
-from manifoldgd.store.keys import key_of, read_json
+from manifoldgd.store.keys import read_json
 from manifoldgd.store.results import check_claim, check_inputs, claim_result
 from manifoldgd.store.sets import has_set, load_set
 
@@ -38,14 +41,15 @@ class Experiment(Setup):
         folder = self.folder(self.set_config, self.evaluation_config)
         check_claim(folder, "set", self.set_config)  # before the other claim: a folder refused stays as it was
         claim_result(folder, "evaluation", self.evaluation_config, free=MANY_IN_A_FOLDER)
-        distilled = self._make_set(folder)
-        return self._judge(folder, distilled)
+        with _alone_in(folder):
+            return self._judge(folder, self._make_set(folder))
 
     def distill(self) -> dict[str, Any]:
         """Make the set only."""
         self.check(makes_set=True, judges=False)
         folder = self.folder(self.set_config)
-        distilled = self._make_set(folder)
+        with _alone_in(folder):
+            distilled = self._make_set(folder)
         print(f"set: {len(distilled.images)} images in {folder / 'set'}")
         return {"folder": str(folder)}
 
@@ -55,18 +59,20 @@ class Experiment(Setup):
         self.check(makes_set=False, judges=True)
         distilled = load_set(Path(self.config.set))
         evaluation.check_set(distilled, self.dataset)
+        evaluation.check_held_out(distilled, self.dataset)
         self.student.check(self.dataset.image_shape, len(distilled.class_names), distilled.manifest["ipc"])
-        name = f"evaluation-{key_of(self.evaluation_config)[:8]}"
+        name = f"evaluation-{self.key_of(self.evaluation_config)}"
         folder = Path(self.config.output) if self.config.output else _beside(distilled.folder, name)
         judged = {**self.evaluation_config, "set": distilled.manifest.get("config")}
         claim_result(folder, "evaluation", judged, free=MANY_IN_A_FOLDER)
-        return self._judge(folder, distilled)
+        with _alone_in(folder):
+            return self._judge(folder, distilled)
 
     def train_prior(self) -> dict[str, Any]:
         """Train a prior on the dataset's training split and judge it."""
         recipe = self.recipe()
         folder = Path(self.config.output or f"outputs/priors/{self.dataset.name}")
-        with one_at_a_time(folder / "prior", lambda: print(f"{folder}: being trained by another process; waiting")):
+        with _alone_in(folder):
             facts = prior.train_and_judge(
                 folder, self.dataset, **recipe, seed=self.config.seed, machine=self.machine, cache=self.cache
             )
@@ -88,11 +94,12 @@ class Experiment(Setup):
         return self._synthesise(folder, facts)
 
     @property
-    def _inputs(self) -> dict[str, str | None]:
-        """Hashes of what a set is made of, besides its configuration."""
+    def _inputs(self) -> dict[str, Any]:
+        """Hashes of what a set is made of, besides its configuration, and what the prior's card says."""
         return {
             "dataset": self.dataset.fingerprint,
             "prior": self.prior.key if self.needs_prior else None,
+            "card": self.prior.card if self.needs_prior else None,
             "classifier": classifiers.embedding_key(self.dataset) if self.needs_classifier else None,
         }
 
@@ -166,23 +173,28 @@ class Experiment(Setup):
         )
 
     def _judge(self, folder: Path, distilled: DistilledSet) -> dict[str, Any]:
-        result = self._held(folder / "metrics.json", distilled) or self._evaluate_tracked(folder, distilled)
+        result = self._held(folder / "metrics.json", distilled)
+        if result is None:
+            result = self._evaluate_tracked(folder, distilled)
+        elif not (folder / PAGE).is_file():  # killed while it was drawn
+            self._write_pages(folder, result, distilled)
         accuracy = result["accuracy"]["last"]
-        spread = "" if accuracy["std"] is None else f" ± {100 * accuracy['std']:.1f}"
+        spread = "" if accuracy["std"] is None else f", standard deviation {100 * accuracy['std']:.1f}"
         print(
             f"{result['dataset']}, {result['method']}, ipc {result['ipc']}, {result['student']}: last-epoch "
-            f"accuracy {100 * accuracy['mean']:.1f}{spread} % over {_students(len(accuracy['values']))}"
+            f"accuracy {100 * accuracy['mean']:.1f} % ({_students(len(accuracy['values']))}{spread})"
         )
         if result.get("teacher"):
             taught_by = result["teacher"]
             print(f"teacher: {taught_by['name']}, {100 * taught_by['test_accuracy']:.1f} % on real test images")
-        print(f"result: {folder}/report.html")
+        print(f"result: {folder / PAGE}")
         return result
 
     def _held(self, file: Path, distilled: DistilledSet) -> dict[str, Any] | None:
         """The result, if it is of these images, students and measures; else it is made of what is finished."""
         held = read_json(file) if file.is_file() else {}
-        same = held.get("fingerprint") == distilled.fingerprint
+        data = self.dataset.fingerprint
+        same = held.get("fingerprint") == distilled.fingerprint and held.get(evaluation.JUDGED_ON, data) == data
         measured = held.get("set_metrics") or not self.config.measures
         return held if same and measured and held.get("student_seeds") == list(self.config.student_seeds) else None
 
@@ -251,6 +263,13 @@ class Experiment(Setup):
 def _beside(folder: Path, name: str) -> Path:
     """Where a judgement goes: into the result folder of the set, never among its classes."""
     return folder.parent / name if folder.name == "set" else folder.with_name(f"{folder.name}-{name}")
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold a result folder: the same command given twice at once works once, and the second reads what it left."""
+    with one_at_a_time(folder / "result", lambda: print(f"{folder}: another process is at work there; waiting for it")):
+        yield
 
 
 def _students(count: int) -> str:

@@ -21,6 +21,7 @@ from manifoldgd.cli.arguments import arguments_given
 from manifoldgd.cli.explain import explain
 from manifoldgd.cli.sweep import Sweep, is_sweep
 from manifoldgd.cli.table import run_table
+from manifoldgd.cli.used import USED_KEYS
 from manifoldgd.errors import UserError
 
 COMMANDS = {
@@ -59,7 +60,11 @@ def conf_dir() -> Path:
 
 def main() -> None:
     """Entry point of the command ``manifoldgd``."""
-    sys.exit(run(sys.argv[1:]))
+    try:
+        sys.exit(run(sys.argv[1:]))
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 def run(arguments: list[str]) -> int:
@@ -78,6 +83,9 @@ def run(arguments: list[str]) -> int:
             raise UserError(f"unknown command {command!r}; choose one of {', '.join(COMMANDS)}")
         if command == "table":
             return run_table(rest, conf_dir())
+        if {"-h", "--help"} & set(rest):
+            print(f"manifoldgd {command}: {COMMANDS[command]}\nuses: {', '.join(sorted(USED_KEYS[command]))}")
+            print("The rest of what follows belongs to other commands.\n")
         if is_sweep(rest):
             return _run_sweep(command, rest)
         _compose_and_run(command, rest)

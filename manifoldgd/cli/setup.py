@@ -18,8 +18,9 @@ from manifoldgd.machine import SINGLE, Machine
 from manifoldgd.priors.prior import Prior
 from manifoldgd.prototypes import DRAW_NOTHING, SELECTIONS, Clusterer
 from manifoldgd.prototypes.spaces import ClassifierEmbedding
+from manifoldgd.provenance import code_version
 from manifoldgd.stages import classifiers, latents, sets, spaces
-from manifoldgd.store.keys import key_of
+from manifoldgd.store.keys import essence, key_of
 from manifoldgd.tracking import Tracker
 
 DIFFUSION = "diffusion"
@@ -37,6 +38,7 @@ class Setup:
 
     def __init__(self, command: str, config: DictConfig) -> None:
         self.command, self.config = command, config
+        code_version()  # kept from now on: files may change while this works with what it has loaded
         # Read now: another configuration may have been composed before it is asked for.
         self.guidance_name: str = HydraConfig.get().runtime.choices["guidance"]  # the chosen member of the group
         self.cache = Path(config.cache)
@@ -176,7 +178,11 @@ class Setup:
         if self.config.output is not None:
             return Path(self.config.output)
         name = self.method.replace(" (", "-").rstrip(")").replace(", ", "-").replace(" ", "-")
-        return Path("outputs") / self.dataset.name / f"{name}-ipc{self.config.ipc}-{key_of(*parts)[:8]}"
+        return Path("outputs") / self.dataset.name / f"{name}-ipc{self.config.ipc}-{self.key_of(*parts)}"
+
+    def key_of(self, *parts: dict[str, Any]) -> str:
+        """What tells the folder of a result from others: equal for configurations that one folder takes."""
+        return key_of(*(essence(part, apart_from=("download", *MANY_IN_A_FOLDER)) for part in parts))[:8]
 
     def check(self, *, makes_set: bool, judges: bool) -> None:
         """Build and check all that will be needed, cheap things first."""

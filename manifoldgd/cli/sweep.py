@@ -57,16 +57,28 @@ class Sweep:
         varied = _varied([record["overrides"] for record in records])
         for record in records:
             record["overrides"] = {key: value for key, value in record["overrides"].items() if key in varied}
-        jobs = [(record["overrides"], record["result"]) for record in records if record["error"] is None]
+        finished = [(record["overrides"], record["result"] or {}) for record in records if record["error"] is None]
+        jobs = [(overrides, result) for overrides, result in finished if "accuracy" in result]
         failed = [(record["overrides"], record["error"]) for record in records if record["error"] is not None]
         split = judged_by([result for _, result in jobs])
         title = f"Sweep {self.folder.name}" + (f", judged on the {split} split" if split else "")
-        report = write_sweep_report(self.folder, jobs=jobs, failed=failed, title=title)
-        print(report.text)
+        if jobs or not finished:
+            print(write_sweep_report(self.folder, jobs=jobs, failed=failed, title=title).text)
+        else:  # sets or priors that nothing has judged
+            _list_made(finished, failed)
         if split == "test":
             print("sweep: judged on the TEST split: a result to report; choose numbers with experiment=tuning instead")
-        print(f"sweep: {len(jobs)} finished, {len(failed)} failed; tables in {self.folder}")
+        print(f"sweep: {len(finished)} finished, {len(failed)} failed; {self.folder}")
         return 1 if failed else 0
+
+
+def _list_made(finished: list[tuple[dict[str, str], dict[str, Any]]], failed: list[tuple[dict[str, str], str]]) -> None:
+    from manifoldgd.report.sweep import job_name
+
+    for overrides, result in finished:
+        print(f"{job_name(overrides)}: finished{': ' + result['folder'] if 'folder' in result else ''}")
+    for overrides, reason in failed:
+        print(f"{job_name(overrides)}: failed: {reason}")
 
 
 def _varied(overrides: list[dict[str, str]]) -> set[str]:

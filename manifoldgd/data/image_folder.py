@@ -81,17 +81,19 @@ def image_folder(
     found = {"train": trained.found, "test": tested.found}
     _check_counts(expected_counts, found, root, name or root.resolve().name, obtain)
     check_new_files(trained.files + tested.files, record_of(root))
+    mean, std = _statistic("mean", mean, IMAGENET_MEAN, channels), _statistic("std", std, IMAGENET_STD, channels)
     whole = ImageDataset(
         name=root.resolve().name if name is None else name,
         class_names=names,
         image_shape=(channels, image_size, image_size),
         train=trained.split(image_size, channels),
         test=tested.split(image_size, channels),
-        mean=_statistic("mean", mean, IMAGENET_MEAN, channels),
-        std=_statistic("std", std, IMAGENET_STD, channels),
+        mean=mean,
+        std=std,
         flip=flip,
         fingerprint=_fingerprint(root, (trained, tested), VERSION, image_size, channels, names),
         prior_labels=_prior_labels(prior_labels, names),
+        treatment=(mean, std, flip),
     )
     return hold_out(whole, validation)
 

@@ -6,7 +6,7 @@ Latents are scaled here and nowhere else: ``encode`` multiplies by the autoencod
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel
@@ -31,6 +31,18 @@ class Prior:
     variance: Literal["learned_range", "fixed_small", "fixed_large"]
     cfg_channels: int  # leading latent channels that classifier-free guidance acts on
     cfg_scale: float  # what the prior's author recommends
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What sampling depends on besides the weights; ``schedule``: steps, first, mean and last beta."""
+        betas = self.schedule.betas
+        ends = [round(float(beta), 9) for beta in (betas[0], betas.mean(), betas[-1])]
+        return {
+            "cfg_scale": self.cfg_scale,
+            "cfg_channels": self.cfg_channels,
+            "variance": self.variance,
+            "schedule": [len(betas), *ends],
+        }
 
     @property
     def image_channels(self) -> int:

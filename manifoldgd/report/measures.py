@@ -54,11 +54,6 @@ def accuracy(result: Mapping[str, Any], epoch: Literal["last", "best"]) -> Sprea
     return Spread(found["mean"], found.get("std") if student_count(result) > 1 else None)
 
 
-def accuracy_values(result: Mapping[str, Any]) -> list[float]:
-    """Last-epoch accuracy of every student, fractions."""
-    return [float(v) for v in ((result.get("accuracy") or {}).get("last") or {}).get("values") or () if v is not None]
-
-
 def student_count(result: Mapping[str, Any]) -> int:
     """Students trained on the set."""
     return len(result.get("student_seeds") or result.get("students") or ())

@@ -29,6 +29,8 @@ from manifoldgd.report.sections import (
 KeyFigure = tuple[str, str, str]
 Records = Sequence[Mapping[str, float | None]]
 
+PAGE = "report.html"  # in a result folder; written last, so a result with a page is whole
+
 
 def write_run_report(
     folder: str | os.PathLike[str],
@@ -74,7 +76,7 @@ def write_run_report(
     ]
     for figure in (figure for section in sections for figure in section.figures()):
         atomic_write_bytes(Path(folder) / f"{figure.name}.png", figure.png())
-    page = Path(folder) / "report.html"
+    page = Path(folder) / PAGE
     write_page(
         page,
         title=f"{result['dataset']}: {result['method']}, {_images(result['ipc'])} a class",

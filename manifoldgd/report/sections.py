@@ -54,11 +54,17 @@ def pairs_section(distilled: DistilledSet, prototypes: Tensor | None) -> Section
 
     Args:
         distilled: the set, ``n`` images.
-        prototypes: ``[n, C, H, W]`` uint8, row ``i`` for image ``i``; ``None`` where no prototype was used.
+        prototypes: ``[n, C, H, W]`` uint8, row ``i`` for image ``i``; ``None`` where there are none to draw.
     """
     title = "Prototypes and what they became"
     if prototypes is None:
-        return Section(title, ["No prototypes: the images of this set were not sampled from any."])
+        rows = distilled.manifest.get("images", [])
+        reason = (
+            "Not drawn: that takes `manifoldgd run` with measures=true."
+            if any("prototype" in row for row in rows)
+            else "No prototypes: the images of this set were not sampled from any."
+        )
+        return Section(title, [reason])
     shown = _shown(distilled)
     names = distilled.class_names[:SHOWN_CLASSES]
 

@@ -13,7 +13,6 @@ from manifoldgd.report.figures import bars
 from manifoldgd.report.measures import (
     COUNTS,
     accuracy,
-    accuracy_values,
     check_format,
     measure_end,
     measure_title,
@@ -46,8 +45,8 @@ def sweep_tables(
     """Tables ranked by last-epoch accuracy, highest first; jobs without one come last.
 
     One table for each combination of dataset, label protocol and student. Where jobs differ in ``seed_key``, jobs that
-    are equal otherwise become one row: accuracy is then the mean and standard deviation over all students of all
-    distillation seeds, the other measures over the seeds. Failures stand below the last table.
+    are equal otherwise become one row: mean and standard deviation are then over the sets, each by the mean of its
+    students; of a row of one set they are over its students. Failures stand below the last table.
 
     Args:
         jobs: for each finished job its overrides (only those that vary within the sweep count) and its record,
@@ -98,7 +97,7 @@ def write_sweep_report(
     tables = sweep_tables(jobs, failed, seed_key=seed_key)
     contents = {"sweep.csv": _merged(tables).to_csv()}
     tables = [table.without(COMPARABLE) for table in tables]  # people find these in the headings
-    contents["sweep.md"] = "\n".join(table.to_markdown() for table in tables)
+    contents["sweep.md"] = "\n".join([*(table.to_markdown() for table in tables), f"{_NOTE}\n"])
     reasons = [[job_name(overrides), reason] for overrides, reason in failed]
     failure_columns = [Column("job", "job", "setting"), Column("reason", "reason", "setting")]
     contents["failed.csv"] = Table(failure_columns, reasons).to_csv()
@@ -115,11 +114,14 @@ def write_sweep_report(
         sections=sections,
         config=config_text,
     )
-    text = "\n".join(_narrow(table).to_text() for table in tables)
+    text = "\n".join([*(_narrow(table).to_text() for table in tables), *([_NOTE] if jobs else [])])
     return SweepReport(text, tuple(base / name for name in [*contents, "sweep.html"]))
 
 
-_NOTE = "Ranked by last-epoch accuracy. Best-epoch accuracy was chosen on the images that judge and ranks nothing."
+_NOTE = (
+    "Ranked by last-epoch accuracy; best-epoch accuracy was chosen on the images that judge and ranks nothing. What "
+    "stands behind ± is a standard deviation: over the sets of a row, or over the students of its one set."
+)
 
 
 def _merged(tables: Sequence[Table]) -> Table:
@@ -175,8 +177,7 @@ def _row(jobs: Sequence[Job], settings: Sequence[str], measures: Sequence[str]) 
         *(str(results[0].get(key)) for key in COMPARABLE),
         str(results[0]["method"]),
         *(_plain(overrides.get(key)) for key in settings),
-        _last(results),
-        _over([accuracy(result, "best") for result in results]),
+        *(_over([accuracy(result, epoch) for result in results]) for epoch in ("last", "best")),
         len({result["distillation_seed"] for result in results}),
         sum(student_count(result) for result in results),
         *(_over([Spread((result.get("set_metrics") or {}).get(key)) for result in results]) for key in measures),
@@ -192,20 +193,13 @@ def _different(results: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return list(found.values())
 
 
-def _last(results: Sequence[Mapping[str, Any]]) -> Spread:
-    """Last-epoch accuracy; over several sets, mean and deviation over every student of each."""
-    if len(results) == 1:
-        return accuracy(results[0], "last")
-    return spread_of([value for result in results for value in accuracy_values(result)])
-
-
 def _over(spreads: Sequence[Spread]) -> Spread:
     """The one spread there is, or mean and deviation of several means."""
     return spreads[0] if len(spreads) == 1 else spread_of([s.mean for s in spreads if finite(s.mean)])
 
 
 def _rank(jobs: Sequence[Job]) -> tuple[bool, float]:
-    mean = _last(_different([result for _, result in jobs])).mean
+    mean = _over([accuracy(result, "last") for result in _different([result for _, result in jobs])]).mean
     return (False, -mean) if finite(mean) else (True, 0.0)
 
 

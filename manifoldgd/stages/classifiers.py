@@ -55,7 +55,7 @@ def embedding_key(dataset: ImageDataset) -> str:
 
 
 def _embedding_file(dataset: ImageDataset) -> str:
-    return f"{key_of('classifier', dataset.name, dataset.fingerprint, CLASSIFIER_SEED)}.safetensors"
+    return f"{key_of('classifier', *dataset.as_learned, CLASSIFIER_SEED)}.safetensors"
 
 
 def teacher_of(dataset: ImageDataset, student: Student, recipe: Recipe, machine: Machine, cache: Path) -> Classifier:
@@ -73,7 +73,7 @@ def teacher_of(dataset: ImageDataset, student: Student, recipe: Recipe, machine:
     """
     recipe = student.of_own_design(recipe)
     shape = student.input_shape(dataset.image_shape)
-    key = key_of("teacher", dataset.name, dataset.fingerprint, CLASSIFIER_SEED, shape, recipe.describe())
+    key = key_of("teacher", *dataset.as_learned, CLASSIFIER_SEED, shape, recipe.describe())
     file = cache / "teachers" / f"{key}.safetensors"
     return _kept(file, dataset, machine, recipe=recipe, size=shape[1:], title="teacher")
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from manifoldgd.artifacts import DistilledSet
-from manifoldgd.dataset import ImageDataset
+from manifoldgd.dataset import ImageDataset, judging_split
 from manifoldgd.errors import require
 from manifoldgd.files import atomic_write_json
 from manifoldgd.machine import Machine
@@ -25,6 +25,7 @@ from manifoldgd.students import Classifier, Student
 
 METRIC_IMAGES = 5000  # real images that a set is compared with
 FINGERPRINT = "fingerprint"  # of the set that a student learned; students of older versions lack it
+JUDGED_ON = "dataset_fingerprint"  # of the data whose test split judged; as above
 NEIGHBOURS = 5  # of precision, recall, density and coverage (Naeem et al. 2020)
 
 
@@ -40,6 +41,20 @@ def check_set(distilled: DistilledSet, dataset: ImageDataset) -> None:
         shape == dataset.image_shape,
         f"set: {distilled.folder} has images of shape {shape}, dataset {dataset.name} has {dataset.image_shape}; "
         "choose the dataset, with the image size, that the set was made from",
+    )
+
+
+def check_held_out(distilled: DistilledSet, dataset: ImageDataset) -> None:
+    """Raise :class:`UserError` where images that a set may have been made from would judge it.
+
+    They are held out of the training split of their own dataset only. Sets of unknown origin are taken as they are.
+    """
+    made_from = distilled.manifest.get("inputs", {}).get("dataset")
+    require(
+        judging_split(dataset.name) == "test" or made_from in (None, dataset.fingerprint),
+        f"set: {distilled.folder} was not made from the training split of {dataset.name}, so the images held out of "
+        "it may be among those it was made from; make the set with the same dataset settings, or judge it on the test "
+        "split",
     )
 
 
@@ -62,7 +77,8 @@ def train_students(
     results = []
     for seed in seeds:
         file = folder / f"{seed}.json"
-        if not _judged(file, distilled):
+        origin = {FINGERPRINT: distilled.fingerprint, JUDGED_ON: dataset.fingerprint}
+        if not _judged(file, origin):
             result = student.train(
                 distilled.images,
                 distilled.labels,
@@ -80,15 +96,16 @@ def train_students(
                 logger=logger_of(seed),
                 precision=machine.student_precision,
             )
-            atomic_write_json(file, {**asdict(result), FINGERPRINT: distilled.fingerprint})
+            atomic_write_json(file, asdict(result) | origin)
         held = read_json(file)
-        results.append({name: value for name, value in held.items() if name != FINGERPRINT})
+        results.append({name: value for name, value in held.items() if name not in origin})
     return results
 
 
-def _judged(file: Path, distilled: DistilledSet) -> bool:
-    """Whether a student's file is there, and is of these images."""
-    return file.is_file() and read_json(file).get(FINGERPRINT, distilled.fingerprint) == distilled.fingerprint
+def _judged(file: Path, origin: dict[str, str]) -> bool:
+    """Whether a student's file is there, and is of these images and this data."""
+    held = read_json(file) if file.is_file() else None
+    return held is not None and all(held.get(name, value) == value for name, value in origin.items())
 
 
 def measure(distilled: DistilledSet, dataset: ImageDataset, network: Classifier) -> dict[str, float | None]:
@@ -160,6 +177,7 @@ def evaluate(
         **facts,
         "num_images": len(distilled.images),
         "fingerprint": distilled.fingerprint,
+        JUDGED_ON: dataset.fingerprint,
         "label_protocol": student.protocol.name,
         "epochs": students[0]["last_epoch"],
         "student": student.name,

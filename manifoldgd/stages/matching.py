@@ -52,7 +52,7 @@ def prepare_matching(
     numbers = {"networks": space.networks, "width": space.width, "real_per_class": space.real_per_class}
     numbers |= {} if space.pool_seed is None else {"pool_seed": space.pool_seed}
     kind = "regression" if isinstance(space, RegressionSpace) else "matching"
-    key = key_of(kind, dataset.name, dataset.fingerprint, numbers, pool.precision)
+    key = key_of(kind, *dataset.as_learned, numbers, pool.precision)
     found = cached_tensor(cache / "matching" / f"{key}.safetensors", make)
     if not isinstance(space, RegressionSpace):
         return Matching(pool, found)

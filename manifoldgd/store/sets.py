@@ -51,6 +51,7 @@ class SetWriter:
         self.folder, self.class_names = folder, tuple(class_names)
         self.progress = folder / "progress.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
+        _end_line(self.progress)
         self.rows: dict[tuple[int, int], Row] = {}
         self.seconds = 0.0  # that the images so far took, of all processes
         for row in _whole_rows(self.progress):
@@ -128,6 +129,13 @@ def has_set(folder: Path) -> bool:
     return (folder / "set" / "manifest.json").is_file()
 
 
+def _end_line(file: Path) -> None:
+    """End the last line of a file: one that a kill cut short would swallow the next."""
+    if file.is_file() and not file.read_bytes().endswith(b"\n"):
+        with file.open("ab") as stream:
+            stream.write(b"\n")
+
+
 def copy_set(source: Path, target: Path, config: dict[str, Any]) -> None:
     """Give a result folder the complete set of another one, whole or not at all.
 
@@ -188,7 +196,8 @@ def load_set(folder: Path) -> DistilledSet:
             raise
         reason = f"{type(error).__name__}: {error}"
         raise UserError(
-            f"set: {folder / 'manifest.json'} does not fit its images ({reason}); make the set again"
+            f"set: {folder / 'manifest.json'} does not fit its images ({reason}); remove "
+            f"{folder} to have the set made again"
         ) from error
 
 
@@ -197,5 +206,7 @@ def _read_image(file: Path) -> Tensor:
         with Image.open(file) as picture:
             pixels = np.array(picture)
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
-        raise UserError(f"set: {file} cannot be read ({error}); make the set again") from error
+        raise UserError(
+            f"set: {file} cannot be read ({error}); remove {file.parents[1]} to have the set made again"
+        ) from error
     return torch.from_numpy(pixels if pixels.ndim == 3 else pixels[..., None]).permute(2, 0, 1).contiguous()

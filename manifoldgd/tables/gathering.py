@@ -10,6 +10,7 @@ from typing import Any
 
 from manifoldgd.errors import UserError, require
 from manifoldgd.provenance import release
+from manifoldgd.report.run import PAGE
 from manifoldgd.store.keys import read_json
 from manifoldgd.store.results import check_claim
 from manifoldgd.tables.cells import Cell
@@ -31,7 +32,7 @@ def check_folder(output: Path, cell: Cell) -> None:
 
 
 def finished_set(output: Path, cell: Cell, student_seeds: Sequence[int]) -> SetResult | None:
-    """What the run of a cell left, or ``None`` where it is not there or lacks students or measures.
+    """What the run of a cell left, or ``None`` where it is not there or lacks students, measures or its page.
 
     Args:
         output: folder of the table.
@@ -39,7 +40,8 @@ def finished_set(output: Path, cell: Cell, student_seeds: Sequence[int]) -> SetR
         student_seeds: the students wanted; others are left out.
     """
     file = cell.folder(output) / "metrics.json"
-    metrics = read_json(file) if file.is_file() else None
+    drawn = (cell.folder(output) / PAGE).is_file()
+    metrics = read_json(file) if file.is_file() and drawn else None
     if metrics is None:
         return None
     try:

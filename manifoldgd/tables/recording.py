@@ -16,6 +16,7 @@ from manifoldgd.tables.finding import RECORD
 from manifoldgd.tables.gathering import Place, place_of
 from manifoldgd.tables.rendering import write_table
 from manifoldgd.tables.results import SetResult, TableResult
+from manifoldgd.tables.scored import without_scores
 from manifoldgd.tables.stale import GRIDS, grid_name, remove_grids
 
 SHOWN = 5  # cells named in an error
@@ -101,7 +102,7 @@ def write_record(home: Path, output: Path, result: TableResult, *, scores: bool 
         picture = output / one.grid if one.grid and first else None
         sets.append(replace(one, grid=_copied(picture, home, one) if picture else None))
     recorded = replace(result, sets=tuple(sets))
-    recorded.save(home / RECORD)
+    without_scores(recorded).save(home / RECORD)  # they follow from all rows, which may be measured again
     remove_grids(home, [grid_name(one.column, one.method) for one in sets])
     write_table(home, recorded, scores=scores)
 

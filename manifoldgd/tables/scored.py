@@ -9,6 +9,7 @@ from statistics import fmean
 from manifoldgd.errors import require
 from manifoldgd.tables.results import SetResult, TableResult
 from manifoldgd.tables.scores import hard_label_recovery, improvement_over_random, label_robust_score
+from manifoldgd.tables.wording import SCORES
 
 HARD = "hard"  # how names of label protocols with class labels begin
 
@@ -44,6 +45,17 @@ def with_scores(result: TableResult, *, random: str, full: Mapping[str, float], 
                 full.get(one.column) if protocols[one.column].startswith(HARD) else None,
                 weight,
             )
+            for one in result.sets
+        ),
+    )
+
+
+def without_scores(result: TableResult) -> TableResult:
+    """The table with what was measured of its sets alone."""
+    return replace(
+        result,
+        sets=tuple(
+            replace(one, measures={name: value for name, value in one.measures.items() if name not in SCORES})
             for one in result.sets
         ),
     )

@@ -1,0 +1,17 @@
+"""Which parts of the configuration each command uses."""
+
+from __future__ import annotations
+
+SET_KEYS = {
+    *("dataset", "prior", "clusterer", "guidance", "sampler", "start", "overgeneration"),
+    *("ipc", "source", "reconstruct", "seed"),
+}
+JUDGE_KEYS = {"dataset", "student", "student_seeds", "measures", "logger", "cell"}
+SHARED_KEYS = {"machine", "output", "cache", "experiment"}
+USED_KEYS = {
+    "run": SET_KEYS | JUDGE_KEYS | SHARED_KEYS,
+    "distill": SET_KEYS | SHARED_KEYS,
+    "evaluate": JUDGE_KEYS | SHARED_KEYS | {"set"},
+    "prior": {"dataset", "recipe", "seed"} | SHARED_KEYS,
+    "dashboard": {"table", "logger", "output"},
+}
