@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -19,6 +20,7 @@ from manifoldgd.errors import UserError
 from manifoldgd.report.numbers import spread_of
 from manifoldgd.report.page import Figure, Section, write_page
 from manifoldgd.report.run import write_run_report
+from manifoldgd.report.sections import pairs_section
 from manifoldgd.report.sweep import sweep_tables, write_sweep_report
 from manifoldgd.report.tables import Column, Failure, Table
 
@@ -298,3 +300,10 @@ def test_report_never_touches_global_plotting():
         "import sys, manifoldgd.report.run, manifoldgd.report.sweep as s; sys.exit('matplotlib.pyplot' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_prototypes_that_are_not_drawn_are_not_denied():
+    drawn = replace(_set(), manifest={"images": [{"prototype": {"kind": "nearest"}}]})
+    for distilled, said in ((drawn, "Not drawn"), (_set(), "No prototypes")):
+        (block,) = pairs_section(distilled, None).blocks
+        assert block.startswith(said)
