@@ -50,6 +50,10 @@ class Machine:
         for key in ("precision", "student_precision"):
             value = getattr(self, key)
             require(value in PRECISIONS, f"machine.{key}: expected one of {', '.join(PRECISIONS)}, got {value!r}")
+            require(
+                value != "16-mixed" or self.device.type == "cuda",
+                f"machine.{key}: 16-mixed needs a CUDA device, got {self.device.type}; set bf16-mixed or {SINGLE}",
+            )
         require(self.batch_size >= 1, f"machine.batch_size: expected at least 1, got {self.batch_size}")
         require(
             self.threads is None or self.threads >= 1,

@@ -1,6 +1,7 @@
 """The embedding network: it recognises, and it comes back from disk as it was."""
 
 import dataclasses
+from fractions import Fraction
 
 import pytest
 import torch
@@ -9,8 +10,9 @@ from sklearn.datasets import load_digits
 from student_parts import MEAN, STD, pictures, source
 
 from manifoldgd.errors import UserError
-from manifoldgd.students import Classifier, train_classifier
-from manifoldgd.students.recipe import STANDARD, ShiftFlip
+from manifoldgd.students import Classifier, train_classifier, training
+from manifoldgd.students.recipe import STANDARD, ShiftFlip, untrained
+from manifoldgd.students.training import Pixels, outputs
 
 QUICK = dataclasses.replace(STANDARD, width=16, images_shown=15_000, learning_rate=0.1)
 
@@ -63,3 +65,24 @@ def test_shift_flip_moves_whole_pixels():
     out = ShiftFlip(shift=0, flip=True)(x, source(1), (6, 6))
     assert all(torch.equal(a, b) or torch.equal(a, b.flip(2)) for a, b in zip(out, x, strict=True))
     assert not torch.equal(out, x)
+
+
+def test_images_of_another_size_are_resized_before_they_are_shifted():
+    images = torch.rand(3, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    assert ShiftFlip(shift=0.1, flip=True)(images, source(0), (32, 32)).shape == (3, 1, 32, 32)
+    grown = torch.nn.functional.interpolate(images, (32, 32), mode="bilinear", antialias=True)
+    assert torch.equal(ShiftFlip(shift=0, flip=False)(images, source(0), (32, 32)), grown)
+
+
+def test_a_test_pass_in_smaller_batches_says_the_same(monkeypatch):
+    network = untrained("convnet", 8, 3, (1, 16, 16), 10, seed=0)
+    images = torch.randint(256, (23, 1, 16, 16), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+    def logits():
+        return outputs(network, images, Pixels((0.5,), (0.5,)), (16, 16), cover=Fraction(1))
+
+    whole, seen = logits(), []
+    monkeypatch.setattr(training, "EVALUATION_PIXELS", 5 * 16 * 16)
+    network.register_forward_hook(lambda module, given, found: seen.append(len(given[0])))
+    torch.testing.assert_close(logits(), whole)
+    assert seen == [5, 5, 5, 5, 3]

@@ -10,6 +10,7 @@ from data_parts import SAMPLES, load_folder, noise_image, write_image
 from PIL import Image
 
 from manifoldgd.data.transforms import image_tensor
+from manifoldgd.errors import UserError
 from manifoldgd.stages.classifiers import embedding_key
 from manifoldgd.store.keys import key_of
 
@@ -129,3 +130,8 @@ def test_networks_trained_on_images_seen_otherwise_are_others(pets):
     assert len({key_of(each.as_learned) for each in seen}) == 4
     assert len({embedding_key(each) for each in seen}) == 4
     assert embedding_key(load_folder(pets)) == embedding_key(seen[0])
+
+
+def test_a_name_that_promises_held_out_images_is_refused(pets):
+    with pytest.raises(UserError, match=r"dataset\.name: a name that ends in -validation"):
+        load_folder(pets, name="pets-validation")

@@ -257,3 +257,13 @@ def test_prototypes_know_their_ipc_and_latents_their_classes():
     assert LatentSet(zeros, _labels(0, 1, 0, 1, 1, 0), ("a", "b"), "k").indices_of(0).tolist() == [0, 2, 5]
     with pytest.raises(ValueError, match="nearest: expected shape"):
         PrototypeSet(zeros, labels, six, six[:2], six, six, ("a", "b"), "k")
+
+
+def test_a_class_may_be_called_set(tmp_path):
+    names = ("set", "cat")
+    writer = SetWriter(tmp_path / "set", names)
+    for label in range(2):
+        writer.save(picture(label), label, 0)
+    writer.finish(ipc=1, facts={}, card="")
+    for place in (tmp_path, tmp_path / "set"):
+        assert load_set(place).class_names == names

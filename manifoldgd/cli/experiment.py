@@ -168,7 +168,7 @@ class Experiment(Setup):
             method=self.config.source,
             ipc=self.config.ipc,
             seed=self.config.seed,
-            reconstruct_with=self.prior if self.config.reconstruct else None,
+            reconstruct_with=self.prior.to(self.machine.device) if self.config.reconstruct else None,
             facts=facts,
         )
 
@@ -257,7 +257,8 @@ class Experiment(Setup):
         """The prior in whose latent space the map is drawn, and the prototypes; ``None`` where neither is wanted."""
         if self.command != "run" or self.config.source != DIFFUSION or not self.config.measures:
             return None, None
-        return self.prior, self._targets().prototypes.prototypes if self.needs_prototypes else None
+        prototypes = self._targets().prototypes.prototypes if self.needs_prototypes else None
+        return self.prior.to(self.machine.device), prototypes  # Lightning leaves what it ran on the CPU
 
 
 def _beside(folder: Path, name: str) -> Path:

@@ -17,7 +17,7 @@ import torch
 from manifoldgd.data.image_files import ImageFile, class_files, load_images, visible_entries
 from manifoldgd.data.transforms import PILLOW_MODE, VERSION
 from manifoldgd.data.verified import check_new_files, record_of
-from manifoldgd.dataset import ImageDataset, Split, hold_out
+from manifoldgd.dataset import VALIDATION, ImageDataset, Split, hold_out
 from manifoldgd.errors import require
 
 # Per channel over ImageNet's training images, pixels in [0, 1]; what most published students subtract.
@@ -79,11 +79,17 @@ def image_folder(
     trained = _Listing.of(root / train, names, train_per_class)
     tested = _Listing.of(root / test, names, None)
     found = {"train": trained.found, "test": tested.found}
-    _check_counts(expected_counts, found, root, name or root.resolve().name, obtain)
+    name = root.resolve().name if name is None else name
+    require(
+        not name.endswith(VALIDATION),
+        f"dataset.name: a name that ends in {VALIDATION} says that the judging images are held out, got {name!r}; set "
+        "another dataset.name",
+    )
+    _check_counts(expected_counts, found, root, name, obtain)
     check_new_files(trained.files + tested.files, record_of(root))
     mean, std = _statistic("mean", mean, IMAGENET_MEAN, channels), _statistic("std", std, IMAGENET_STD, channels)
     whole = ImageDataset(
-        name=root.resolve().name if name is None else name,
+        name=name,
         class_names=names,
         image_shape=(channels, image_size, image_size),
         train=trained.split(image_size, channels),

@@ -45,7 +45,7 @@ def warmup_cosine(step: int, *, warmup: int, total: int) -> float:
 
 
 def exponential_average(decay: float) -> Any:
-    """Update rule of a moving average that starts as a plain mean, so early weights do not linger."""
+    """Update rule of a moving average whose decay rises from 0.1 to ``decay``, so early weights do not linger."""
 
     def update(average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
         return average.lerp(current, 1 - min(decay, (1 + int(count)) / (10 + int(count))))

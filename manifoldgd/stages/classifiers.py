@@ -27,7 +27,7 @@ def embedding_network(dataset: ImageDataset, machine: Machine, cache: Path) -> C
     """
     file = _embedding_file(dataset)
     if (bundled := BUNDLED_FOLDER / file).is_file():
-        return Classifier.load(bundled)
+        return Classifier.load(bundled).to(machine.device)
     return _kept(cache / "classifiers" / file, dataset, machine)
 
 
@@ -108,7 +108,7 @@ def _kept(file: Path, dataset: ImageDataset, machine: Machine, **choices: Any) -
     training, for the accuracy that the file's description keeps.
     """
     if file.is_file():
-        return Classifier.load(file)
+        return Classifier.load(file).to(machine.device)
     with one_at_a_time(file, lambda: print(f"{file}: being trained by another process; waiting for it")):
         if not file.is_file():
             classifier = train_classifier(
@@ -124,6 +124,7 @@ def _kept(file: Path, dataset: ImageDataset, machine: Machine, **choices: Any) -
                 **choices,
             )
             test = dataset.test
+            classifier.to(machine.device)
             classifier.description["test_accuracy"] = classifier.accuracy(test.images(), test.labels)
             classifier.save(file)
-    return Classifier.load(file)
+    return Classifier.load(file).to(machine.device)

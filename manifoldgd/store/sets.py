@@ -171,7 +171,8 @@ def load_set(folder: Path) -> DistilledSet:
     Raises:
         UserError: there is no complete set, its format is another, or an image is missing or broken.
     """
-    folder = folder / "set" if (folder / "set").is_dir() else folder
+    # The folder itself first: a class may be called "set".
+    folder = folder if (folder / "manifest.json").is_file() or not (folder / "set").is_dir() else folder / "set"
     require(
         (folder / "manifest.json").is_file(),
         f"set: {folder} holds no complete distilled set (no manifest.json); make one with `manifoldgd distill`",

@@ -42,7 +42,9 @@ class ShiftFlip:
         return ShiftFlip(shift=self.shift, flip=False)
 
     def __call__(self, images: Tensor, generator: Generator, size: tuple[int, int]) -> Tensor:
-        """Normalised images ``[B, C, *size]`` -> augmented ones."""
+        """Normalised images ``[B, C, H, W]`` -> augmented ones ``[B, C, *size]``, resized beforehand."""
+        if tuple(images.shape[2:]) != size:
+            images = F.interpolate(images, size, mode="bilinear", antialias=True)
         reach = [round(side * self.shift) for side in size]
         down, right = (int(torch.randint(-each, each + 1, (), generator=generator)) for each in reach)
         images = F.pad(images, (right, -right, down, -down))

@@ -21,7 +21,10 @@ from manifoldgd.students.augmentation import Augmentation
 from manifoldgd.students.cutmix import cutmix
 from manifoldgd.students.objectives import Batch, Objective
 
-EVALUATION_BATCH = 500  # images; bounds the memory of a test pass
+# Pixels seen at once in a test pass, and images at most. A first block of 64 filters at full size, a ResNetAP's, then
+# gives half a GiB (500 images of 64x64, 41 of 224x224).
+EVALUATION_PIXELS = 2**21
+EVALUATION_BATCH = 500
 Optimisation = Callable[[nn.Module], Any]  # -> what LightningModule.configure_optimizers returns
 
 
@@ -241,5 +244,6 @@ def outputs(
     """
     device = next(network.parameters()).device
     apply = network.features if features else network
-    batches = (centre_view(pixels.unit(each.to(device)), size, cover) for each in images.split(EVALUATION_BATCH))
+    at_once = min(EVALUATION_BATCH, max(1, EVALUATION_PIXELS // (size[0] * size[1])))
+    batches = (centre_view(pixels.unit(each.to(device)), size, cover) for each in images.split(at_once))
     return torch.cat([apply(pixels.normalised(batch)).cpu() for batch in batches])
