@@ -12,7 +12,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from manifoldgd import metrics
 from manifoldgd.errors import UserError
-from manifoldgd.metrics import embed, functional, set_measures, set_metrics
+from manifoldgd.metrics import functional, set_metrics
 
 
 def rows(count, dimensions=6, seed=0, shift=0.0):
@@ -113,6 +113,11 @@ class TestCosines:
         expected = min(1 - float(unit[i] @ unit[j]) for i in range(30) for j in range(i))
         assert functional.diversity(SYNTHETIC).item() == pytest.approx(expected)
         assert functional.diversity(torch.cat([SYNTHETIC, 3 * SYNTHETIC[:1]])).item() == pytest.approx(0, abs=1e-12)
+
+    def test_diversity_taken_in_parts_is_the_same(self, monkeypatch):
+        whole = functional.diversity(SYNTHETIC)
+        monkeypatch.setattr(functional, "_CHUNK", 7)
+        torch.testing.assert_close(functional.diversity(SYNTHETIC), whole)
 
 
 class TestBalls:
@@ -262,9 +267,6 @@ class TestClasses:
         assert {name: float(value) for name, value in found.items()} == pytest.approx(
             {name: float(value) for name, value in expected.items()}
         )
-        assert set_measures(SYNTHETIC, REAL, k=3) == pytest.approx(
-            {name: float(value) for name, value in expected.items() if not name.startswith("num_")}
-        )
 
     @pytest.mark.parametrize(("n", "m"), [(0, 0), (0, 90), (30, 0), (1, 1)])
     def test_too_few_images_give_nan_and_no_crash(self, n, m):
@@ -288,27 +290,3 @@ class TestClasses:
             metrics.PrecisionRecallDensityCoverage(k=0)
         with pytest.raises(ValueError, match=r"embeddings: expected \[b, E\], got \(6,\)"):
             metrics.MeanL2().update(SYNTHETIC[0], real=False)
-
-
-class TestEmbed:
-    IMAGES = torch.randint(0, 256, (11, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-    def test_batches_do_not_matter_and_nothing_is_tracked(self):
-        network = torch.nn.Conv2d(3, 2, 3)
-
-        def features(batch):
-            return network(batch.float() / 255)
-
-        one, all_at_once = (embed(features, self.IMAGES, batch_size=size) for size in (1, 64))
-        assert one.shape == (11, 8)
-        assert not one.requires_grad
-        torch.testing.assert_close(one, all_at_once)
-
-    @pytest.mark.parametrize("images", [IMAGES.float(), IMAGES[0], IMAGES[:0]], ids=["dtype", "dimensions", "empty"])
-    def test_images_are_checked(self, images):
-        with pytest.raises(ValueError, match=r"images: expected uint8 \[n, C, H, W\]"):
-            embed(lambda batch: batch.float().flatten(1), images)
-
-    def test_features_have_to_be_finite(self):
-        with pytest.raises(ValueError, match="finite"):
-            embed(lambda batch: batch.float().flatten(1) / 0, self.IMAGES)

@@ -9,10 +9,8 @@ from manifoldgd.metrics.classes import (
     MeanL2,
     PrecisionRecallDensityCoverage,
     Representativeness,
-    set_measures,
     set_metrics,
 )
-from manifoldgd.metrics.embedding import embed
 
 __all__ = [
     "RBFMMD",
@@ -23,7 +21,5 @@ __all__ = [
     "MeanL2",
     "PrecisionRecallDensityCoverage",
     "Representativeness",
-    "embed",
-    "set_measures",
     "set_metrics",
 ]

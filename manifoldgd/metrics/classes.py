@@ -157,21 +157,3 @@ def set_metrics(*, k: int) -> MetricCollection:
             "fidelity": PrecisionRecallDensityCoverage(k=k),
         }
     )
-
-
-def set_measures(synthetic: Tensor, real: Tensor, *, k: int = 5) -> dict[str, float]:
-    """The values of :func:`set_metrics` for two whole sets, without the set sizes.
-
-    Args:
-        synthetic: ``[n, E]``.
-        real: ``[N, E]``.
-        k: Neighbours for precision, recall, density and coverage; 5 as in Naeem et al. 2020. It is part of what the
-            numbers mean, so it is fixed here and not set per run.
-
-    Returns:
-        Name -> value, ``nan`` where so few images do not define it.
-    """
-    metrics = set_metrics(k=k)
-    metrics.update(synthetic, real=False)
-    metrics.update(real, real=True)
-    return {name: float(value) for name, value in metrics.compute().items() if not name.startswith("num_")}

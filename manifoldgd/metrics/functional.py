@@ -163,7 +163,12 @@ def diversity(synthetic: Tensor) -> Tensor:
     if len(synthetic) < 2:
         return _undefined(synthetic)
     unit = functional.normalize(synthetic)
-    return 1 - (unit @ unit.T).fill_diagonal_(-torch.inf).max()
+    most_alike = []
+    for rows in torch.arange(len(unit)).split(_CHUNK):
+        similarity = unit[rows] @ unit.T
+        similarity[torch.arange(len(rows)), rows] = -torch.inf  # of an image to itself
+        most_alike.append(similarity.max())
+    return 1 - torch.stack(most_alike).max()
 
 
 class Fidelity(NamedTuple):
