@@ -36,7 +36,8 @@ def fixed_batches(items: Sequence[WorkItem], batch_size: int, *, together: Toget
     at least one; for those that see the set, there is one batch.
 
     A batch that was interrupted is sampled again as a whole, so that a resumed run multiplies the same matrices as an
-    uninterrupted one and its files come out the same to the last bit.
+    uninterrupted one and its files come out the same to the last bit. On a GPU the gradients of guidances that judge
+    sets are not promised to repeat (cuDNN's convolutions, scattered sums), so there this holds for the others.
     """
     if together == "set":
         batch_size = max(1, len(items))
