@@ -163,12 +163,11 @@ def diversity(synthetic: Tensor) -> Tensor:
     if len(synthetic) < 2:
         return _undefined(synthetic)
     unit = functional.normalize(synthetic)
-    most_alike = []
+    largest = unit.new_tensor(-torch.inf)
     for rows in torch.arange(len(unit)).split(_CHUNK):
-        similarity = unit[rows] @ unit.T
-        similarity[torch.arange(len(rows)), rows] = -torch.inf  # of an image to itself
-        most_alike.append(similarity.max())
-    return 1 - torch.stack(most_alike).max()
+        others = (unit[rows] @ unit.T).scatter_(1, rows[:, None].to(unit.device), -torch.inf)  # without itself
+        largest = torch.maximum(largest, others.max())
+    return 1 - largest
 
 
 class Fidelity(NamedTuple):
