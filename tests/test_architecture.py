@@ -106,15 +106,3 @@ def test_core_loads_without_lightning_hydra_and_wandb():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == ""
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_files_and_functions_stay_short(file):
-    text = file.read_text()
-    assert len(text.splitlines()) <= 300
-    limit = 50 if part_of(file) == "stages" else 30
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
-            length = body[-1].end_lineno - body[0].lineno + 1 if body else 0
-            assert length <= limit, f"{node.name} has {length} lines"
