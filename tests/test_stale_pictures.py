@@ -2,11 +2,9 @@
 
 import pytest
 from fake_tables import column, set_result, table
-from PIL import Image
 
-from manifoldgd.tables.recording import write_record
 from manifoldgd.tables.rendering import write_table
-from manifoldgd.tables.stale import remove_figures, remove_grids
+from manifoldgd.tables.stale import remove_figures
 
 COLUMNS = tuple(column(ipc) for ipc in (1, 10))
 
@@ -49,32 +47,11 @@ def test_a_plot_that_is_no_longer_drawn_goes(tmp_path):
     assert "scale_ipc1-convnet3.png" not in names(tmp_path / "figures")
 
 
-def test_recorded_pictures_of_methods_that_are_gone_go(tmp_path):
-    output, home = tmp_path / "out", tmp_path / "home"
-    output.mkdir()
-    Image.new("L", (4, 4)).save(output / "grid.png")
-
-    def record(columns, methods):
-        held = [set_result(method, 0, column=each.key, grid="grid.png") for each in columns for method in methods]
-        write_record(home, output, table(held, columns=columns, methods=methods, seeds=(0,)))
-
-    record(COLUMNS, ("unguided", "mode"))
-    (home / "grids" / "ipc1-convnet3-mine.png").touch()
-    record(COLUMNS[:1], ("unguided", "mode"))
-    both = {"ipc1-convnet3-unguided.png", "ipc1-convnet3-mode.png", "ipc1-convnet3-mine.png"}
-    assert names(home / "grids") == both
-    record(COLUMNS[:1], ("unguided",))
-    assert names(home / "grids") == both - {"ipc1-convnet3-mode.png"}
-    assert (output / "grid.png").is_file()
-
-
 @pytest.mark.parametrize("text", [None, "", "a,b\n1,2\n", "method,column\nm,../../x\n", b"\xff\xfe\x00"])
 def test_without_a_rendering_of_ours_nothing_goes(tmp_path, text):
     if text is not None:
         (tmp_path / "table.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
-    for folder in ("figures", "grids"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "accuracy_x.png").touch()
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "accuracy_x.png").touch()
     remove_figures(tmp_path, [])
-    remove_grids(tmp_path, [])
-    assert names(tmp_path / "figures") == names(tmp_path / "grids") == {"accuracy_x.png"}
+    assert names(tmp_path / "figures") == {"accuracy_x.png"}

@@ -93,3 +93,19 @@ def test_a_record_holds_columns_with_students_of_their_own(fakes):
     asked = ("columns=two", "seeds=0", "student_seeds=0,1", "extend=true", "output=outputs/third")
     assert table(*asked) == 0  # asked for, other students than the column's own
     assert len(ran(Path("outputs/third"))) == 3
+
+
+def test_the_page_of_a_record_is_made_of_its_numbers(capsys, fakes):
+    assert table("pages=true") == 2
+    assert "pages: nothing is recorded" in capsys.readouterr().err
+    assert table("columns=one", "seeds=0", "record=true") == 0
+    ran()
+    measured = Path("outputs/tables/toy/table.md").read_text()
+    assert table("--pages") == 0
+    assert ran() == []
+    folder = Path("outputs/tables/toy-recorded")
+    assert (folder / "table.md").read_text() == (HOME / "table.md").read_text() == measured
+    assert (folder / "report.html").is_file()
+    assert list((folder / "figures").glob("*.png"))
+    assert table("--pages", "output=outputs/tables/toy") == 2
+    assert "holds a table that was measured there" in capsys.readouterr().err

@@ -88,11 +88,11 @@ def test_a_record_counts_where_its_configuration_is_the_same(tmp_path):
     )
     record = blank(METHODS, sets=sets)
     cells = [cell("a"), cell("b")]
-    (kept,) = recorded_sets(record, cells, {"c": (1,)}, home=tmp_path / "home", output=tmp_path / "out")
+    (kept,) = recorded_sets(record, cells, {"c": (1,)})
     assert (kept.method, kept.student_seeds, kept.last, kept.best) == ("a", (1,), (0.2,), (0.4,))
     assert kept.per_class == ((0.2,),)
-    assert (tmp_path / "out" / kept.grid).resolve() == tmp_path / "home" / "g" / "a.png"
-    assert recorded_sets(record, cells, {"c": (3,)}, home=tmp_path, output=tmp_path) == []
+    assert kept.grid is None  # a picture in an older record lay beside it
+    assert recorded_sets(record, cells, {"c": (3,)}) == []
     board = Board(tmp_path / "out", blank(METHODS, student_seeds=(1,)), cells, [kept])
     assert [each.method for each in board.left] == ["b"]
 
@@ -103,7 +103,7 @@ def test_a_recorded_set_with_fewer_students_is_shown_until_it_is_measured_again(
         sets=(result("a"), result("b", student_seeds=(0, 1), last=(0.1, 0.2), best=(0.1, 0.2), per_class=((), ()))),
     )
     cells, wanted = [cell("a"), cell("b")], {"c": (0, 1)}
-    kept = recorded_sets(record, cells, wanted, home=tmp_path, output=tmp_path)
+    kept = recorded_sets(record, cells, wanted)
     assert [(one.method, one.student_seeds) for one in kept] == [("a", (0,)), ("b", (0, 1))]
     board = Board(tmp_path, blank(METHODS, student_seeds=(0, 1)), cells, kept)
     assert [each.method for each in board.left] == ["a"]
@@ -129,7 +129,7 @@ def test_a_record_is_never_shortened_unasked():
                 check_nothing_lost(file, record, places, {"c": students}, extending=extending)
 
 
-def test_a_record_has_one_picture_a_cell_and_its_pages(tmp_path):
+def test_a_record_holds_numbers_and_texts_only(tmp_path):
     output, home = tmp_path / "out", tmp_path / "home"
     for seed in (0, 1):
         made = cell("a", seed).folder(output)
@@ -139,16 +139,22 @@ def test_a_record_has_one_picture_a_cell_and_its_pages(tmp_path):
         (made / "grid.png").write_bytes(b"picture %d" % seed)
     board = board_of(output, seeds=(0, 1), methods=("a",))
     derived = with_scores(board.result(), random="a", full={"c": 0.9}, weight=0.5)
-    write_record(home, output, derived, scores=True)
+    write_record(home, derived, scores=True)
     assert "LRS" in (home / "table.md").read_text()
     held = TableResult.load(home / "results.json")
-    assert [one.grid for one in held.sets] == ["grids/c-a.png", None]
-    assert (home / held.sets[0].grid).read_bytes() == b"picture 0"
+    assert [one.grid for one in held.sets] == [None, None]
+    assert {file.name for file in home.iterdir()} == {
+        "results.json",
+        "results.csv",
+        "table.csv",
+        "table.md",
+        "table.tex",
+    }
     assert [one.last for one in held.sets] == [one.last for one in board.result().sets]
     assert [set(one.measures) for one in held.sets] == [{"frechet_distance"}] * 2  # scores follow from the table
-    kept = recorded_sets(held, board.cells, {"c": (0,)}, home=home, output=tmp_path / "elsewhere")
-    write_record(home, tmp_path / "elsewhere", blank(("a",), sets=tuple(kept)))  # onto itself
-    assert (home / "grids" / "c-a.png").read_bytes() == b"picture 0"
+    before = (home / "results.json").read_text()
+    write_record(home, replace(held, sets=tuple(recorded_sets(held, board.cells, {"c": (0,)}))))  # onto itself
+    assert (home / "results.json").read_text() == before
 
 
 def test_a_run_that_is_not_finished_is_no_result(tmp_path):
@@ -184,7 +190,7 @@ def test_seconds_are_those_of_the_students_taken(tmp_path):
     assert one.seconds == {"distill": 1.0, "students": 2.0, "metrics": 0.5}
     whole = finished_set(tmp_path, cell(), (0, 1, 2))
     assert whole.seconds["students"] == 6.0
-    (kept,) = recorded_sets(blank(METHODS, sets=(whole,)), [cell()], {"c": (0,)}, home=tmp_path, output=tmp_path)
+    (kept,) = recorded_sets(blank(METHODS, sets=(whole,)), [cell()], {"c": (0,)})
     assert kept.seconds == one.seconds
 
 
@@ -198,8 +204,8 @@ def test_measures_asked_for_later_are_made(tmp_path):
         found = finished_set(tmp_path, cell(), (0,))
         assert (finished_set(tmp_path, asked, (0,)) is not None) == there
         record = blank(METHODS, sets=(found,))
-        assert len(recorded_sets(record, [asked], {"c": (0,)}, home=tmp_path, output=tmp_path)) == there
-        assert len(recorded_sets(record, [cell()], {"c": (0,)}, home=tmp_path, output=tmp_path)) == 1
+        assert len(recorded_sets(record, [asked], {"c": (0,)})) == there
+        assert len(recorded_sets(record, [cell()], {"c": (0,)})) == 1
 
 
 def test_commits_of_one_release_compare():

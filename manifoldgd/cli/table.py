@@ -31,6 +31,8 @@ def run_table(arguments: Sequence[str], conf: Path) -> int:
     work = TableWork(options, conf)
     if options.dry_run:
         return work.dry_run()
+    if options.pages:
+        return work.write_pages_of_record()
     try:
         return work.run()
     except OSError as error:

@@ -27,7 +27,7 @@ NEUTRAL = (
     *("logger", "cache", "measures", "dataset.folder", "dataset.download"),
 )
 LAUNCHER_KEYS = "hydra"
-FLAGS = {f"--{name.replace('_', '-')}": f"{name}=true" for name in ("dry_run", "record", "extend", "scores")}
+FLAGS = {f"--{name.replace('_', '-')}": f"{name}=true" for name in ("dry_run", "pages", "record", "extend", "scores")}
 HELP = """manifoldgd table: measure a table of methods by columns, cell by cell
 
 usage: manifoldgd table table=NAME [key=value ...] [--dry-run]
@@ -46,7 +46,8 @@ keys of the table:
   columns=[KEY,...]     these columns only
   sets_from=[FOLDER]    output folders of other tables: sets of the same configuration there are copied, not made again
   dry_run=true          compose and check every cell, say what is missing and how long it would take; also --dry-run
-  record=true           copy the finished result beside table.yaml
+  record=true           write the numbers of the finished result beside table.yaml
+  pages=true            make the page and figures of the recorded result, computing nothing; also --pages
   extend=true           sets recorded there count as finished where their configuration is the same
   scores=true           DD-Ranking's scores (HLR, IOR, LRS) as columns; needs a row of random real images, and trains
                         each column's student on all real images once, kept in the cache
@@ -75,6 +76,7 @@ class TableOptions:
     columns: list[str] | None = None
     sets_from: list[str] | None = None
     dry_run: bool = False
+    pages: bool = False
     record: bool = False
     extend: bool = False
     scores: bool = False

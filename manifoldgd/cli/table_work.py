@@ -102,6 +102,22 @@ class TableWork:
         print(time_needed(self.plan, board.left, known, self.at_once))
         return 1 if problems else 0
 
+    def write_pages_of_record(self) -> int:
+        """Make the pages of the recorded result in the output folder, from its numbers alone.
+
+        Raises:
+            UserError: nothing is recorded, or the folder holds a table that was measured there.
+        """
+        file = self.file.parent / RECORD
+        if self.record is None:
+            raise UserError(f"pages: nothing is recorded, there is no {file}; measure the table with record=true")
+        folder = self.output if self.options.output else self.output.with_name(f"{self.name}-recorded")
+        if (folder / RECORD).is_file():
+            raise UserError(f"output: {folder} holds a table that was measured there; choose another output")
+        print(write_table(folder, self.record, scores=self.options.scores))
+        print(f"table {self.name}, as recorded: {folder}/report.html")
+        return 0
+
     def run(self) -> int:
         """Run what is left; 0 if every cell is finished, 1 if some failed, 130 if stopped."""
         for row in self.plan.rows:
@@ -132,8 +148,7 @@ class TableWork:
         kept: list[SetResult] = []
         if self.options.extend and self.record:
             check_same_table(self.file.parent / RECORD, self.record, self._blank([]), __version__)
-            students, home = self.asked.students, self.file.parent
-            kept = recorded_sets(self.record, self.scope.cells, students, home=home, output=self.output)
+            kept = recorded_sets(self.record, self.scope.cells, self.asked.students)
         blank = self._blank(kept)
         if (self.output / RECORD).is_file():
             check_same_table(self.output / RECORD, TableResult.load(self.output / RECORD), blank, __version__)
@@ -234,8 +249,8 @@ class TableWork:
                 self.__dict__.pop(name, None)
             if self.record != before:
                 board = self.board()
-            write_record(self.file.parent, self.output, self._result(board), scores=self.options.scores)
-        print(f"recorded: {file} and its pages")
+            write_record(self.file.parent, self._result(board), scores=self.options.scores)
+        print(f"recorded: {file}; `manifoldgd table table={self.options.table} pages=true` makes its page")
 
 
 def _state(board: Board) -> str:

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from manifoldgd.errors import require
-from manifoldgd.files import atomic_path
 from manifoldgd.tables.cells import Cell
 from manifoldgd.tables.finding import RECORD
 from manifoldgd.tables.gathering import Place, place_of
-from manifoldgd.tables.rendering import write_table
+from manifoldgd.tables.rendering import write_texts
 from manifoldgd.tables.results import SetResult, TableResult
 from manifoldgd.tables.scored import without_scores
-from manifoldgd.tables.stale import GRIDS, grid_name, remove_grids
 
 SHOWN = 5  # cells named in an error
 
 
-def recorded_sets(
-    record: TableResult, cells: Iterable[Cell], students: Mapping[str, Sequence[int]], *, home: Path, output: Path
-) -> list[SetResult]:
+def recorded_sets(record: TableResult, cells: Iterable[Cell], students: Mapping[str, Sequence[int]]) -> list[SetResult]:
     """The sets of a record that may stand for cells: those of the same key, with the students wanted that they have.
 
     A set that lacks some of them is shown as it is; :class:`manifoldgd.tables.board.Board` has it measured again.
@@ -33,15 +27,10 @@ def recorded_sets(
         record: what was recorded.
         cells: of the table as it is now.
         students: the student seeds wanted, by column; others are left out.
-        home: folder of the record.
-        output: folder of the table, to which pictures are given.
     """
     wanted = {place_of(cell): cell for cell in cells}
     return [
-        replace(
-            _with_students(one, students[one.column]),
-            grid=os.path.relpath(home / one.grid, output) if one.grid else None,
-        )
+        replace(_with_students(one, students[one.column]), grid=None)
         for one in record.sets
         if (cell := wanted.get(place_of(one))) is not None
         and cell.key == one.key
@@ -91,28 +80,12 @@ def check_nothing_lost(
     )
 
 
-def write_record(home: Path, output: Path, result: TableResult, *, scores: bool = False) -> None:
-    """Write the result and its pages into ``home``, with one picture a cell: that of its first seed.
+def write_record(home: Path, result: TableResult, *, scores: bool = False) -> None:
+    """Write the numbers of a result beside ``table.yaml``, as JSON and as texts.
 
-    Pictures of cells that the record before had, and this one has not, go.
+    Its page with all figures is made of them by ``manifoldgd table table=NAME pages=true``, and is not kept; nor are
+    the pictures of its sets, which take a thousand times the room.
     """
-    sets = []
-    for one in result.sets:
-        first = result.of(one.method, one.column)[0] is one
-        picture = output / one.grid if one.grid and first else None
-        sets.append(replace(one, grid=_copied(picture, home, one) if picture else None))
-    recorded = replace(result, sets=tuple(sets))
+    recorded = replace(result, sets=tuple(replace(one, grid=None) for one in result.sets))
     without_scores(recorded).save(home / RECORD)  # they follow from all rows, which may be measured again
-    remove_grids(home, [grid_name(one.column, one.method) for one in sets])
-    write_table(home, recorded, scores=scores)
-
-
-def _copied(picture: Path, home: Path, one: SetResult) -> str | None:
-    """A copy of a picture beside the record; ``None`` where there is none."""
-    target = Path(GRIDS) / f"{grid_name(one.column, one.method)}{picture.suffix}"
-    if not picture.is_file():
-        return None
-    if not (home / target).is_file() or not picture.samefile(home / target):
-        with atomic_path(home / target) as partial:
-            shutil.copyfile(picture, partial)
-    return str(target)
+    write_texts(home, recorded, scores=scores)

@@ -37,8 +37,8 @@ HEADLINES = 4  # columns whose best method stands at the top of the page
 def write_table(folder: Path, result: TableResult, *, scores: bool = False) -> str:
     """Write everything that shows a table, finished or not, each file whole or not at all.
 
-    Files: ``table.csv`` (a row a cell, all statistics), ``results.csv`` (a row a student), ``table.md``, ``table.tex``,
-    ``figures/*.png`` and ``report.html``, which needs none of the others. Figures of an earlier table there go.
+    Files: those of :func:`write_texts`, ``figures/*.png`` and ``report.html``, which needs none of the others. Figures
+    of an earlier table there go.
 
     Args:
         folder: where to write; made if missing. Paths of the sets' pictures are relative to it.
@@ -55,11 +55,8 @@ def write_table(folder: Path, result: TableResult, *, scores: bool = False) -> s
     summary = summarise(result)
     sections = _sections(summary, folder, scores)
     figures = [figure for section in sections for figure in section.figures()]
-    remove_figures(folder, [figure.name for figure in figures])
-    atomic_write_text(folder / CSV, cells_csv(summary))
-    atomic_write_text(folder / "results.csv", students_csv(summary))
-    atomic_write_text(folder / "table.md", markdown_text(summary, scores=scores))
-    atomic_write_text(folder / "table.tex", latex_text(summary, scores=scores))
+    remove_figures(folder, [figure.name for figure in figures])  # by the table.csv of the last rendering
+    write_texts(folder, result, scores=scores)
     for figure in figures:
         atomic_write_bytes(folder / FIGURES / f"{figure.name}.png", figure.png())
     write_page(
@@ -72,6 +69,21 @@ def write_table(folder: Path, result: TableResult, *, scores: bool = False) -> s
         config="",
     )
     return terminal_text(summary, scores=scores)
+
+
+def write_texts(folder: Path, result: TableResult, *, scores: bool = False) -> None:
+    """Write the numbers: ``table.csv`` (a row a cell), ``results.csv`` (a row a student), ``table.md``, ``table.tex``.
+
+    Args:
+        folder: where to write; made if missing.
+        result: the table.
+        scores: see :func:`write_table`, also for what is raised.
+    """
+    summary = summarise(result)
+    atomic_write_text(folder / CSV, cells_csv(summary))
+    atomic_write_text(folder / "results.csv", students_csv(summary))
+    atomic_write_text(folder / "table.md", markdown_text(summary, scores=scores))
+    atomic_write_text(folder / "table.tex", latex_text(summary, scores=scores))
 
 
 def terminal_text(summary: Summary, *, scores: bool = False) -> str:
@@ -141,7 +153,7 @@ def _sections(summary: Summary, folder: Path, scores: bool) -> list[Section]:
         difference,
         ipc_section(summary),
         scale_section(summary),
-        images_section(summary, folder),
+        images_section(summary, folder) if any(one.grid for one in result.sets) else None,
         per_class_section(summary),
         Section("Details", details),
         Section("Published, not run here", [elsewhere]) if elsewhere is not None else None,

@@ -12,14 +12,9 @@ from pathlib import Path
 from manifoldgd.report.table_page import figure_name
 
 CSV = "table.csv"
-FIGURES, GRIDS = "figures", "grids"
+FIGURES = "figures"
 BY_COLUMN = ("accuracy", "difference", "scale", "per_class")  # first parts of the names of figures
 BY_PLACE = ("ipc_accuracy", "ipc_difference")  # of a dataset and a student
-
-
-def grid_name(column: str, method: str) -> str:
-    """Name of a recorded picture without suffix."""
-    return f"{column}-{method}"
 
 
 def remove_figures(folder: Path, kept: Collection[str]) -> None:
@@ -32,11 +27,6 @@ def remove_figures(folder: Path, kept: Collection[str]) -> None:
         names |= {figure_name(kind, row["column"]) for kind in BY_COLUMN}
         names |= {figure_name(kind, f"{row['dataset']}_{row['student']}") for kind in BY_PLACE}
     _remove(folder / FIGURES, names - set(kept))
-
-
-def remove_grids(folder: Path, kept: Collection[str]) -> None:
-    """Remove the recorded pictures of sets, as :func:`remove_figures` does figures."""
-    _remove(folder / GRIDS, {grid_name(row["column"], row["method"]) for row in _rendered(folder)} - set(kept))
 
 
 def _rendered(folder: Path) -> Iterator[dict[str, str]]:
