@@ -7,6 +7,7 @@ latent or an image. Latents are *scaled* everywhere: multiplied by the autoencod
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,26 @@ def _check_labels(name: str, labels: Tensor, count: int, num_classes: int) -> No
         _check(low >= 0 and high < num_classes, f"{name}: expected values in [0, {num_classes}), got [{low}, {high}]")
 
 
+class Key(str):
+    """A hash of what something depends on, and the hashes by which earlier versions knew the same content.
+
+    It is the hash of today wherever text is wanted. What is found under a former hash counts as found: caches and
+    finished folders stay valid when a version hashes more, or less, than the one before.
+    """
+
+    former: tuple[str, ...]
+
+    def __new__(cls, value: str, former: Iterable[str] = ()) -> Key:
+        key = super().__new__(cls, value)
+        key.former = tuple(former)
+        return key
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The hash of today, then the former ones."""
+        return (str(self), *self.former)
+
+
 @dataclass(frozen=True)
 class LatentSet:
     """The real training images of a dataset as scaled latents."""
@@ -36,7 +57,7 @@ class LatentSet:
     latents: Tensor  # [N, C, H, W] float32, usually memory-mapped
     labels: Tensor  # [N] int64, index into class_names
     class_names: tuple[str, ...]
-    key: str  # hash of dataset, prior and transform
+    key: Key  # hash of dataset, prior and transform
 
     def __post_init__(self) -> None:
         _check(self.latents.ndim == 4, f"latents: expected [N, C, H, W], got {tuple(self.latents.shape)}")
@@ -58,7 +79,7 @@ class PrototypeSet:
     depths: Tensor  # [P] int64, depth in the tree (0 for flat clusterers)
     sizes: Tensor  # [P] int64, real latents that the prototype stands for
     class_names: tuple[str, ...]
-    key: str
+    key: Key
 
     def __post_init__(self) -> None:
         count = len(self.prototypes)

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: write beside the target, then rename.
+"""Files that are either whole or absent (write beside the target, then rename), and hashes of whole files.
 
 A reader, a second process or a restart never meets half a file, and a failed writer leaves the old content in place.
 """
@@ -6,9 +6,11 @@ A reader, a second process or a restart never meets half a file, and a failed wr
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -87,6 +89,67 @@ def one_at_a_time(path: str | os.PathLike[str], waiting: Callable[[], None]) -> 
             waiting()
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+# A file system tells two changes apart only if some time lies between them; what is younger is looked at again.
+SETTLED_SECONDS = 2.0
+
+
+def file_state(path: str | os.PathLike[str]) -> tuple[int, int, int, int]:
+    """Size, times of the last writing and of the last change of any kind (ns), inode: other content has another state.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
+def is_settled(state: tuple[int, int, int, int]) -> bool:
+    """Whether a :func:`file_state` is old enough that a later change must give the file another one."""
+    return time.time_ns() - max(state[1:3]) > SETTLED_SECONDS * 1e9
+
+
+def content_hash(path: str | os.PathLike[str], algorithm: str = "blake2b") -> str:
+    """Hexadecimal hash of a whole file, read as a stream, and not read again until the file changes.
+
+    The hash is remembered by place and :func:`file_state` in the user's cache; a memory that cannot be read or written
+    is done without, and one that is damaged is not believed.
+
+    Args:
+        path: the file; a link is followed.
+        algorithm: one of :mod:`hashlib`; ``blake2b`` gives 32 digits.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    file = Path(path).resolve()
+    state = file_state(file)
+    place = hashlib.blake2b(f"{algorithm}\0".encode() + os.fsencode(file), digest_size=16).hexdigest()
+    memory = hash_memory() / place
+    with suppress(OSError, ValueError):
+        known, mark = memory.read_text("ascii").split()
+        if mark == _mark(place, state, known):
+            return known
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, lambda: _digest(algorithm)).hexdigest()
+    if is_settled(state) and file_state(file) == state:
+        with suppress(OSError):
+            atomic_write_bytes(memory, f"{found} {_mark(place, state, found)}\n".encode())
+    return found
+
+
+def hash_memory() -> Path:
+    """The folder in the user's cache where :func:`content_hash` remembers, a small file for each file that it read."""
+    return Path(os.path.expanduser("~/.cache/manifoldgd/hashes"))
+
+
+def _digest(algorithm: str) -> Any:
+    return hashlib.blake2b(digest_size=16) if algorithm == "blake2b" else hashlib.new(algorithm)
+
+
+def _mark(place: str, state: tuple[int, int, int, int], digest: str) -> str:
+    return hashlib.blake2b(f"{place}\0{state}\0{digest}".encode(), digest_size=16).hexdigest()
 
 
 def _flush_folder(folder: Path) -> None:

@@ -76,6 +76,11 @@ def no_memory_of_checked_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     """Tests leave nothing in the user's cache and find nothing there."""
     module = importlib.import_module("manifoldgd.data.image_folder")
     monkeypatch.setattr(module, "record_of", lambda folder: tmp_path / ".verified.bin")
+    monkeypatch.setattr(
+        importlib.import_module("manifoldgd.files"),
+        "hash_memory",
+        lambda: tmp_path.with_name(f"{tmp_path.name}.hashes"),
+    )
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from manifoldgd.cli.components import build, check_node
 from manifoldgd.cli.main import conf_dir
 from manifoldgd.cli.setup import Setup
 from manifoldgd.errors import UserError
+from manifoldgd.store.keys import FETCHING
 
 CONF = conf_dir()
 GROUPS = ("clusterer", "dataset", "guidance", "logger", "machine", "prior", "recipe", "sampler", "student")
@@ -50,7 +51,9 @@ def same_keys(node):
     target = get_object(node["_target_"])
     signature = inspect.signature(target).parameters
     required = {name for name, one in signature.items() if one.default is one.empty}  # a default: engineering
-    assert {str(key) for key in node} - {"_target_"} == required, node["_target_"]
+    named = {str(key) for key in node} - {"_target_"}
+    assert named - set(FETCHING) == required - set(FETCHING), node["_target_"]
+    assert named <= set(signature), node["_target_"]
 
 
 @pytest.mark.parametrize(

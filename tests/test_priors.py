@@ -188,7 +188,7 @@ def test_a_download_that_was_cut_short_is_continued(monkeypatch, tiny_prior, tmp
         (cached / lost).unlink()
     asked = []
 
-    def snapshot(path, *, allow_patterns, local_files_only=False):
+    def snapshot(path, *, revision, allow_patterns, local_files_only=False):
         asked.append("cache" if local_files_only else "network")
         return str(cached if local_files_only else tiny_prior)
 

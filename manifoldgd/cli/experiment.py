@@ -83,7 +83,7 @@ class Experiment(Setup):
     def _make_set(self, folder: Path) -> DistilledSet:
         claim_result(folder, "set", self.set_config)
         atomic_write_text(folder / "config.yaml", OmegaConf.to_yaml(self.config, resolve=True))
-        facts = {"method": self.method, "config": self.set_config, "inputs": self._inputs}
+        facts = {"method": self.method, "config": self.set_config, "inputs": self._inputs, **self._revisions}
         if has_set(folder):
             distilled = load_set(folder)
             check_inputs(folder, distilled.manifest["inputs"], facts["inputs"])
@@ -102,6 +102,13 @@ class Experiment(Setup):
             "card": self.prior.card if self.needs_prior else None,
             "classifier": classifiers.embedding_key(self.dataset) if self.needs_classifier else None,
         }
+
+    @property
+    def _revisions(self) -> dict[str, str]:
+        """The commits of the hub's repositories that the prior came from, where it did."""
+        prior = self.prior if self.needs_prior else None
+        found = {name: getattr(prior, name, None) for name in ("revision", "autoencoder_revision")}
+        return {f"prior_{name}": commit for name, commit in found.items() if commit}
 
     def _synthesise(self, folder: Path, facts: dict[str, Any]) -> DistilledSet:
         targets = self._targets() if self.needs_prototypes else None

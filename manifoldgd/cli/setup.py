@@ -20,7 +20,7 @@ from manifoldgd.prototypes import DRAW_NOTHING, SELECTIONS, Clusterer
 from manifoldgd.prototypes.spaces import ClassifierEmbedding
 from manifoldgd.provenance import code_version
 from manifoldgd.stages import classifiers, latents, sets, spaces
-from manifoldgd.store.keys import essence, key_of
+from manifoldgd.store.keys import FETCHING, essence, key_of
 from manifoldgd.tracking import Tracker
 
 DIFFUSION = "diffusion"
@@ -182,7 +182,7 @@ class Setup:
 
     def key_of(self, *parts: dict[str, Any]) -> str:
         """What tells the folder of a result from others: equal for configurations that one folder takes."""
-        return key_of(*(essence(part, apart_from=("download", *MANY_IN_A_FOLDER)) for part in parts))[:8]
+        return key_of(*(essence(part, apart_from=(*FETCHING, *MANY_IN_A_FOLDER)) for part in parts))[:8]
 
     def check(self, *, makes_set: bool, judges: bool) -> None:
         """Build and check all that will be needed, cheap things first."""

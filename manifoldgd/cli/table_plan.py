@@ -95,7 +95,7 @@ class Row:
             lambda: self.setup.once("machine", self.config) if here else None,
             lambda: self.setup.dataset,
             lambda: self.setup.prior if self.setup.needs_prior else None,
-            lambda: find_autoencoder(self.config.prior.get("autoencoder")) if self.setup.needs_prior else None,
+            lambda: self._find_autoencoder() if self.setup.needs_prior else None,
             lambda: self.setup.check(makes_set=True, judges=True),
         ]
         found: dict[str, None] = {}
@@ -105,6 +105,11 @@ class Row:
             except UserError as error:
                 found[str(error)] = None
         return list(found)
+
+    def _find_autoencoder(self) -> Path | None:
+        prior = self.config.prior
+        allow_bin = prior.get("allow_bin", False)
+        return find_autoencoder(prior.get("autoencoder"), prior.get("autoencoder_revision"), allow_bin)
 
     def described(self) -> Column:
         """The column, as results call it; the dataset by the name of its group while its data is missing."""

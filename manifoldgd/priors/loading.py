@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -17,17 +16,25 @@ from diffusers.utils import logging as diffusers_logging
 from manifoldgd.diffusion.schedule import NoiseSchedule
 from manifoldgd.errors import UserError, require
 from manifoldgd.priors.prior import Prior
+from manifoldgd.priors.weights import CHECKSUMS, check_files, weights_key
 
 BUNDLED = "bundled:"
 BUNDLED_FOLDER = Path(__file__).parents[1] / "weights"
 CARD = "manifoldgd.json"  # our own facts about a prior, beside diffusers' files
-HASHED_BYTES = 1 << 20  # read at both ends of a weight file: enough to tell two trainings apart, fast on gigabytes
-
 
 _downloads = ContextVar("downloads", default=True)  # whether the hub may be asked
 
 
-def load_prior(*, path: str, autoencoder: str | None, cfg_scale: float | None, cfg_channels: int | None) -> Prior:
+def load_prior(
+    *,
+    path: str,
+    autoencoder: str | None,
+    cfg_scale: float | None,
+    cfg_channels: int | None,
+    revision: str | None = None,
+    autoencoder_revision: str | None = None,
+    allow_bin: bool = False,
+) -> Prior:
     """Load ``DiTTransformer2DModel`` + ``AutoencoderKL`` + scheduler config.
 
     Args:
@@ -35,23 +42,37 @@ def load_prior(*, path: str, autoencoder: str | None, cfg_scale: float | None, c
         autoencoder: another folder or hub id for the autoencoder; ``None`` takes the prior's own.
         cfg_scale: recommended classifier-free guidance scale; ``None`` reads it from the prior's card.
         cfg_channels: leading latent channels that it acts on; ``None`` reads it from the card, else all of them.
+        revision: commit, tag or branch of the hub's repository; ``None`` for ``main`` as it is.
+        autoencoder_revision: as ``revision``, of the other autoencoder.
+        allow_bin: whether ``.bin`` files (pickles, read as weights alone) may be downloaded where a repository has no
+            safetensors.
 
     Raises:
-        UserError: the folder is missing or incomplete, or the hub cannot be reached and the files are not cached.
+        UserError: the folder is missing or incomplete, a file of it is damaged, or the hub cannot be reached and the
+            files are not cached.
     """
-    folder = _folder_of(path)
+    folder = _folder_of(path, "prior.path", revision, allow_bin)
+    vae_folder = find_autoencoder(autoencoder, autoencoder_revision, allow_bin) or folder
+    vae_key = "prior.autoencoder" if autoencoder else "prior.path"
+    nested = {"subfolder": "vae"} if (vae_folder / "vae").is_dir() else {}
+    parts = {"transformer": folder / "transformer", "vae": vae_folder / nested.get("subfolder", "")}
+    scheduler_file, index_file = folder / "scheduler" / "scheduler_config.json", folder / "model_index.json"
+    _check_own(folder, "prior.path", path, {**parts, "scheduler": scheduler_file, "index": index_file})
+    if vae_folder != folder:
+        _check_own(vae_folder, vae_key, str(autoencoder), {})
     card = _json(folder / CARD) if (folder / CARD).is_file() else {}
-    scheduler, index = _json(folder / "scheduler" / "scheduler_config.json"), _json(folder / "model_index.json")
+    scheduler, index = _json(scheduler_file), _json(index_file)
     with _explained("prior.path", path):
-        transformer = DiTTransformer2DModel.from_pretrained(folder, subfolder="transformer", **_OPTIONS)
-    vae_folder = find_autoencoder(autoencoder) or folder
-    with _explained("prior.autoencoder" if autoencoder else "prior.path", autoencoder or path):
-        nested = {"subfolder": "vae"} if (vae_folder / "vae").is_dir() else {}
-        vae = AutoencoderKL.from_pretrained(vae_folder, **nested, **_OPTIONS)
+        options = _options(parts["transformer"])
+        transformer = DiTTransformer2DModel.from_pretrained(folder, subfolder="transformer", **options)
+    with _explained(vae_key, autoencoder or path):
+        vae = AutoencoderKL.from_pretrained(vae_folder, **nested, **_options(parts["vae"]))
     channels = transformer.config.in_channels
     return Prior(
         name=path.removeprefix(BUNDLED),
-        key=_hash_weights([folder / "transformer", vae_folder / nested.get("subfolder", "")]),
+        key=weights_key(parts["transformer"], parts["vae"], scheduler_file),
+        revision=_commit(folder),
+        autoencoder_revision=_commit(vae_folder),
         autoencoder=vae.requires_grad_(False).eval(),
         transformer=transformer.requires_grad_(False).eval(),
         schedule=NoiseSchedule.training(
@@ -68,20 +89,41 @@ def load_prior(*, path: str, autoencoder: str | None, cfg_scale: float | None, c
     )
 
 
-# Weights in half precision are computed with in single precision; `low_cpu_mem_usage` only silences a notice.
-_OPTIONS: dict[str, Any] = {"low_cpu_mem_usage": False, "torch_dtype": None, "local_files_only": True}
+def _options(folder: Path) -> dict[str, Any]:
+    """How a network is read: where there are safetensors, no pickle; pickles as weights alone, as diffusers does it.
+
+    Weights in half precision are computed with in single precision; `low_cpu_mem_usage` only silences a notice.
+    """
+    quiet = {"low_cpu_mem_usage": False, "torch_dtype": None, "local_files_only": True}
+    return {**quiet, "use_safetensors": any(folder.glob("*.safetensors")) or not any(folder.glob("*.bin"))}
 
 
-def find_autoencoder(autoencoder: str | None) -> Path | None:
+def find_autoencoder(autoencoder: str | None, revision: str | None = None, allow_bin: bool = False) -> Path | None:
     """The local folder of an autoencoder that is not the prior's own, ``None`` for its own.
 
     Raises:
         UserError: as :func:`load_prior`.
     """
-    return None if autoencoder is None else _folder_of(autoencoder, "prior.autoencoder")
+    return None if autoencoder is None else _folder_of(autoencoder, "prior.autoencoder", revision, allow_bin)
 
 
-def _folder_of(path: str, key: str = "prior.path") -> Path:
+def _check_own(folder: Path, key: str, path: str, parts: dict[str, Path]) -> None:
+    bundled = path.startswith(BUNDLED)
+    remedy = (
+        "install the package again"
+        if bundled
+        else f"restore it from a copy, or set {key} to another prior; if you changed it on purpose, remove "
+        f"{folder / CHECKSUMS}"
+    )
+    check_files(folder, key, {name: each for name, each in parts.items() if each.exists()}, remedy=remedy)
+
+
+def _commit(folder: Path) -> str | None:
+    """The commit of a snapshot of the hub; ``None`` for other folders."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
+def _folder_of(path: str, key: str, revision: str | None, allow_bin: bool) -> Path:
     """The local folder of a bundled prior, a folder, or a hub id (downloaded or from the cache)."""
     if path.startswith(BUNDLED):
         folder = BUNDLED_FOLDER / path.removeprefix(BUNDLED)
@@ -107,7 +149,7 @@ def _folder_of(path: str, key: str = "prior.path") -> Path:
         f"{key}: folder {path} does not exist; train a prior with `manifoldgd prior output={path}`, "
         "or give a hub id such as facebook/DiT-XL-2-256",
     )
-    return _from_hub(path, key)
+    return _from_hub(path, key, revision, allow_bin)
 
 
 @contextmanager
@@ -120,38 +162,55 @@ def only_cached() -> Iterator[None]:
         _downloads.reset(token)
 
 
-def _from_hub(path: str, key: str) -> Path:
+def _from_hub(path: str, key: str, revision: str | None, allow_bin: bool) -> Path:
     from huggingface_hub import snapshot_download
 
-    wanted = ["*.json", "*.safetensors", "transformer/*.bin", "vae/*.bin", "*.bin"]
+    weights = ["*.safetensors", *(["*.bin"] if allow_bin else [])]
+    wanted = {"revision": revision, "allow_patterns": ["*.json", *weights]}
+    place = f"{path}{'' if revision is None else f' at {revision}'}"
     with suppress(OSError, ValueError):
-        folder = Path(snapshot_download(path, allow_patterns=wanted, local_files_only=True))
-        if _whole(folder):
+        folder = Path(snapshot_download(path, **wanted, local_files_only=True))
+        if _whole(folder, weights):
             return folder
+    at = "" if revision is None else f" --revision {revision}"
     require(
         _downloads.get(),
-        f"{key}: {path} is not in the cache, or only a part of it; run `hf download {path}`, or set {key} to a "
+        f"{key}: {place} is not in the cache, or only a part of it; run `hf download {path}{at}`, or set {key} to a "
         "local folder",
     )
     try:
-        return Path(snapshot_download(path, allow_patterns=wanted))
+        folder = Path(snapshot_download(path, **wanted))
     except Exception as error:  # the hub client raises its own, httpx's and OSError alike
         home = os.environ.get("HF_HOME", "~/.cache/huggingface")
         raise UserError(
-            f"{key}: {path} is neither a folder nor cached under HF_HOME={home}, and the hub cannot be reached "
-            f"({type(error).__name__}); on a machine with network run `hf download {path}` and copy HF_HOME here, "
+            f"{key}: {place} is neither a folder nor cached under HF_HOME={home}, and the hub cannot be reached "
+            f"({type(error).__name__}); on a machine with network run `hf download {path}{at}` and copy HF_HOME here, "
             f"or set {key} to a local folder"
         ) from error
+    require(
+        allow_bin or all(any(model.glob("*.safetensors")) for model in _models(folder)),
+        f"{key}: {place} holds no weights as safetensors; set prior.allow_bin=true to take its .bin files, which are "
+        "pickles but read as weights alone",
+    )
+    return folder
 
 
-def _whole(folder: Path) -> bool:
+def _models(folder: Path) -> list[Path]:
+    """The folders of the networks of a snapshot: of a pipeline's, or the snapshot itself."""
+    index = _json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
+    names = ("transformer", "vae")
+    return [folder / name for name in names if name in index or (folder / name).is_dir()] or [folder]
+
+
+def _whole(folder: Path, weights: list[str]) -> bool:
     """Whether a cached snapshot has all its parts: a download that was cut short leaves the small files."""
     index = _json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
-    models = [folder / name for name in ("transformer", "vae") if name in index] or [folder]
-    weights = all(any([*model.glob("*.safetensors"), *model.glob("*.bin")]) for model in models)
+    models = _models(folder)
+    found = all(any(any(model.glob(pattern)) for pattern in weights) for model in models)
     configured = all((model / "config.json").is_file() for model in models)
     scheduled = "scheduler" not in index or (folder / "scheduler" / "scheduler_config.json").is_file()
-    return weights and configured and scheduled
+    indexed = models == [folder] or (folder / "model_index.json").is_file()
+    return found and configured and scheduled and indexed
 
 
 @contextmanager
@@ -192,16 +251,3 @@ def _variance(transformer: DiTTransformer2DModel, scheduler: dict[str, Any]) -> 
 
 def _first(*values: Any) -> Any:
     return next(value for value in values if value is not None)
-
-
-def _hash_weights(folders: list[Path]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for folder in folders:
-        for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin"), *folder.glob("config.json")]):
-            size = file.stat().st_size
-            digest.update(f"{file.name}:{size}:".encode())
-            with file.open("rb") as stream:
-                digest.update(stream.read(HASHED_BYTES))
-                stream.seek(max(0, size - HASHED_BYTES))
-                digest.update(stream.read(HASHED_BYTES))
-    return digest.hexdigest()

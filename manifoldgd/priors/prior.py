@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel
 from torch import Tensor
 from torch.nn import functional
 
+from manifoldgd.artifacts import Key
 from manifoldgd.diffusion.schedule import NoiseSchedule
 from manifoldgd.errors import require
 
@@ -22,7 +23,7 @@ class Prior:
     """Autoencoder, denoiser and training schedule, as loaded from a folder in diffusers format."""
 
     name: str
-    key: str  # hash of the weights: what caches are keyed by
+    key: Key  # hash of the files: what caches are keyed by
     autoencoder: AutoencoderKL
     transformer: DiTTransformer2DModel
     schedule: NoiseSchedule  # the training schedule, all steps
@@ -31,6 +32,8 @@ class Prior:
     variance: Literal["learned_range", "fixed_small", "fixed_large"]
     cfg_channels: int  # leading latent channels that classifier-free guidance acts on
     cfg_scale: float  # what the prior's author recommends
+    revision: str | None = None  # commit of the hub's repository that it came from, if it did
+    autoencoder_revision: str | None = None  # the same of the autoencoder
 
     @property
     def card(self) -> dict[str, Any]:

@@ -17,11 +17,12 @@ size_categories: [{_size_category(ipc * len(class_names))}]
 # {dataset}, {ipc} images a class
 
 A set of {ipc * len(class_names)} images in {len(class_names)} classes that stands in for the training split of
-{dataset}. Method: {facts.get("method", "unknown")}. Seed: {facts.get("seed")}.
+{dataset}. Method: {facts.get("method", "unknown")}. Seed: {facts.get("seed")}.{_commit(facts)}
 
 Layout: `<class name>/<rank>.png`, as torchvision's `ImageFolder` and Hugging Face's `imagefolder` read it.
 `manifest.json` holds the class list, the labels of the prior, the resolved configuration, hashes of all inputs, and for
-each image its prototype and what guidance did at each step. `metadata.jsonl` holds the class of each file.
+each image a hash of its pixels, its prototype and what guidance did at each step. `metadata.jsonl` holds the class of
+each file.
 
 Classes: {", ".join(class_names)}
 
@@ -29,6 +30,11 @@ Classes: {", ".join(class_names)}
 {json.dumps(facts.get("config", {}), indent=2, sort_keys=True)}
 ```
 """
+
+
+def _commit(facts: Mapping[str, Any]) -> str:
+    commit = facts.get("prior_revision")
+    return f"\nThe prior is commit {commit} of its repository." if commit else ""
 
 
 def _size_category(images: int) -> str:

@@ -20,6 +20,7 @@ from manifoldgd.metrics.functional import frechet_distance
 from manifoldgd.priors.loading import CARD, load_prior
 from manifoldgd.priors.prior import Prior
 from manifoldgd.priors.training import AutoencoderRecipe, DenoiserRecipe, train_prior
+from manifoldgd.priors.weights import write_checksums
 from manifoldgd.provenance import hardware
 from manifoldgd.randomness import generator
 from manifoldgd.report.card import prior_card
@@ -116,6 +117,7 @@ def judge(
     save_png(picture, folder / "samples.png")
     atomic_write_text(folder / "README.md", prior_card(facts))
     atomic_write_json(folder / CARD, facts)
+    write_checksums(folder)
     shutil.rmtree(folder / "training", ignore_errors=True)
     return facts
 

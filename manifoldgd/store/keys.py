@@ -1,21 +1,49 @@
-"""Names of artifacts by what they are, and the format all files share."""
+"""Names of artifacts by what they are, and JSON files that know their own checksum."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
+from manifoldgd.artifacts import Key
 from manifoldgd.errors import UserError, require
+from manifoldgd.files import atomic_write_json
 
-FORMAT = 1  # of everything on disk; raised when a reader of the old format would misread the new
+FORMAT = 1  # of what says no other; raised when a reader of the old format would misread the new
+
+# How files are got, which changes nothing about what they are: a hash of their content says that.
+FETCHING = ("download", "revision", "autoencoder_revision", "allow_bin")
+
+CHECKSUM = "file_checksum"  # of everything else in the file that holds it
 
 
-def key_of(*parts: Any) -> str:
-    """A 16-digit hexadecimal hash of JSON-able parts, the same for everyone."""
-    text = json.dumps(parts, sort_keys=True, default=str)
+def key_of(*parts: Any) -> Key:
+    """A 16-digit hexadecimal hash of JSON-able parts, the same for everyone.
+
+    Where parts hold a :class:`Key` that had other hashes before, so had this one.
+    """
+    first, *others = (_short_hash(each) for each in _versions(parts))
+    return Key(first, others)
+
+
+def _versions(part: Any) -> Iterable[Any]:
+    """What a part is, and what it was with former keys in it: every combination of them, today's first."""
+    if isinstance(part, Key):
+        return part.names
+    if isinstance(part, list | tuple):
+        return map(list, itertools.product(*map(_versions, part)))
+    if isinstance(part, dict):
+        combinations = itertools.product(*map(_versions, part.values()))
+        return (dict(zip(part, values, strict=True)) for values in combinations)
+    return (part,)
+
+
+def _short_hash(part: Any) -> str:
+    text = json.dumps(part, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -32,11 +60,61 @@ def essence(config: Any, *, apart_from: Collection[str]) -> Any:
     return {name: essence(each, apart_from=apart_from) for name, each in kept.items()}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; a file that is unreadable or holds none is a :class:`UserError` that names it."""
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write an object with its checksum in it, whole or not at all.
+
+    Raises:
+        TypeError, ValueError: as :func:`~manifoldgd.files.atomic_write_json`.
+    """
+    atomic_write_json(path, sealed(value))
+
+
+def read_json(path: Path, *, remedy: str | None = None) -> dict[str, Any]:
+    """The object in a JSON file, without its checksum.
+
+    Files of earlier versions hold no checksum and are read as they are.
+
+    Args:
+        path: the file.
+        remedy: what to do if it is damaged; ``None`` for a file that is made again when it is gone.
+
+    Raises:
+        UserError: it is unreadable, holds no object, or does not match its checksum; the line names it.
+    """
+    remedy = remedy or "restore it, or remove it to have it made again"
     try:
-        held = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); remove it to have it made again") from error
-    require(isinstance(held, dict), f"{path}: holds no JSON object; remove it to have it made again")
+        held = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({str(error).splitlines()[0]}); {remedy}") from error
+    require(isinstance(held, dict), f"{path}: holds no JSON object; {remedy}")
+    require(is_intact(held), f"{path}: does not match its checksum, so it was damaged or edited; {remedy}")
+    held.pop(CHECKSUM, None)
     return held
+
+
+def sealed(value: dict[str, Any]) -> dict[str, Any]:
+    """An object with a last entry that is the checksum of the others."""
+    value = {name: each for name, each in value.items() if name != CHECKSUM}
+    return {**value, CHECKSUM: _checksum(value)}
+
+
+def is_intact(held: dict[str, Any]) -> bool:
+    """Whether an object has its own checksum, or none and is of an earlier version."""
+    others = {name: each for name, each in held.items() if name != CHECKSUM}
+    if CHECKSUM in held:
+        return held[CHECKSUM] == _checksum(others)
+    return not _lost_its_name(held)
+
+
+def _lost_its_name(held: dict[str, Any]) -> bool:
+    """Whether one entry is the checksum of the others: damage to the word must not pass for an earlier version."""
+    texts = [name for name, each in held.items() if isinstance(each, str) and len(each) == 2 * _CHECKSUM_BYTES]
+    return any(held[one] == _checksum({name: each for name, each in held.items() if name != one}) for one in texts)
+
+
+_CHECKSUM_BYTES = 16
+
+
+def _checksum(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, allow_nan=True)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_CHECKSUM_BYTES).hexdigest()

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manifoldgd.store.keys import essence, key_of
+from manifoldgd.store.keys import FETCHING, essence, key_of
 from manifoldgd.tables.definition import override
 
 # Where data lies and how it came there says nothing about what was measured.
-PLACES = ("folder", "download")
+PLACES = ("folder", *FETCHING)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # told apart by identity: configurations cannot be hashed

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from manifoldgd.errors import UserError, require
-from manifoldgd.files import atomic_write_json
-from manifoldgd.store.keys import read_json
+from manifoldgd.store.keys import read_json, write_json
 
 FORMAT = 1  # of results.json; raised when a reader of the old format would misread the new
 
@@ -100,7 +99,7 @@ class TableResult:
 
     def save(self, file: Path) -> None:
         """Write ``results.json``, whole or not at all."""
-        atomic_write_json(file, {"format": FORMAT, **asdict(self)})
+        write_json(file, {"format": FORMAT, **asdict(self)})
 
     @classmethod
     def load(cls, file: Path) -> TableResult:
