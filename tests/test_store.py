@@ -48,7 +48,8 @@ def test_what_lies_in_the_folder(tmp_path):
     assert images[3] == "great dane/00001.png"
     assert files == {*images, "manifest.json", "metadata.jsonl", "README.md"}
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["format"] == 1
+    assert manifest["format"] == 2
+    assert manifest["image_shape"] == [3, 4, 6]
     assert manifest["ipc"] == 2
     assert manifest["class_names"] == list(NAMES)
     assert [row["file"] for row in manifest["images"]] == images
@@ -124,7 +125,7 @@ def _break(folder, what):
         ("missing image", "00001.png"),
         ("broken image", "00001.png"),
         ("truncated image", "00001.png"),
-        ("other format", "format 99, expected 1"),
+        ("other format", "format 99, expected 2"),
         ("broken manifest", "manifest.json"),
         ("lean manifest", "manifest.json"),
     ],
@@ -152,7 +153,7 @@ def test_a_result_folder_is_claimed_once(tmp_path):
     claim_result(folder, "set", CONFIG)
     claim_result(folder, "set", dict(reversed(CONFIG.items())))
     claim_result(folder, "evaluation", {"student": "x"})
-    assert json.loads((folder / "result.json").read_text()) == {
+    assert read_json(folder / "result.json") == {
         "format": 1,
         "set": CONFIG,
         "evaluation": {"student": "x"},

@@ -18,12 +18,15 @@ from manifoldgd.artifacts import DistilledSet
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.distill.overgeneration import Overgeneration
 from manifoldgd.report.card import set_card
-from manifoldgd.store.sets import SetWriter, load_set
+from manifoldgd.store.sets import CONTENT, SetWriter, load_set
 
 Embed = Callable[[Tensor], Tensor]  # uint8 [n, C, H, W] -> [n, E] float32
 
+# Of a candidate's manifest: what the candidates have in common.
+SHARED = ("method", "config", "inputs", "prior_revision", "prior_autoencoder_revision", "prior_labels", "seed")
+
 # Of a candidate's manifest row: what the writer of the kept set says itself.
-PLACE = ("file", "label", "rank")
+PLACE = ("file", "label", "rank", CONTENT)
 
 
 def keep_one_a_prototype(
@@ -58,7 +61,7 @@ def keep_one_a_prototype(
         ):
             _copy(writer, candidates[replica], row, replica)
     first = candidates[0].manifest
-    facts = {key: first[key] for key in ("method", "config", "inputs", "prior_labels", "seed") if key in first}
+    facts = {key: first[key] for key in SHARED if key in first}
     seconds = sum(one.manifest["seconds"]["distill"] for one in candidates) + time.perf_counter() - started
     facts["seconds"] = {**first["seconds"], "distill": round(seconds, 2)}
     ipc = first["ipc"]
