@@ -203,7 +203,7 @@ def test_a_corrupt_cache(capsys, tiny_prior, tmp_path):
         stream.seek(500)
         stream.write(b"oops")
     code = quick("distill", tiny_prior, tmp_path / "cache", tmp_path / "out")
-    holds(complaint(capsys, code), "corrupt cache file", found.key, "remove the folder")
+    holds(complaint(capsys, code), "damaged cache", found.key, "remove the folder")
 
 
 def test_an_output_that_holds_something_else(capsys, tiny_prior, tmp_path):

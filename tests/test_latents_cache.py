@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny import cpu, write_tiny_prior
 
+from manifoldgd.artifacts import Key
 from manifoldgd.data import digits
 from manifoldgd.errors import UserError
 from manifoldgd.priors import load_prior
@@ -110,15 +111,16 @@ def test_a_failed_encoding_leaves_nothing(dataset, prior, tmp_path):
 
 
 def _encode_slowly(cache, value, started, encoded):
-    def encode(file):
+    def encode(rows):
         encoded.put(value)
-        np.save(file, np.full((3, 1, 2, 2), value, dtype=np.float32))
+        rows.append(np.full((3, 1, 2, 2), value, dtype=np.float32))
         started.set()
         time.sleep(0.5)  # the other one comes meanwhile
 
     if value > 1:
         assert started.wait(60)
-    found, there = cached_latents(cache, "key", torch.tensor([0, 0, 1]), ("a", "b"), encode)
+    labels, shape = torch.tensor([0, 0, 1]), (1, 2, 2)
+    found, there = cached_latents(cache, Key("key"), labels, ("a", "b"), encode, shape=shape, batch_size=3)
     assert (float(found.latents.mean()), there) == (1.0, value > 1)
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from manifoldgd.data.digits import digits
 from manifoldgd.stages import classifiers, evaluation
+from manifoldgd.store.keys import read_json, write_json
 from manifoldgd.store.sets import load_set
 from manifoldgd.students import Student
 
@@ -216,10 +217,10 @@ def test_students_of_other_images_are_trained_again(tiny_prior, shared_cache, tm
     assert quick("run", tiny_prior, shared_cache, folder, "source=random") == 0
     first = metrics(folder)
     student = folder / "students" / f"{first['student_seeds'][0]}.json"
-    held = json.loads(student.read_text())
+    held = read_json(student)
     assert held["fingerprint"] == first["fingerprint"]
     for file, changes in ((student, {"last_top1": 2.0}), (folder / "metrics.json", {})):
-        file.write_text(json.dumps({**json.loads(file.read_text()), "fingerprint": "of others", **changes}))
+        write_json(file, {**read_json(file), "fingerprint": "of others", **changes})
     assert quick("run", tiny_prior, shared_cache, folder, "source=random") == 0
     assert json.loads(student.read_text())["last_top1"] == held["last_top1"]
     assert metrics(folder)["fingerprint"] == first["fingerprint"]
@@ -261,8 +262,7 @@ def test_a_judgement_knows_the_data_that_judged(shared_cache, tmp_path):
     right = json.loads(student.read_text())["last_top1"]
     assert metrics(judged)["dataset_fingerprint"] == digits(train_per_class=None, validation=None).fingerprint
     for file in (student, judged / "metrics.json"):  # as if test images had been corrected since
-        held = json.loads(file.read_text())
-        file.write_text(json.dumps({**held, "dataset_fingerprint": "before", "last_top1": 2.0}))
+        write_json(file, {**read_json(file), "dataset_fingerprint": "before", "last_top1": 2.0})
     assert quick(*arguments) == 0
     assert metrics(judged)["accuracy"]["last"]["values"] == [right]
 

@@ -24,6 +24,7 @@ from manifoldgd.priors.denoiser import build_transformer
 from manifoldgd.prototypes import ClassifierEmbedding, DenoiserFeatures, PrincipalComponents
 from manifoldgd.prototypes.spaces import principal_components
 from manifoldgd.stages import classifiers, latents, spaces
+from manifoldgd.store.classifiers import save_classifier
 from manifoldgd.store.keys import key_of
 
 SPACES = {
@@ -70,7 +71,7 @@ def features(dataset, prior, encoded, tmp_path_factory):
     key = key_of("classifier", dataset.name, dataset.fingerprint, classifiers.CLASSIFIER_SEED)
     network.description["test_accuracy"] = 0.5
     of.cache = cache
-    network.save(cache / "classifiers" / f"{key}.safetensors")
+    save_classifier(network, cache / "classifiers" / f"{key}.safetensors")
     return of
 
 

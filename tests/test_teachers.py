@@ -15,7 +15,7 @@ from manifoldgd.dataset import Split
 from manifoldgd.errors import UserError
 from manifoldgd.priors import load_prior
 from manifoldgd.stages import classifiers
-from manifoldgd.stages.classifiers import _embedding_file, check_memory, full_data_accuracy, teacher_of
+from manifoldgd.stages.classifiers import _embedding_key, check_memory, full_data_accuracy, teacher_of
 from manifoldgd.students import Recipe, fused
 from manifoldgd.students.recipe import STANDARD
 
@@ -89,7 +89,7 @@ def test_a_damaged_teacher_is_named_with_what_to_do(small, dataset, tmp_path, da
     teacher_of(dataset, small, small.teacher_recipe, cpu(), tmp_path)
     (file,) = (tmp_path / "teachers").glob("*.safetensors")
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(UserError, match=rf"{file.name}: expected a saved classifier.*delete it, and it is trained"):
+    with pytest.raises(UserError, match=rf"{file.name}: damaged file .*remove it to have it trained again"):
         teacher_of(dataset, small, small.teacher_recipe, cpu(), tmp_path)
 
 
@@ -170,7 +170,7 @@ def test_a_classifier_that_memory_cannot_hold_is_refused_before_anything_is_made
     with pytest.raises(UserError, match=r"measures: .* 1,442 training images .*set measures=false"):
         check_memory(dataset, tmp_path)
     (tmp_path / "classifiers").mkdir()
-    (tmp_path / "classifiers" / _embedding_file(dataset)).touch()  # trained already
+    (tmp_path / "classifiers" / f"{_embedding_key(dataset)}.safetensors").touch()  # trained already
     check_memory(dataset, tmp_path)
 
 

@@ -1,15 +1,13 @@
-"""Images to scaled latents, once: Lightning's predict step over the training split into a memory-mapped file."""
+"""Images to scaled latents, once: Lightning's predict step over the training split, batch after batch in order."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -29,36 +27,38 @@ class Encoder(LightningModule):
         return self.prior.encode(self.split.load(positions.cpu()).to(self.device)).float()
 
 
-class LatentWriter(BasePredictionWriter):
-    """Puts each batch of latents at its rows of the file."""
+class LatentWriter(Callback):
+    """Hands on each batch of latents as soon as it is there; nothing piles up in memory."""
 
-    def __init__(self, target: np.ndarray, on_batch: Callable[[], None]) -> None:
-        super().__init__(write_interval="batch")
-        self.target, self.on_batch = target, on_batch
+    def __init__(self, append: Callable[[Tensor], None]) -> None:
+        self.append = append
 
-    def write_on_batch_end(
-        self, trainer: Trainer, module: LightningModule, prediction: Tensor, indices: Any, batch: Tensor, *_: Any
-    ) -> None:
-        self.target[batch.cpu().numpy()] = prediction.cpu().numpy()
-        self.on_batch()
+    def on_predict_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Tensor, *_: Any) -> None:
+        self.append(outputs.cpu())
 
 
 def encode_split(
-    prior: Prior, split: Split, file: Path, *, batch_size: int, on_batch: Callable[[], None], trainer: dict[str, Any]
+    prior: Prior,
+    split: Split,
+    append: Callable[[Tensor], None],
+    *,
+    start: int,
+    batch_size: int,
+    trainer: dict[str, Any],
 ) -> None:
-    """Write the scaled latents ``[N, C, H, W]`` float32 of ``split`` to ``file`` in NumPy's format.
+    """Encode the images of ``split`` from position ``start`` on, in order.
 
     Args:
         prior: its autoencoder encodes.
         split: the images; a broken one raises :class:`UserError` naming it.
-        file: written in place; the caller moves it where it belongs when complete.
+        append: takes the scaled latents ``[n, C, H, W]`` float32 of each batch, on the CPU.
+        start: a multiple of ``batch_size``, so that the batches, and with them the latents to the last bit, are those
+            of an encoding from the beginning.
         batch_size: images a batch.
-        on_batch: called after each batch.
         trainer: arguments of Lightning's Trainer (accelerator, devices, precision, progress).
     """
-    target = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=(len(split), *prior.latent_shape))
-    loader = DataLoader(torch.arange(len(split)), batch_size=batch_size)
-    Trainer(callbacks=[LatentWriter(target, on_batch)], **trainer).predict(
-        Encoder(prior, split), loader, return_predictions=False
-    )
-    target.flush()
+    if start == len(split):
+        return
+    loader = DataLoader(torch.arange(start, len(split)), batch_size=batch_size)
+    runner = Trainer(callbacks=[LatentWriter(append)], **trainer)
+    runner.predict(Encoder(prior, split), loader, return_predictions=False)

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from manifoldgd.artifacts import LatentSet, PrototypeSet
+from manifoldgd.artifacts import Key, LatentSet, PrototypeSet
 from manifoldgd.errors import UserError
 from manifoldgd.prototypes.representatives import ClassPrototypes
 from manifoldgd.prototypes.spaces import ClusteringSpace
@@ -36,7 +36,7 @@ def cluster_classes(
     clusterer: Clusterer,
     ipc: int,
     seed: int,
-    key: str,
+    key: Key,
     on_class: Callable[[str], None] | None = None,
     features: Tensor | None = None,
 ) -> PrototypeSet:

@@ -8,10 +8,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+from manifoldgd.artifacts import Key
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.errors import require
 from manifoldgd.files import one_at_a_time
 from manifoldgd.machine import Machine
+from manifoldgd.priors.weights import check_files
+from manifoldgd.store.cache import cache_entry
+from manifoldgd.store.classifiers import load_classifier, save_classifier
 from manifoldgd.store.keys import key_of
 from manifoldgd.students import Classifier, Recipe, Student, train_classifier
 
@@ -25,16 +29,17 @@ def embedding_network(dataset: ImageDataset, machine: Machine, cache: Path) -> C
     Trained on two processors it differs enough for herding and k-center to choose other images in it. That of whole
     Fashion-MNIST is therefore bundled, as the cache kept it; with the same weights they choose the same.
     """
-    file = _embedding_file(dataset)
-    if (bundled := BUNDLED_FOLDER / file).is_file():
-        return Classifier.load(bundled).to(machine.device)
-    return _kept(cache / "classifiers" / file, dataset, machine)
+    key = _embedding_key(dataset)
+    if bundled := _bundled(key):
+        check_files(BUNDLED_FOLDER, "measures", {}, remedy="install the package again")
+        return load_classifier(bundled, ours=False).to(machine.device)
+    return _kept(cache / "classifiers", key, dataset, machine)
 
 
 def check_memory(dataset: ImageDataset, cache: Path) -> None:
     """Raise :class:`UserError` if training :func:`embedding_network` would take more memory than the machine has."""
-    file = _embedding_file(dataset)
-    if (BUNDLED_FOLDER / file).is_file() or (cache / "classifiers" / file).is_file():
+    key = _embedding_key(dataset)
+    if _bundled(key) or any((cache / "classifiers" / f"{name}.safetensors").is_file() for name in key.names):
         return
     images = len(dataset.train) * math.prod(dataset.image_shape)  # bytes
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -47,15 +52,21 @@ def check_memory(dataset: ImageDataset, cache: Path) -> None:
     )
 
 
-def embedding_key(dataset: ImageDataset) -> str:
+def embedding_key(dataset: ImageDataset) -> Key:
     """A hash of what :func:`embedding_network` is: of the bundled weights, else of the data that it is trained on."""
-    file = BUNDLED_FOLDER / _embedding_file(dataset)
-    weights = hashlib.blake2b(file.read_bytes(), digest_size=8).hexdigest() if file.is_file() else None
-    return key_of(file.stem, weights)
+    key = _embedding_key(dataset)
+    if bundled := _bundled(key):
+        return key_of(bundled.stem, hashlib.blake2b(bundled.read_bytes(), digest_size=8).hexdigest())
+    return key_of(key, None)
 
 
-def _embedding_file(dataset: ImageDataset) -> str:
-    return f"{key_of('classifier', *dataset.as_learned, CLASSIFIER_SEED)}.safetensors"
+def _embedding_key(dataset: ImageDataset) -> Key:
+    return key_of("classifier", *dataset.as_learned, CLASSIFIER_SEED)
+
+
+def _bundled(key: Key) -> Path | None:
+    files = (BUNDLED_FOLDER / f"{name}.safetensors" for name in key.names)
+    return next((file for file in files if file.is_file()), None)
 
 
 def teacher_of(dataset: ImageDataset, student: Student, recipe: Recipe, machine: Machine, cache: Path) -> Classifier:
@@ -74,8 +85,7 @@ def teacher_of(dataset: ImageDataset, student: Student, recipe: Recipe, machine:
     recipe = student.of_own_design(recipe)
     shape = student.input_shape(dataset.image_shape)
     key = key_of("teacher", *dataset.as_learned, CLASSIFIER_SEED, shape, recipe.describe())
-    file = cache / "teachers" / f"{key}.safetensors"
-    return _kept(file, dataset, machine, recipe=recipe, size=shape[1:], title="teacher")
+    return _kept(cache / "teachers", key, dataset, machine, recipe=recipe, size=shape[1:], title="teacher")
 
 
 def full_data_accuracy(dataset: ImageDataset, student: Student, recipe: Recipe, machine: Machine, cache: Path) -> float:
@@ -101,14 +111,15 @@ def full_data_accuracy(dataset: ImageDataset, student: Student, recipe: Recipe, 
     return teacher_of(dataset, student, recipe, machine, cache).test_accuracy
 
 
-def _kept(file: Path, dataset: ImageDataset, machine: Machine, **choices: Any) -> Classifier:
-    """The classifier in ``file``, trained now if there is none; ``choices`` go to :func:`train_classifier`.
+def _kept(folder: Path, key: Key, dataset: ImageDataset, machine: Machine, **choices: Any) -> Classifier:
+    """The classifier of ``key``, trained now if there is none; ``choices`` go to :func:`train_classifier`.
 
     Runs side by side need the same one: the first trains it, the others wait. The test split is read once, after
     training, for the accuracy that the file's description keeps.
     """
+    file = cache_entry(folder, key, ".safetensors")
     if file.is_file():
-        return Classifier.load(file).to(machine.device)
+        return load_classifier(file).to(machine.device)
     with one_at_a_time(file, lambda: print(f"{file}: being trained by another process; waiting for it")):
         if not file.is_file():
             classifier = train_classifier(
@@ -126,5 +137,5 @@ def _kept(file: Path, dataset: ImageDataset, machine: Machine, **choices: Any) -
             test = dataset.test
             classifier.to(machine.device)
             classifier.description["test_accuracy"] = classifier.accuracy(test.images(), test.labels)
-            classifier.save(file)
-    return Classifier.load(file).to(machine.device)
+            save_classifier(classifier, file)
+    return load_classifier(file).to(machine.device)

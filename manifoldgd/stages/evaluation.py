@@ -14,13 +14,12 @@ import torch
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.dataset import ImageDataset, judging_split
 from manifoldgd.errors import require
-from manifoldgd.files import atomic_write_json
 from manifoldgd.machine import Machine
 from manifoldgd.metrics import set_metrics
 from manifoldgd.provenance import code_version, hardware
 from manifoldgd.randomness import generator
 from manifoldgd.stages.classifiers import embedding_network, teacher_of
-from manifoldgd.store.keys import FORMAT, read_json
+from manifoldgd.store.keys import FORMAT, read_json, write_json
 from manifoldgd.students import Classifier, Student
 
 METRIC_IMAGES = 5000  # real images that a set is compared with
@@ -96,7 +95,7 @@ def train_students(
                 logger=logger_of(seed),
                 precision=machine.student_precision,
             )
-            atomic_write_json(file, asdict(result) | origin)
+            write_json(file, asdict(result) | origin)
         held = read_json(file)
         results.append({name: value for name, value in held.items() if name not in origin})
     return results
@@ -193,7 +192,7 @@ def evaluate(
         "hardware": hardware(machine.device),
         "seconds": distilled.manifest.get("seconds", {}) | {name: round(value, 2) for name, value in seconds.items()},
     }
-    atomic_write_json(folder / "metrics.json", result)
+    write_json(folder / "metrics.json", result)
     return result
 
 

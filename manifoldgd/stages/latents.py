@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from manifoldgd.artifacts import LatentSet, PrototypeSet
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.errors import require
@@ -16,10 +18,13 @@ from manifoldgd.prototypes.classes import Clusterer, cluster_classes
 from manifoldgd.stages.spaces import FeatureTable
 from manifoldgd.store.cache import cached_latents, cached_prototypes
 from manifoldgd.store.keys import key_of
+from manifoldgd.store.rows import RowWriter
 
 
 def encode(dataset: ImageDataset, prior: Prior, machine: Machine, cache: Path) -> tuple[LatentSet, bool]:
     """The scaled latents of the training split, and whether they were in the cache.
+
+    An encoding that was stopped is continued, in the same batches as one that was not.
 
     Raises:
         UserError: the prior cannot take such images, an image is broken, or the cached file is damaged.
@@ -28,13 +33,22 @@ def encode(dataset: ImageDataset, prior: Prior, machine: Machine, cache: Path) -
     # Precision is part of the key: half precision gives other latents.
     key = key_of("latents", dataset.name, dataset.fingerprint, prior.key, prior.image_size, machine.precision)
 
-    def write(file: Path) -> None:
-        batches = -(-len(dataset.train) // machine.batch_size)
-        with progress_bar(f"encode {len(dataset.train)} images", batches, enabled=machine.progress) as advance:
-            trainer = machine.trainer(enable_progress_bar=False)
-            encode_split(prior, dataset.train, file, batch_size=machine.batch_size, on_batch=advance, trainer=trainer)
+    def write(rows: RowWriter) -> None:
+        left = len(dataset.train) - rows.rows
+        batches = -(-left // machine.batch_size)
 
-    return cached_latents(cache, key, dataset.train.labels, dataset.class_names, write)
+        def append(latents: Tensor) -> None:
+            rows.append(latents.numpy())
+            advance()
+
+        with progress_bar(f"encode {left} images", batches, enabled=machine.progress) as advance:
+            trainer = machine.trainer(enable_progress_bar=False)
+            encode_split(prior, dataset.train, append, start=rows.rows, batch_size=machine.batch_size, trainer=trainer)
+
+    shape, batch_size = prior.latent_shape, machine.batch_size
+    return cached_latents(
+        cache, key, dataset.train.labels, dataset.class_names, write, shape=shape, batch_size=batch_size
+    )
 
 
 def check_ipc(dataset: ImageDataset, ipc: int) -> None:

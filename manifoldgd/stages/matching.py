@@ -53,7 +53,7 @@ def prepare_matching(
     numbers |= {} if space.pool_seed is None else {"pool_seed": space.pool_seed}
     kind = "regression" if isinstance(space, RegressionSpace) else "matching"
     key = key_of(kind, *dataset.as_learned, numbers, pool.precision)
-    found = cached_tensor(cache / "matching" / f"{key}.safetensors", make)
+    found = cached_tensor(cache / "matching", key, make)
     if not isinstance(space, RegressionSpace):
         return Matching(pool, found)
     real = RegressionPool(pool, found, real_labels(dataset, space.real_per_class), len(dataset.class_names))

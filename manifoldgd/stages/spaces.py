@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from manifoldgd.artifacts import LatentSet
+from manifoldgd.artifacts import Key, LatentSet
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.errors import require
 from manifoldgd.latents.features import transformer_features
@@ -30,7 +30,7 @@ CHUNK = 1024  # images embedded between two steps of the progress bar
 class FeatureTable:
     """Features of all training images of a dataset, computed or read when they are asked for."""
 
-    key: str  # hash of all that they depend on
+    key: Key  # hash of all that they depend on
     load: Callable[[], Tensor]  # [N, E] float32
 
 
@@ -80,8 +80,8 @@ def features_of(
     return _kept(cache, key, lambda: _embedding(dataset, machine, cache))
 
 
-def _kept(cache: Path, key: str, make: Callable[[], Tensor]) -> FeatureTable:
-    return FeatureTable(key, lambda: cached_tensor(cache / "features" / f"{key}.safetensors", make))
+def _kept(cache: Path, key: Key, make: Callable[[], Tensor]) -> FeatureTable:
+    return FeatureTable(key, lambda: cached_tensor(cache / "features", key, make))
 
 
 def _components(space: PrincipalComponents, encoded: LatentSet, machine: Machine) -> Tensor:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from manifoldgd.errors import UserError
-from manifoldgd.files import atomic_path
 from manifoldgd.randomness import generator
 from manifoldgd.students.networks import ConvNet, ImageShape, ResNet, network_name
 from manifoldgd.students.objectives import class_labels
@@ -23,8 +17,6 @@ from manifoldgd.students.training import Pixels, ShuffledIndices, Supervised, fi
 
 # Of the view that classifiers of another image size get: 256 pixels for 224, as ImageNet's classifiers are tested.
 COVER = Fraction(8, 7)
-
-FORMAT = "manifoldgd-classifier-1"
 
 
 class Classifier(nn.Module):
@@ -69,30 +61,15 @@ class Classifier(nn.Module):
         """Share of ``images`` recognised as ``labels`` ``[n]``, in [0, 1]."""
         return float((self.logits(images).argmax(1) == labels.cpu()).double().mean())
 
-    def save(self, path: Path) -> None:
-        """Write weights and description to one safetensors file; it appears under ``path`` complete or not at all."""
-        tensors = {name: value.contiguous() for name, value in self.network.state_dict().items()}
-        with atomic_path(path) as part:
-            save_file(tensors, part, metadata={"format": FORMAT, "description": json.dumps(self.description)})
-
     @classmethod
-    def load(cls, path: Path) -> Classifier:
-        """Read what :meth:`save` wrote.
+    def restored(cls, description: dict[str, Any], weights: dict[str, Tensor]) -> Classifier:
+        """The classifier of a description, with trained weights.
 
         Raises:
-            UserError: The file is damaged or something else.
+            KeyError, TypeError, ValueError, RuntimeError: the description is of something else, or the weights are.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                description = json.loads(file.metadata()["description"])
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-            classifier = _blank(description)
-            classifier.network.load_state_dict(weights)
-        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(
-                f"{path}: expected a saved classifier, got a damaged or foreign file ({type(error).__name__}); "
-                "delete it, and it is trained again"
-            ) from error
+        classifier = _blank(description)
+        classifier.network.load_state_dict(weights)
         return classifier
 
 
