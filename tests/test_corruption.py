@@ -47,19 +47,18 @@ AGAIN = {
 RUN = (
     "ipc=1",
     "guidance=matching",
-    "guidance.features.networks=1",
-    "guidance.features.width=4",
+    "guidance.then.networks=1",
+    "guidance.then.width=4",
+    "guidance.then.inner_steps=1",
+    "guidance.then.real_per_class=10",
     "clusterer/space=denoiser",
     "student/protocol=soft_small",
     "student.teacher.images_shown=50",
-    "student.teacher.width=4",
-    "student.teacher.depth=2",
 )
 
 
 def run(folder):
-    changes = [each for each in RUN if each]
-    return quick("run", folder / "prior", folder / "cache", folder / "out", *changes)
+    return quick("run", folder / "prior", folder / "cache", folder / "out", *RUN)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +73,7 @@ def finished(tmp_path_factory, tiny_prior, shared_cache):
 
 
 @pytest.fixture
-def copy(finished, monkeypatch):
+def copy(finished):
     """The finished folder, put back as it was afterwards."""
     kept = finished.with_name("kept")
     shutil.copytree(finished, kept)
@@ -93,6 +92,7 @@ def remove(place):
     shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "pattern"), KINDS.items(), ids=KINDS)
 def test_a_flipped_byte_is_found_and_the_remedy_works(copy, capsys, kind, pattern):
     (file,) = copy.glob(pattern)

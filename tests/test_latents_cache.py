@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from small_disk import small_disk
 from tiny import cpu, write_tiny_prior
 
 from manifoldgd.artifacts import Key
@@ -16,6 +17,7 @@ from manifoldgd.errors import UserError
 from manifoldgd.priors import load_prior
 from manifoldgd.prototypes import Divisive, Random
 from manifoldgd.stages import latents
+from manifoldgd.store import rows
 from manifoldgd.store.cache import cached_latents
 
 
@@ -108,6 +110,46 @@ def test_a_failed_encoding_leaves_nothing(dataset, prior, tmp_path):
         latents.encode(blind(dataset), prior, cpu(), tmp_path)
     assert [each.name for each in (tmp_path / "latents").iterdir() if each.suffix != ".lock"] == []
     assert not latents.encode(dataset, prior, cpu(), tmp_path)[1]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, RuntimeError])
+def test_an_encoding_that_was_stopped_goes_on_where_it_was(dataset, prior, encoded, tmp_path, monkeypatch, error):
+    monkeypatch.setattr(rows, "NOTE_SECONDS", -1.0)
+    cache, whole, loaded = tmp_path / "stopped", prior.encode(dataset.train.images()), []
+
+    def load(positions):
+        if len(loaded) == 3:
+            raise error
+        loaded.append(positions)
+        return dataset.train.load(positions)
+
+    stopping = dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, load=load))
+    with pytest.raises((error, SystemExit)):  # Lightning ends the process at an interrupt
+        latents.encode(stopping, prior, cpu(batch_size=7), cache)
+    loaded.clear()
+    monkeypatch.setattr(rows, "NOTE_SECONDS", 1.0)
+
+    def note(positions):
+        loaded.append(positions)
+        return dataset.train.load(positions)
+
+    again = dataclasses.replace(dataset, train=dataclasses.replace(dataset.train, load=note))
+    found, cached = latents.encode(again, prior, cpu(batch_size=7), cache)
+    assert not cached
+    assert torch.cat(loaded).tolist() == list(range(21, 60))
+    other, _ = latents.encode(dataset, prior, cpu(batch_size=7), tmp_path / "at once")
+    assert torch.equal(found.latents, other.latents)
+    torch.testing.assert_close(found.latents, whole, atol=1e-5, rtol=1e-5)
+    names = sorted(each.name for each in (cache / "latents").glob("*/*"))
+    assert names == ["labels.npy", "latents.npy", "meta.json"]
+
+
+def test_a_full_cache_disk_is_an_error_and_loses_nothing(dataset, prior, tmp_path):
+    with small_disk(tmp_path / "disk", "16k") as disk:
+        for _ in range(2):
+            with pytest.raises(OSError, match="No space left on device"):
+                latents.encode(digits(train_per_class=None, validation=None), prior, cpu(), disk)
+            assert not list((disk / "latents").glob("*/*"))
 
 
 def _encode_slowly(cache, value, started, encoded):
