@@ -1,22 +1,31 @@
 """A labelled image dataset with a training and a test split.
 
-Distillation and prior training see the training split only; the test split is read once, to judge students.
+Distillation and prior training see the training split only; the test split is read once, to judge students. Each split
+has a fingerprint of its own, so that what is made of training images stays valid whatever happens to test images.
 Images are ``uint8`` everywhere; a consumer converts them to the range it wants.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from manifoldgd.artifacts import Key
 from manifoldgd.errors import require
 from manifoldgd.randomness import generator
 
 VALIDATION = "-validation"  # ends the name of a dataset whose judge is held out of the training split
+LEAST_STD = 0.01  # two and a half grey levels: no dataset of pictures varies less
+# A dataset's name becomes that of a folder, a line of YAML and a title.
+NAME = re.compile(r"\w(?:[\w .,+=()\[\]'&~-]*[\w)\]])?")
 
 
 def judging_split(name: str) -> Literal["validation", "test"]:
@@ -30,9 +39,29 @@ class Split:
 
     labels: Tensor  # [N] int64, index into the dataset's class_names
     load: Callable[[Tensor], Tensor]  # positions [n] int64 -> images [n, C, H, W] uint8
+    pictures: Callable[[], Sequence[bytes]] | None = None  # gives the digests where they are known without loading
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @cached_property
+    def digests(self) -> tuple[bytes, ...]:
+        """``N`` hashes of what the images show, 16 bytes each: equal for images of equal pixels."""
+        if self.pictures is not None:
+            return tuple(self.pictures())
+        return tuple(
+            hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+            for part in torch.arange(len(self)).split(1024)
+            for image in self.load(part).numpy()
+        )
+
+    @cached_property
+    def distinct(self) -> Tensor:
+        """Positions ``[m]`` int64, ascending, of all images but the copies of earlier ones of their class."""
+        first: dict[tuple[int, bytes], int] = {}
+        for position, content in enumerate(zip(self.labels.tolist(), self.digests, strict=True)):
+            first.setdefault(content, position)
+        return torch.tensor(sorted(first.values()), dtype=torch.int64)
 
     def images(self, chunk: int = 1024) -> Tensor:
         """All images ``[N, C, H, W]`` uint8."""
@@ -47,7 +76,11 @@ class Split:
 
     def subset(self, positions: Tensor) -> Split:
         """The split restricted to ``positions`` ``[n]``, in that order."""
-        return Split(self.labels[positions], lambda index: self.load(positions[index]))
+        return Split(
+            self.labels[positions],
+            lambda index: self.load(positions[index]),
+            lambda: [self.digests[position] for position in positions.tolist()],
+        )
 
 
 @dataclass(frozen=True)
@@ -62,16 +95,27 @@ class ImageDataset:
     mean: tuple[float, ...]  # per channel, of pixels in [0, 1]: what students subtract
     std: tuple[float, ...]
     flip: bool  # whether a mirrored image keeps its class (a digit does not)
-    fingerprint: str  # changes when the images or their order change
+    # Each changes when the images of its split, their order, or what decides their pixels changes. Formerly one hash
+    # covered both splits: it is a former name of each.
+    train_fingerprint: Key
+    test_fingerprint: Key
     prior_labels: dict[str, int] | None = None  # class name -> label of the prior; None: match by name
     treatment: tuple[Any, ...] = ()  # mean, std and flip, where the user chooses them; else the name stands for them
 
     @property
     def as_learned(self) -> tuple[Any, ...]:
         """What a key holds of the dataset where networks look at normalised, perhaps mirrored, images of it."""
-        return self.name, self.fingerprint, *self.treatment
+        return self.name, self.train_fingerprint, *self.treatment
+
+    @cached_property
+    def leaked(self) -> int:
+        """Test images that show, pixel for pixel, what a training image shows."""
+        learned = set(self.train.digests)
+        return sum(digest in learned for digest in self.test.digests)
 
     def __post_init__(self) -> None:
+        check_name(self.name)
+        check_statistics(self.mean, self.std, self.image_shape[0])
         counts = torch.bincount(self.train.labels, minlength=len(self.class_names))
         empty = [name for name, count in zip(self.class_names, counts.tolist(), strict=True) if count == 0]
         require(
@@ -79,6 +123,42 @@ class ImageDataset:
             f"dataset {self.name}: class {', '.join(map(repr, empty))} has no training image; "
             "add images to it or remove the class folder",
         )
+
+
+def check_name(name: str) -> None:
+    """Raise :class:`UserError` unless ``name`` can name a folder, and stand in a line of YAML."""
+    require(
+        NAME.fullmatch(name) is not None and len(name) <= 100,
+        f"dataset.name: expected at most 100 letters, digits, spaces and any of . , + = ( ) [ ] ' & ~ - _ between a "
+        f"letter or digit and another, got {name!r}; set dataset.name to such a name",
+    )
+
+
+def check_statistics(mean: Sequence[float], std: Sequence[float], channels: int) -> None:
+    """Raise :class:`UserError` unless each channel has a mean and a deviation that pixels in [0, 1] can have."""
+    for key, given, low, high in (("mean", mean, 0.0, 1.0), ("std", std, LEAST_STD, 1.0)):
+        fits = len(given) == channels and all(math.isfinite(value) and low <= value <= high for value in given)
+        grey_levels = all(math.isfinite(value) and 0 <= value <= 255 for value in given) and max(given, default=0) > 1
+        require(
+            fits,
+            f"dataset.{key}: expected {channels} number{'s' if channels > 1 else ''} in [{low:g}, {high:g}], one a "
+            f"channel, of pixels in [0, 1], got {list(given)}; "
+            + ("divide by 255" if grey_levels else f"correct dataset.{key}, or null where the dataset has a default"),
+        )
+
+
+def fingerprint_of(labels: Tensor, contents: Iterable[bytes], *settings: Any) -> str:
+    """A 32-digit hexadecimal hash of a split: its contents in their order, labels, and what else decides its pixels.
+
+    Args:
+        labels: ``[N]`` int64.
+        contents: a hash of each image or its file.
+        settings: of equal ``repr`` where they are equal.
+    """
+    digest = hashlib.blake2b(repr(settings).encode("utf-8", "surrogateescape"), digest_size=16)
+    for label, content in zip(labels.tolist(), contents, strict=True):
+        digest.update(b"\0%d\0%s" % (label, content))
+    return digest.hexdigest()
 
 
 def in_memory_split(images: Tensor, labels: Tensor) -> Split:
@@ -95,42 +175,64 @@ def limit_per_class(split: Split, count: int | None) -> Split:
     return split.subset(torch.cat(keep).sort().values)
 
 
-def hold_out(dataset: ImageDataset, count: int | None) -> ImageDataset:
-    """The dataset to tune on: ``count`` training images take the place of the test split, which is left unread.
+def hold_out(dataset: ImageDataset, validation: float | None) -> ImageDataset:
+    """The dataset to tune on: some training images take the place of the test split, which is left unread.
 
-    The same number of each class is held out, drawn by a fixed key, so that everyone tunes on the same images. The
-    dataset's name gets the suffix ``-validation``: its results never pass for test results.
+    They are drawn from each class by a fixed key, so that everyone tunes on the same images. The dataset's name gets
+    the suffix ``-validation``: its results never pass for test results.
 
     Args:
         dataset: the whole.
-        count: images to hold out, a multiple of the number of classes; ``None`` for the dataset as it is.
+        validation: images to hold out, a multiple of the number of classes, as many of each; a fraction between 0 and
+            1 for that share of each class, at least one image; ``None`` for the dataset as it is.
 
     Raises:
-        UserError: the count is no multiple of the number of classes, or leaves a class without training images.
+        UserError: the count is no multiple of the number of classes, or a class is left without training images.
     """
-    if count is None:
+    if validation is None:
         return dataset
-    per_class, rest = divmod(count, len(dataset.class_names))
-    require(
-        count > 0 and rest == 0,
-        f"dataset.validation: expected null or a positive multiple of the {len(dataset.class_names)} classes, "
-        f"got {count}; set {max(1, per_class) * len(dataset.class_names)}",
-    )
     labels = dataset.train.labels
-    smallest = int(labels.bincount(minlength=len(dataset.class_names)).min())
-    require(
-        per_class < smallest,
-        f"dataset.validation: expected fewer than the {smallest} training images of the smallest class from each "
-        f"class, got {per_class}; lower dataset.validation",
-    )
+    counts = labels.bincount(minlength=len(dataset.class_names)).tolist()
+    per_class = _held_per_class(validation, counts)
     held = torch.zeros(len(labels), dtype=torch.bool)
     for label, name in enumerate(dataset.class_names):
         rows = torch.nonzero(labels == label).flatten()
-        held[rows[torch.randperm(len(rows), generator=generator("validation", name))[:per_class]]] = True
+        held[rows[torch.randperm(len(rows), generator=generator("validation", name))[: per_class[label]]]] = True
+    whole = dataset.train_fingerprint
+    former = [f"{name}-validation{validation}" for name in whole.former]
     return replace(
         dataset,
         name=f"{dataset.name}{VALIDATION}",
         train=dataset.train.subset(torch.nonzero(~held).flatten()),
         test=dataset.train.subset(torch.nonzero(held).flatten()),
-        fingerprint=f"{dataset.fingerprint}-validation{count}",
+        train_fingerprint=Key(f"{whole}-validation{validation}", former),
+        test_fingerprint=Key(f"{whole}-held{validation}", former),
     )
+
+
+def _held_per_class(validation: float, counts: Sequence[int]) -> list[int]:
+    """How many of the ``counts`` training images of each class are held out."""
+    if isinstance(validation, float):
+        require(
+            0 < validation < 1,
+            f"dataset.validation: expected null, a whole number of images, or a share in (0, 1), got {validation}; "
+            "set dataset.validation=0.2 to hold a fifth out",
+        )
+        per_class = [max(1, round(validation * count)) for count in counts]
+        lower = "lower dataset.validation, or add images"
+    else:
+        each, rest = divmod(validation, len(counts))
+        require(
+            validation > 0 and rest == 0,
+            f"dataset.validation: expected null or a positive multiple of the {len(counts)} classes, got {validation}; "
+            f"set {max(1, each) * len(counts)}, or a share of each class such as 0.2",
+        )
+        per_class = [each] * len(counts)
+        lower = "lower dataset.validation, or set a share of each class such as 0.2"
+    held, smallest = min(zip(per_class, counts, strict=True), key=lambda pair: pair[1])
+    require(
+        held < smallest,
+        f"dataset.validation: expected fewer than the {smallest} training images of the smallest class from each "
+        f"class, got {held}; {lower}",
+    )
+    return per_class

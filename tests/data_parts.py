@@ -54,6 +54,7 @@ def load_folder(root, **changes):
         name=None,
         image_size=8,
         channels=3,
+        white=None,
         classes=None,
         prior_labels=None,
         expected_counts=None,

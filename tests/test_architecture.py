@@ -11,11 +11,11 @@ ROOT = Path(__file__).parents[1] / "manifoldgd"
 CORE = ("geometry", "diffusion", "guidance", "prototypes", "metrics")
 # Modules at the top of the package that are no part of a layer's folder are listed by their own names.
 LAYERS = {
-    0: {"artifacts", "randomness", "errors", "files", "machine", "dataset", "provenance"},
+    0: {"artifacts", "randomness", "errors", "files", "machine", "dataset", "provenance", "progress"},
     1: {"geometry", "prototypes", "diffusion", "metrics"},
     1.5: {"guidance"},
     2: {"data", "priors", "latents", "distill", "students", "matching"},
-    3: {"store", "report", "stages", "tables", "progress"},
+    3: {"store", "report", "stages", "tables"},
     4: {"tracking", "cli", "__main__", "__init__"},
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}

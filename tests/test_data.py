@@ -38,7 +38,8 @@ def test_limit_per_class_keeps_the_first_of_each():
 
 def test_a_class_without_training_images_is_named():
     split = in_memory_split(torch.zeros(1, 1, 2, 2, dtype=torch.uint8), torch.tensor([0]))
-    arguments = dict(image_shape=(1, 2, 2), train=split, test=split, mean=(0.0,), std=(1.0,), flip=True, fingerprint="")
+    arguments = dict(image_shape=(1, 2, 2), train=split, test=split, mean=(0.0,), std=(1.0,), flip=True)
+    arguments |= {"train_fingerprint": "", "test_fingerprint": ""}
     assert "'b'" in message_of(ImageDataset, name="toy", class_names=("a", "b"), **arguments)
 
 
@@ -70,7 +71,8 @@ def test_digits_statistics_range_and_limit():
     few = digits(train_per_class=3, validation=None)
     assert torch.bincount(few.train.labels).tolist() == [3] * 10
     assert len(few.test) == 355
-    assert few.fingerprint != dataset.fingerprint
+    assert few.train_fingerprint != dataset.train_fingerprint
+    assert few.test_fingerprint == dataset.test_fingerprint
 
 
 def idx_bytes(values, magic):
@@ -108,15 +110,21 @@ def test_plain_and_packed_idx_files_read_alike(tmp_path):
         assert dataset.train.labels.tolist() == [*range(10)] * 4
         assert dataset.test.images().shape == (20, 1, 28, 28)
         assert dataset.image_shape == (1, 28, 28)
-    assert plain.fingerprint == packed.fingerprint
+    assert plain.train_fingerprint == packed.train_fingerprint
+    assert plain.test_fingerprint == packed.test_fingerprint
 
 
 def test_idx_fingerprint_follows_contents_and_limit(tmp_path):
     folder = write_idx(tmp_path / "a", idx_contents())
     one = load_idx(folder)
-    assert load_idx(write_idx(tmp_path / "b", idx_contents(seed=1))).fingerprint != one.fingerprint
+    other = load_idx(write_idx(tmp_path / "b", idx_contents(seed=1)))
+    mixed = {name: raw for name, raw in idx_contents(seed=1).items() if name.startswith("t10k")}
+    judged_otherwise = load_idx(write_idx(tmp_path / "c", {**idx_contents(), **mixed}))
+    assert other.train_fingerprint != one.train_fingerprint == judged_otherwise.train_fingerprint
+    assert other.test_fingerprint == judged_otherwise.test_fingerprint != one.test_fingerprint
     few = load_idx(folder, train_per_class=2, validation=None)
-    assert few.fingerprint != one.fingerprint
+    assert few.train_fingerprint != one.train_fingerprint
+    assert few.test_fingerprint == one.test_fingerprint
     assert (len(few.train), len(few.test)) == (20, 20)
 
 
@@ -188,7 +196,7 @@ def test_download_fetches_what_is_missing_and_only_once(tmp_path, monkeypatch):
     dataset = load_idx(folder, download=True)
     assert len(asked) == 3
     assert all(url.startswith("https://") and IMAGES not in url for url in asked)
-    assert load_idx(folder, download=True).fingerprint == dataset.fingerprint
+    assert load_idx(folder, download=True).train_fingerprint == dataset.train_fingerprint
     assert len(asked) == 3
 
 

@@ -1,5 +1,6 @@
 """Image folders: layout, order, statistics, and what does not decide the fingerprint."""
 
+import hashlib
 import os
 import shutil
 
@@ -13,6 +14,10 @@ from manifoldgd.data.transforms import image_tensor
 from manifoldgd.errors import UserError
 from manifoldgd.stages.classifiers import embedding_key
 from manifoldgd.store.keys import key_of
+
+
+def fingerprints(dataset):
+    return dataset.train_fingerprint, dataset.test_fingerprint
 
 
 def expected_tensor(path, channels=3):
@@ -84,31 +89,67 @@ def test_exif_orientation_is_honoured(pets):
 
 
 def test_hidden_files_and_stray_files_beside_classes_are_ignored(pets):
-    before = load_folder(pets).fingerprint
+    before = fingerprints(load_folder(pets))
     for name in ("train/.DS_Store", "train/cat/.DS_Store", "test/dog/Thumbs.db", "train/labels.csv"):
         (pets / name).write_bytes(b"\0")
     (pets / "train" / ".ipynb_checkpoints").mkdir()
-    assert load_folder(pets).fingerprint == before
+    assert fingerprints(load_folder(pets)) == before
 
 
-def test_fingerprint_follows_files_and_settings_but_not_the_place(pets, tmp_path):
-    before = load_folder(pets).fingerprint
-    assert load_folder(pets).fingerprint == before
-    changes = [
-        dict(image_size=9),
-        dict(channels=1),
-        dict(classes=["dog", "cat"]),
-        dict(train_per_class=1, validation=None),
-    ]
-    assert len({before, *(load_folder(pets, **change).fingerprint for change in changes)}) == 5
+def test_fingerprints_follow_contents_and_settings(pets):
+    before = fingerprints(load_folder(pets))
+    assert fingerprints(load_folder(pets)) == before
+    changes = [dict(image_size=9), dict(channels=1), dict(classes=["dog", "cat"])]
+    seen = [before, *(fingerprints(load_folder(pets, **change)) for change in changes)]
+    assert len({train for train, _ in seen}) == len({test for _, test in seen}) == 4
+    train, test = fingerprints(load_folder(pets, train_per_class=1))
+    assert (train != before[0], test == before[1]) == (True, True)
+    write_image(pets / "train/cat/0.png", "RGB", (12, 9), 99)
+    train, test = fingerprints(load_folder(pets))
+    assert (train != before[0], test == before[1]) == (True, True)
+
+
+def test_test_images_do_not_decide_what_training_images_are(pets):
+    train, test = fingerprints(load_folder(pets))
+    write_image(pets / "test/dog/0.gif", "P", (10, 8), 99)
+    assert load_folder(pets).train_fingerprint == train
+    assert load_folder(pets).test_fingerprint != test
+
+
+def test_fingerprints_follow_neither_place_nor_time_nor_name(pets, tmp_path):
+    before = fingerprints(load_folder(pets))
     moved = tmp_path / "moved"
-    shutil.copytree(pets, moved)  # keeps times of change
-    assert load_folder(moved).fingerprint == before
-    path = moved / "test/dog/0.gif"
-    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
-    assert load_folder(moved).fingerprint != before
-    (pets / "train/cat/0.png").rename(pets / "train/cat/00.png")
-    assert load_folder(pets).fingerprint != before
+    shutil.copytree(pets, moved, copy_function=shutil.copyfile)
+    for path in moved.rglob("*.*"):
+        os.utime(path, ns=(0, 7))
+    (moved / "train/cat/0.png").rename(moved / "train/cat/00.png")  # its place among the others stays
+    assert fingerprints(load_folder(moved)) == before
+
+
+def former_fingerprint(root, size=8, channels=3):
+    """As versions computed it that hashed places, sizes and times of both splits."""
+    digest = hashlib.blake2b(repr(("upright-centre-crop-1", size, channels, ("cat", "dog"))).encode(), digest_size=16)
+    for split in ("train", "test"):
+        for path in sorted((root / split).glob("*/*")):
+            stat = path.stat()
+            place = path.relative_to(root).as_posix().encode()
+            digest.update(b"\0%s\0%d\0%d" % (place, stat.st_size, stat.st_mtime_ns))
+    return f"image_folder-{digest.hexdigest()}"
+
+
+def test_the_former_fingerprint_is_a_former_name_of_both(pets):
+    dataset = load_folder(pets)
+    former = former_fingerprint(pets)
+    assert dataset.train_fingerprint.former == dataset.test_fingerprint.former == (former,)
+    old = key_of("latents", dataset.name, former, "prior", 8, "32-true")
+    assert old in key_of("latents", dataset.name, dataset.train_fingerprint, "prior", 8, "32-true").former
+    held_out = load_folder(pets, validation=2)
+    assert held_out.train_fingerprint.former == held_out.test_fingerprint.former == (f"{former}-validation2",)
+    os.utime(pets / "test/cat/0.webp", ns=(0, 7))  # after the contents were met under the former name
+    assert load_folder(pets).train_fingerprint.former == (former_fingerprint(pets), former)
+    write_image(pets / "test/cat/0.webp", "RGB", (11, 13), 99)
+    assert former not in load_folder(pets).test_fingerprint.former
+    assert not load_folder(pets, channels=1).train_fingerprint.former == (former,)
 
 
 def test_wrong_extension_of_a_readable_picture_is_fine(pets):
@@ -126,7 +167,7 @@ def test_bytes_after_the_picture_are_fine(pets):
 def test_networks_trained_on_images_seen_otherwise_are_others(pets):
     """Latents do not depend on mean, deviation or flips, so only the keys of what networks learned do."""
     seen = [load_folder(pets, **change) for change in ({}, {"flip": False}, {"mean": [0.5] * 3}, {"std": [0.5] * 3})]
-    assert len({each.fingerprint for each in seen}) == 1
+    assert len({fingerprints(each) for each in seen}) == 1
     assert len({key_of(each.as_learned) for each in seen}) == 4
     assert len({embedding_key(each) for each in seen}) == 4
     assert embedding_key(load_folder(pets)) == embedding_key(seen[0])

@@ -1,22 +1,28 @@
 """Image folders with something wrong: every message names the file or the key."""
 
-import importlib
-
 import numpy as np
 import pytest
 from data_parts import SAMPLES, load_folder, message_of, write_image
 from PIL import Image
 
-from manifoldgd.data.image_files import check_files
-
-folder_module = importlib.import_module("manifoldgd.data.image_folder")
-
+from manifoldgd.data import contents
+from manifoldgd.data.image_files import class_files
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         (dict(image_size=0), "dataset.image_size"),
         (dict(channels=4), "dataset.channels"),
+        (dict(white=0), "dataset.white"),
+        (dict(white=65536), "dataset.white"),
+        (dict(white=4095), "dataset.white: expected null, as no image has 16 bits"),
+        (dict(name="../../pets"), "dataset.name"),
+        (dict(name="a: b"), "dataset.name"),
+        (dict(name='a"'), "dataset.name"),
+        (dict(name="a\nb"), "dataset.name"),
+        (dict(name=""), "dataset.name"),
+        (dict(name=".."), "dataset.name"),
+        (dict(name="a" * 101), "dataset.name"),
         (dict(train_per_class=0, validation=None), "dataset.train_per_class"),
         (dict(folder=""), "dataset.folder"),
         (dict(test="validation"), "dataset.test"),
@@ -32,6 +38,10 @@ folder_module = importlib.import_module("manifoldgd.data.image_folder")
         (dict(mean=[0.5]), "dataset.mean"),
         (dict(std=[0.5, 0.5]), "dataset.std"),
         (dict(std=[0.5, 0.5, 0.0]), "dataset.std"),
+        (dict(std=[0.5, 0.5, 1e-9]), "dataset.std"),
+        (dict(std=[0.5, 0.5, float("inf")]), "dataset.std"),
+        (dict(mean=[0.5, 0.5, -3.0]), "dataset.mean"),
+        (dict(mean=[0.5, 0.5, float("nan")]), "dataset.mean"),
     ],
 )
 def test_bad_argument_names_its_key(pets, changes, says):
@@ -135,23 +145,32 @@ def test_several_bad_files_are_counted(pets):
     assert "bad files in all: 3" in message
 
 
-def test_no_file_escapes_the_check(pets):
-    good, bad = pets / "train/cat/0.png", pets / "bad.png"
-    bad.write_bytes(b"no")
-    message = message_of(check_files, [good] * 256 + [bad] + [good] * 255 + [bad])
+def test_no_file_escapes_the_check(pets, tmp_path, monkeypatch):
+    monkeypatch.setattr(contents, "PART", 40)
+    (bad_folder := tmp_path / "bad").mkdir()
+    for name in ("0.png", "1.png"):
+        (bad_folder / name).write_bytes(b"no" + name.encode())
+    good, (first, last) = class_files(pets / "train/cat")[0], class_files(bad_folder)
+    files = [good] * 33 + [first] + [good] * 100 + [last]
+    message = message_of(contents.contents_of, files, tmp_path / "record")
     assert "bad files in all: 2" in message
+    assert str(first.path) in message
+    assert str(last.path) in message
 
 
-def test_damage_inside_a_file_is_named_when_decoding(pets):
-    path = pets / "train/cat/0.png"
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_damage_inside_a_file_is_found_before_any_work(pets, split):
+    path = pets / split / "cat" / "9.png"
+    write_image(path, "RGB", (12, 9), 0)
     content = bytearray(path.read_bytes())
     start = content.index(b"IDAT") + 4
     content[start : start + 40] = bytes(40)
     path.write_bytes(content)
-    dataset = load_folder(pets)
-    message = message_of(dataset.train.images)
+    message = message_of(load_folder, pets)
     assert message.startswith("dataset.folder")
     assert str(path) in message
+    write_image(path, "RGB", (12, 9), 0)
+    load_folder(pets)
 
 
 def test_image_that_vanished_is_named_when_decoding(pets):
@@ -167,8 +186,7 @@ def test_floating_point_pixels_are_refused(pets):
     assert "mode F" in message
 
 
-def test_inputs_are_not_modified_and_no_pixels_are_read(pets, monkeypatch):
-    monkeypatch.setattr(folder_module, "load_images", lambda *_: pytest.fail("decoded at construction"))
+def test_inputs_are_not_modified(pets):
     classes, mapping, mean = ["dog", "cat"], {"cat": 1, "dog": 2}, [0.1, 0.2, 0.3]
     load_folder(pets, classes=classes, prior_labels=mapping, mean=mean)
     assert (classes, mapping, mean) == (["dog", "cat"], {"cat": 1, "dog": 2}, [0.1, 0.2, 0.3])

@@ -260,7 +260,7 @@ def test_a_judgement_knows_the_data_that_judged(shared_cache, tmp_path):
     assert quick(*arguments) == 0
     student = judged / "students" / "0.json"
     right = json.loads(student.read_text())["last_top1"]
-    assert metrics(judged)["dataset_fingerprint"] == digits(train_per_class=None, validation=None).fingerprint
+    assert metrics(judged)["dataset_fingerprint"] == digits(train_per_class=None, validation=None).test_fingerprint
     for file in (student, judged / "metrics.json"):  # as if test images had been corrected since
         write_json(file, {**read_json(file), "dataset_fingerprint": "before", "last_top1": 2.0})
     assert quick(*arguments) == 0

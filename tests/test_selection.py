@@ -212,5 +212,5 @@ class TestSelectClasses:
         features, labels = features_of(40), torch.arange(40) % 2
         with pytest.raises(UserError, match=r"selection: expected one of random, herding, .* got 'best'"):
             select_classes(features, labels, ("a", "b"), method="best", ipc=2, seed=0)
-        with pytest.raises(UserError, match=r"^ipc: expected 1 to 20, the images of class 'a', got 21"):
+        with pytest.raises(UserError, match=r"^ipc: expected 1 to 20, the different images of class 'a', got 21"):
             select_classes(features, labels, ("a", "b"), method="random", ipc=21, seed=0)

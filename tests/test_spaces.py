@@ -68,7 +68,7 @@ def features(dataset, prior, encoded, tmp_path_factory):
         dataset.train.images(), dataset.train.labels, num_classes=10, mean=dataset.mean, std=dataset.std,
         seed=0, flip=False, recipe=quick_recipe(), progress=False, accelerator="cpu",
     )  # fmt: skip
-    key = key_of("classifier", dataset.name, dataset.fingerprint, classifiers.CLASSIFIER_SEED)
+    key = key_of("classifier", dataset.name, dataset.train_fingerprint, classifiers.CLASSIFIER_SEED)
     network.description["test_accuracy"] = 0.5
     of.cache = cache
     save_classifier(network, cache / "classifiers" / f"{key}.safetensors")

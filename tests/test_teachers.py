@@ -10,6 +10,7 @@ import torch
 from soft_parts import few_digits, small_student, student
 from tiny import cpu
 
+from manifoldgd.artifacts import Key
 from manifoldgd.data import digits
 from manifoldgd.dataset import Split
 from manifoldgd.errors import UserError
@@ -132,21 +133,29 @@ def test_student_and_teacher_take_the_fused_path(small, dataset, tmp_path, monke
     assert kept[:4] == [True, True, False, False]  # two blocks after the first of the student, then of the teacher
 
 
-# Of the 70,000 images of Fashion-MNIST; data.fashion_mnist computes it from their pixels and labels.
-FASHION_MNIST = "fashion_mnist-a3c342adc5a99fb156dbdf7c47c3703d-firstNone"
+# Of the 60,000 training and 10,000 test images of Fashion-MNIST; data.fashion_mnist computes them from pixels and labels.
+FASHION_MNIST = {
+    "train_fingerprint": Key(
+        "e1f973506d022c501880d27d9c6af175", ["fashion_mnist-a3c342adc5a99fb156dbdf7c47c3703d-firstNone"]
+    ),
+    "test_fingerprint": Key("07038b8ff8518255b45e74b9f1fa74a6"),
+}
 
 
 def test_the_embedding_network_of_fashion_mnist_is_bundled(dataset, tmp_path, monkeypatch):
     train = classifiers.train_classifier
     monkeypatch.setattr(classifiers, "train_classifier", lambda *_, **__: pytest.fail("trained"))
-    whole = dataclasses.replace(dataset, name="fashion_mnist", fingerprint=FASHION_MNIST)
+    whole = dataclasses.replace(dataset, name="fashion_mnist", **FASHION_MNIST)
     network = classifiers.embedding_network(whole, cpu(), tmp_path)
     assert network.description["recipe"] == STANDARD.describe()
     assert network.description["images"] == 60_000
     assert network.test_accuracy > 0.9
     assert network.embed(torch.zeros(2, 1, 28, 28, dtype=torch.uint8)).shape == (2, network.embedding_size)
     assert not list(tmp_path.iterdir())
-    few = dataclasses.replace(whole, fingerprint=f"{FASHION_MNIST}-validation10000")
+    assert classifiers._embedding_key(whole).former == ("f98705fff1af8d63",)  # its file's name in older versions
+    # What older versions noted in sets that were chosen, or clustered, in its features.
+    assert classifiers.embedding_key(whole).former == ("065c1df612902b8d",)
+    few = dataclasses.replace(whole, train_fingerprint=Key(f"{whole.train_fingerprint}-validation10000"))
     trained = []
     quickest = dataclasses.replace(STANDARD, images_shown=10)
     monkeypatch.setattr(

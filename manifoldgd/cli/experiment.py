@@ -28,7 +28,7 @@ from manifoldgd.stages import classifiers, evaluation, latents, pages, prior, se
 from manifoldgd.stages.matching import prepare_matching
 from manifoldgd.stages.overgeneration import keep_one_a_prototype
 from manifoldgd.store.keys import read_json
-from manifoldgd.store.results import check_claim, check_inputs, claim_result
+from manifoldgd.store.results import check_claim, check_inputs, claim_result, same_where_held
 from manifoldgd.store.sets import has_set, load_set
 
 
@@ -97,7 +97,7 @@ class Experiment(Setup):
     def _inputs(self) -> dict[str, Any]:
         """Hashes of what a set is made of, besides its configuration, and what the prior's card says."""
         return {
-            "dataset": self.dataset.fingerprint,
+            "dataset": self.dataset.train_fingerprint,
             "prior": self.prior.key if self.needs_prior else None,
             "card": self.prior.card if self.needs_prior else None,
             "classifier": classifiers.embedding_key(self.dataset) if self.needs_classifier else None,
@@ -149,6 +149,7 @@ class Experiment(Setup):
             spaces.features_of(
                 self.clusterer.space.features, self.dataset, self.prior, encoded, self.machine, self.cache
             ),
+            distinct=self.dataset.train.distinct,
             ipc=self.config.ipc,
             seed=self.config.seed,
             machine=self.machine,
@@ -200,8 +201,10 @@ class Experiment(Setup):
     def _held(self, file: Path, distilled: DistilledSet) -> dict[str, Any] | None:
         """The result, if it is of these images, students and measures; else it is made of what is finished."""
         held = read_json(file) if file.is_file() else {}
-        data = self.dataset.fingerprint
-        same = held.get("fingerprint") == distilled.fingerprint and held.get(evaluation.JUDGED_ON, data) == data
+        data = {evaluation.JUDGED_ON: self.dataset.test_fingerprint}
+        if self.config.measures or self.student.teacher_recipe is not None:
+            data |= {evaluation.LEARNED_FROM: self.dataset.train_fingerprint}
+        same = held.get("fingerprint") == distilled.fingerprint and same_where_held(held, data)
         measured = held.get("set_metrics") or not self.config.measures
         return held if same and measured and held.get("student_seeds") == list(self.config.student_seeds) else None
 

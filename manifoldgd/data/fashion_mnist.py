@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifoldgd.dataset import ImageDataset, hold_out, in_memory_split, limit_per_class
+from manifoldgd.artifacts import Key
+from manifoldgd.dataset import ImageDataset, fingerprint_of, hold_out, in_memory_split, limit_per_class
 from manifoldgd.errors import UserError, require
 from manifoldgd.files import atomic_write_bytes
 
@@ -47,7 +48,7 @@ SHA256 = {
 
 
 def fashion_mnist(
-    *, folder: str | None, download: bool, train_per_class: int | None, validation: int | None
+    *, folder: str | None, download: bool, train_per_class: int | None, validation: int | float | None
 ) -> ImageDataset:
     """Fashion-MNIST with its own train/test split.
 
@@ -55,24 +56,28 @@ def fashion_mnist(
         folder: where the four IDX files (plain or ``.gz``) lie, or ``None`` to look in the usual places.
         download: fetch missing files into ``folder`` (default ``~/.cache/manifoldgd/fashion_mnist``).
         train_per_class: keep only the first images of each class of the training split; ``None`` keeps all.
-        validation: hold out this many training images to tune on (:func:`manifoldgd.dataset.hold_out`).
+        validation: hold out this many training images, or this share, to tune on
+            (:func:`manifoldgd.dataset.hold_out`).
 
     Raises:
         UserError: a file is missing and may not or cannot be downloaded, is truncated, is not an IDX file, or does
             not go with the others.
     """
     root = _locate(folder, download)
-    train, test = _split(root, "train"), _split(root, "t10k")
+    contents = _split(root, "train"), _split(root, "t10k")
+    train, test = limit_per_class(in_memory_split(*contents[0]), train_per_class), in_memory_split(*contents[1])
+    former = [f"fashion_mnist-{_digest(*contents[0], *contents[1])}-first{train_per_class}"]
     whole = ImageDataset(
         name="fashion_mnist",
         class_names=CLASS_NAMES,
         image_shape=(1, 28, 28),
-        train=limit_per_class(in_memory_split(*train), train_per_class),
-        test=in_memory_split(*test),
+        train=train,
+        test=test,
         mean=(0.2861,),
         std=(0.3530,),
         flip=True,
-        fingerprint=f"fashion_mnist-{_digest(*train, *test)}-first{train_per_class}",
+        train_fingerprint=Key(fingerprint_of(train.labels, train.digests, CLASS_NAMES), former),
+        test_fingerprint=Key(fingerprint_of(test.labels, test.digests, CLASS_NAMES), former),
     )
     return hold_out(whole, validation)
 

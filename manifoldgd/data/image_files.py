@@ -1,22 +1,32 @@
-"""Image files in class folders: finding them, checking them cheaply, decoding them on a small thread pool.
+"""Image files in class folders: finding them, and decoding them on a small thread pool, to check or to use them.
 
 Pillow and file reads release the interpreter lock, so threads are enough, and results keep the order of the paths.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
+import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from manifoldgd.data.transforms import image_tensor, is_convertible
+from manifoldgd.data.transforms import (
+    UnreadableDepthError,
+    deep_samples,
+    eight_bit,
+    has_stated_range,
+    image_tensor,
+    is_convertible,
+    upright,
+)
 from manifoldgd.errors import UserError
 
 THREADS = 8
@@ -24,9 +34,10 @@ EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", "
 # Pillow knows some formats that run other programs or load others' code (EPS, WMF); no picture here needs them.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
+DIGEST = 16  # bytes of a hash
+MOST_PIXELS = 178_956_970  # beyond, Pillow takes an image for a trap: half a gigabyte in RGB
 _DROPPINGS = {"thumbs.db", "desktop.ini"}  # what Windows leaves in folders, beside the dot files of other systems
 _PNG_END = b"IEND\xaeB`\x82"
-_END_MARKERS = {"JPEG": b"\xff\xd9", "MPO": b"\xff\xd9", "PNG": _PNG_END}
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,7 @@ class ImageFile:
     num_bytes: int
     mtime_ns: int
     ctime_ns: int
+    inode: tuple[int, int]  # device and number: equal for two names, or links, of one file
 
 
 def visible_entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -50,7 +62,7 @@ def class_files(folder: Path) -> list[ImageFile]:
     """The image files of one class folder, sorted by name.
 
     Raises:
-        UserError: the folder holds something else, judged by extension (contents are for :func:`check_files`).
+        UserError: the folder holds something else, judged by extension (contents are for :func:`read_contents`).
     """
     files = []
     for entry in visible_entries(folder):
@@ -62,36 +74,56 @@ def class_files(folder: Path) -> list[ImageFile]:
                 "move it elsewhere"
             )
         stat = entry.stat()
-        files.append(ImageFile(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+        inode = stat.st_dev, stat.st_ino
+        files.append(ImageFile(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, inode))
     return files
 
 
-def check_files(paths: Sequence[Path]) -> None:
-    """Reject files that are no image, are cut off, or hold a kind of pixel without a stated range.
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What is in an image file."""
 
-    Reads each file's header, and its last bytes, where a complete JPEG or PNG has its end marker. A file that ends
-    otherwise (other formats, bytes appended to a good picture) is decoded: that decides. Damage in the middle of a
-    file shows, as far as the format lets a decoder notice, when the image is loaded.
+    file: bytes  # hash of its bytes
+    picture: bytes  # hash of the pixels it decodes to, upright and in RGB; of 16-bit pixels as they are
+    peak: int  # largest of its samples where they have 16 bits whose white the file does not state, else SHALLOW
 
-    Raises:
-        UserError: the first bad file in the order of ``paths``, and how many there are.
+
+SHALLOW = -1
+UPPER_BYTES = -2  # in place of a peak: 16-bit samples of a layout of which only the upper bytes can be read
+
+
+def read_contents(
+    paths: Sequence[Path], known: Callable[[bytes], Content | None], advance: Callable[[], None] = lambda: None
+) -> list[Content | str]:
+    """Read every file whole, and decode those that are not known by their bytes.
+
+    Args:
+        paths: the files.
+        known: the content of a file of which the hash of the bytes is given, if it was decoded before.
+        advance: called once a file.
+
+    Returns:
+        For each file what is in it, or a text that says what is wrong: it is no image, cut off, damaged as far as its
+        format lets a decoder notice, too large, or of a kind of pixel that has no stated range or no way to RGB.
     """
-    batches = [paths[start : start + 256] for start in range(0, len(paths), 256)]  # a task a file costs more than it
+    batches = [paths[start : start + 32] for start in range(0, len(paths), 32)]  # a task a file costs more than it
+    found: list[Content | str] = []
     with ThreadPoolExecutor(THREADS) as pool:
-        checked = pool.map(lambda batch: [_fault(path) for path in batch], batches)
-        faults = [fault for batch in checked for fault in batch if fault is not None]
-    if faults:
-        more = f" (bad files in all: {len(faults)})" if len(faults) > 1 else ""
-        raise UserError(f"dataset.folder: {faults[0]}{more}; replace or remove it")
+        for batch in pool.map(lambda batch: [_content_or_fault(path, known) for path in batch], batches):
+            found += batch
+            for _ in batch:
+                advance()
+    return found
 
 
-def load_images(paths: Sequence[Path], size: int, channels: int, positions: Tensor) -> Tensor:
+def load_images(paths: Sequence[Path], size: int, channels: int, white: int | None, positions: Tensor) -> Tensor:
     """Decode and crop some of the files (see :func:`manifoldgd.data.transforms.image_tensor`).
 
     Args:
         paths: all files of the split.
         size: side of the square crop, in pixels.
         channels: 1 for grey, 3 for RGB.
+        white: of 16-bit files; ``None`` for their full range.
         positions: ``[n]`` int64, which of ``paths``, in any order.
 
     Returns:
@@ -103,46 +135,60 @@ def load_images(paths: Sequence[Path], size: int, channels: int, positions: Tens
     images = torch.empty(len(positions), channels, size, size, dtype=torch.uint8)
     chosen = [paths[position] for position in positions.tolist()]
     with ThreadPoolExecutor(THREADS) as pool:
-        decoded: Iterable[Tensor] = pool.map(lambda path: _load(path, size, channels), chosen)
+        decoded: Iterable[Tensor] = pool.map(lambda path: _load(path, size, channels, white), chosen)
         for row, image in enumerate(decoded):
             images[row] = image
     return images
 
 
-def _load(path: Path, size: int, channels: int) -> Tensor:
+def _load(path: Path, size: int, channels: int, white: int | None) -> Tensor:
     try:
         with Image.open(path, formats=FORMATS) as image:
-            return image_tensor(image, size, channels)
+            return image_tensor(image, size, channels, white)
     except Exception as error:  # decoders raise nearly anything on damaged data
         raise UserError(f"dataset.folder: {_unreadable(path, error)}; replace or remove it") from error
 
 
-def _fault(path: Path) -> str | None:
-    """What is wrong with a file, if anything."""
+def _content_or_fault(path: Path, known: Callable[[bytes], Content | None]) -> Content | str:
+    """What is in a file, or what is wrong with it."""
     try:
-        with path.open("rb") as file:
-            return _fault_of(path, file)
+        data = path.read_bytes()
+        digest = hashlib.blake2b(data, digest_size=DIGEST).digest()
+        return known(digest) or _decoded(path, data, digest)
     except Exception as error:  # decoders raise nearly anything on damaged data
         return _unreadable(path, error)
 
 
-def _fault_of(path: Path, file: BinaryIO) -> str | None:
-    file.seek(max(0, file.seek(0, os.SEEK_END) - 16))
-    tail = file.read()
-    file.seek(0)
-    with Image.open(file, formats=FORMATS) as image:
+def _decoded(path: Path, data: bytes, digest: bytes) -> Content | str:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        if not has_stated_range(image):
+            what = f"pixels without a stated range (mode {image.mode}), expected 8 or 16 bits a channel"
+            return f"{shown(path)} has {what}"
         if not is_convertible(image):
-            return f"{path} has pixels without a stated range (mode {image.mode}), expected 8 or 16 bits a channel"
-        if (marker := _END_MARKERS.get(image.format or "")) and tail.endswith(marker):
-            return None
+            return f"{shown(path)} has pixels of a kind that has no way to RGB here (mode {image.mode}), convert it"
+        if image.format == "PNG" and _PNG_END not in data:  # Pillow decodes one that lacks its last bytes
+            return f"{shown(path)} is truncated (no end chunk)"
+        samples, peak = None, SHALLOW
+        try:
+            samples = deep_samples(image)
+        except UnreadableDepthError:
+            peak = UPPER_BYTES
         image.load()
-        # Pillow decodes a PNG that lacks only its last bytes without complaint.
-        complete = image.format != "PNG" or (file.seek(0) == 0 and _PNG_END in file.read())
-    return None if complete else f"{path} is truncated (no end chunk)"
+        pixels = np.asarray(eight_bit(upright(image), 3)) if samples is None else samples
+    picture = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=DIGEST)
+    picture.update(np.ascontiguousarray(pixels))
+    return Content(digest, picture.digest(), peak if samples is None else int(samples[..., :3].max()))
+
+
+def shown(path: Path) -> str:
+    """A path for a message: bytes that are not UTF-8 escaped, as no terminal prints them."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def _unreadable(path: Path, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return f"{path} is not an image file, whatever its name says"
+        return f"{shown(path)} is not an image file, whatever its name says"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"{shown(path)} is too large, at most {MOST_PIXELS:,} pixels are read, scale it down"
     reason = " ".join(str(error).split()) or type(error).__name__
-    return f"{path} is truncated or damaged ({reason})"
+    return f"{shown(path)} is truncated or damaged ({reason})"

@@ -6,6 +6,9 @@ Upright, then 8-bit grey or RGB, then the centre crop with which ADM (Dhariwal, 
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 import numpy as np
 import torch
 from PIL import ExifTags, Image
@@ -16,7 +19,17 @@ VERSION = "upright-centre-crop-1"
 
 PILLOW_MODE = {1: "L", 3: "RGB"}  # by number of channels
 
+FULL_RANGE = 65535  # white of 16-bit files that use all of their range
+
 _DEEP_GREY = {"I", "I;16", "I;16B", "I;16L"}  # what Pillow makes of 16-bit grey PNG, PGM and TIFF files
+# What Pillow turns into 8-bit grey or RGB; it reads some others (LAB), but knows no way from them.
+_CONVERTIBLE = {"1", "L", "P", "PA", "LA", "La", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"} | _DEEP_GREY
+# By the layout of 16-bit samples that Pillow reads the upper bytes of: the layout by which it reads the lower ones.
+_LOWER_BYTES = {
+    f"{bands};16{order}": f"{bands};16{other}"
+    for bands in ("RGB", "RGBA")
+    for order, other in (("B", "L"), ("L", "B"), ("N", "B" if sys.byteorder == "little" else "L"))
+}
 _WITH_ALPHA = {"RGBA", "LA", "PA", "RGBa"}
 
 # What turns the stored picture upright, by EXIF orientation (EXIF 2.3, tag 0x0112).
@@ -31,38 +44,115 @@ _UPRIGHT = {
 }
 
 
-def image_tensor(image: Image.Image, size: int, channels: int) -> Tensor:
+class UnreadableDepthError(ValueError):
+    """16-bit samples lie in a way of which Pillow reads the upper bytes only."""
+
+
+def image_tensor(image: Image.Image, size: int, channels: int, white: int | None = None) -> Tensor:
     """The picture as the project's tensor: upright, 8 bits a channel, centre-cropped.
 
     Args:
-        image: an image as Pillow opened it; not modified beyond being decoded.
+        image: an image as Pillow opened it, not decoded yet; not modified beyond that.
         size: side of the square, in pixels.
         channels: 1 for grey (ITU-R 601 luma), 3 for RGB.
+        white: value of 16-bit samples that becomes white, 1 ... 65535; what is above it is white too. ``None`` for the
+            full range. Images of 8 bits, and those whose file states its own range (PGM, PPM), do not depend on it.
 
     Returns:
         ``[channels, size, size]`` uint8.
+
+    Raises:
+        UnreadableDepthError: ``white`` is set, and the image cannot be read at full depth.
     """
+    samples = None if white is None else deep_samples(image)
     image.load()  # before the EXIF block is asked for: reading it may decode, and its errors are forgiven
-    pixels = np.array(centre_crop(eight_bit(upright(image), channels), size))
+    picture = image if samples is None or white is None else _levelled(samples, white)
+    pixels = np.array(centre_crop(eight_bit(upright(image, picture), channels), size))
     return torch.from_numpy(pixels).reshape(size, size, channels).permute(2, 0, 1).contiguous()
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says.
+def deep_samples(image: Image.Image) -> np.ndarray | None:
+    """The samples of a 16-bit image whose file does not state what is white; ``None`` for other images.
+
+    Pillow reads 16-bit grey as it is, but of 16-bit colour the upper bytes only. The lower ones are read as the upper
+    ones of the other byte order.
+
+    Args:
+        image: an image as Pillow opened it, not decoded yet.
+
+    Returns:
+        ``[h, w]`` or ``[h, w, bands]`` uint16, as stored, not upright; bands are RGB, RGBA or, for grey with alpha,
+        LLLA.
+
+    Raises:
+        UnreadableDepthError: the samples lie otherwise (CMYK, planes of their own).
+    """
+    if image.format == "PPM":
+        return None
+    if image.mode in _DEEP_GREY:
+        return np.asarray(image).astype(np.uint16)
+    layouts = {_layout(tile) for tile in image.tile}
+    if not any(";16" in layout for layout in layouts):
+        return None
+    if layouts == {"LA;16B"}:  # four bytes a pixel: those of grey, those of alpha
+        grey, low_grey, alpha, low_alpha = np.moveaxis(_decoded_as(image, {"LA;16B": "RGBA"}).astype(np.uint16), -1, 0)
+        return np.stack([grey * 256 + low_grey] * 3 + [alpha * 256 + low_alpha], axis=-1)
+    if not layouts <= set(_LOWER_BYTES):
+        found = ", ".join(sorted(layouts))
+        raise UnreadableDepthError(f"16-bit samples of layout {found} cannot be read at full depth")
+    low = _decoded_as(image, _LOWER_BYTES)
+    return np.asarray(image).astype(np.uint16) * 256 + low
+
+
+def _layout(tile: Any) -> str:
+    """Pillow's name for how the samples of a part of a file lie."""
+    return tile.args if isinstance(tile.args, str) else str(tile.args[0]) if tile.args else ""
+
+
+def _decoded_as(image: Image.Image, layouts: dict[str, str]) -> np.ndarray:
+    """The pixels of an image's file, read anew with its samples taken to lie otherwise; the image can be read on."""
+    file = image.fp
+    place = file.tell()
+    file.seek(0)
+    with Image.open(file, formats=[image.format]) as other:
+        other.tile = [
+            tile._replace(
+                args=layouts[tile.args] if isinstance(tile.args, str) else (layouts[tile.args[0]], *tile.args[1:])
+            )
+            for tile in other.tile
+        ]
+        pixels = np.array(other)
+    file.seek(place)
+    return pixels
+
+
+def _levelled(samples: np.ndarray, white: int) -> Image.Image:
+    """16-bit samples as an 8-bit image in which ``white`` is white."""
+    return Image.fromarray(np.rint(np.minimum(samples / white, 1) * 255).astype(np.uint8))
+
+
+def upright(image: Image.Image, picture: Image.Image | None = None) -> Image.Image:
+    """The image, or a ``picture`` made of its pixels, turned as the image's EXIF orientation says.
 
     ADM and DiT ignore the tag. We honour it: photographs straight from a camera would otherwise lie on their side in
     the distilled set and in front of the student, and files without the tag, nearly all of ImageNet, come out the same.
     """
+    picture = image if picture is None else picture
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # a garbled EXIF block raises nearly anything, says nothing, and leaves the pixels intact
-        return image
+        return picture
     method = _UPRIGHT.get(orientation)
-    return image if method is None else image.transpose(method)
+    return picture if method is None else picture.transpose(method)
 
 
 def is_convertible(image: Image.Image) -> bool:
-    """Whether the pixels have a stated range (8 or 16 bits, not float or 32 bits); needs only the file's header."""
+    """Whether :func:`eight_bit` knows the kind of pixel, and its range is stated; needs only the file's header."""
+    return image.mode in _CONVERTIBLE and has_stated_range(image)
+
+
+def has_stated_range(image: Image.Image) -> bool:
+    """Whether the pixels have 8 or 16 bits, and are not float or of 32 bits; needs only the file's header."""
     return image.mode != "F" and not (image.mode == "I" and image.format == "TIFF")
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from manifoldgd.dataset import ImageDataset, Split
 from manifoldgd.diffusion.schedule import NoiseSchedule
-from manifoldgd.errors import UserError, require
+from manifoldgd.errors import require
 from manifoldgd.files import atomic_path, atomic_write_json
 from manifoldgd.priors.autoencoder import AutoencoderTraining, build_autoencoder
 from manifoldgd.priors.denoiser import DenoiserTraining, build_transformer
@@ -113,7 +113,7 @@ def train_prior(
     _claim(
         work,
         {
-            "dataset": dataset.fingerprint,
+            "dataset": dataset.train_fingerprint,
             "seed": seed,
             **vars(autoencoder),
             "denoiser": vars(denoiser),
@@ -168,14 +168,18 @@ def _check(folder: Path, dataset: ImageDataset, autoencoder: AutoencoderRecipe) 
 
 def _claim(work: Path, recipe: dict[str, Any]) -> None:
     """Note whose checkpoints these are; refuse to continue another recipe's."""
+    images: Key = recipe["dataset"]
     recipe = json.loads(json.dumps(recipe))
     note = work / "recipe.json"
-    if note.is_file() and (found := json.loads(note.read_text())) != recipe:
-        differing = sorted(key for key in {*recipe, *found} if recipe.get(key) != found.get(key))
-        raise UserError(
-            f"output: {work.parent} holds checkpoints of another recipe (different: {', '.join(differing)}); "
-            "choose another output or remove its training folder"
-        )
+    found = json.loads(note.read_text()) if note.is_file() else recipe
+    if found.get("dataset") in images.former:
+        found = {**found, "dataset": str(images)}
+    differing = sorted(key for key in {*recipe, *found} if recipe.get(key) != found.get(key))
+    require(
+        not differing,
+        f"output: {work.parent} holds checkpoints of another recipe (different: {', '.join(differing)}); "
+        "choose another output or remove its training folder",
+    )
     work.mkdir(parents=True, exist_ok=True)
     atomic_write_json(note, recipe)
 

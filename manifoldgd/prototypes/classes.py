@@ -39,6 +39,7 @@ def cluster_classes(
     key: Key,
     on_class: Callable[[str], None] | None = None,
     features: Tensor | None = None,
+    distinct: Tensor | None = None,
 ) -> PrototypeSet:
     """Cluster each class on its own.
 
@@ -52,16 +53,19 @@ def cluster_classes(
         key: Key of the result: a hash of what made it.
         on_class: Called with the name of each class when it is done.
         features: ``[N, E]`` of the same images, where the clusterer compares features.
+        distinct: ``[m]`` int64 rows of the images that are no copies of others of their class; the copies are left out,
+            so that no two prototypes are of one image. ``None`` where there are none.
 
     Returns:
         ``ipc`` prototypes for each class, class by class; ``nearest`` are rows of ``latents``.
 
     Raises:
-        UserError: A class cannot give ``ipc`` prototypes; the message names it and counts its images.
+        UserError: A class cannot give ``ipc`` prototypes; the message names it and counts its different images.
     """
     found, rows = [], []
+    kept = torch.arange(len(latents.labels)) if distinct is None else distinct
     for label, name in enumerate(latents.class_names):
-        indices = latents.indices_of(label)
+        indices = kept[latents.labels[kept] == label]
         own = None if features is None else features[indices]
         try:
             with _one_thread():

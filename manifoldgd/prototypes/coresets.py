@@ -154,6 +154,7 @@ def select_classes(
     method: str,
     ipc: int,
     seed: int,
+    distinct: Tensor | None = None,
     on_class: Callable[[str], None] | None = None,
 ) -> Tensor:
     """Apply one selection to every class.
@@ -165,21 +166,25 @@ def select_classes(
         method: ``random``, ``herding``, ``k_center`` or ``kmeans_nearest``.
         ipc: Images a class.
         seed: Seed of the draws.
+        distinct: ``[m]`` int64 rows of the images that are no copies of others of their class; the copies are left out,
+            so that no set holds an image twice. ``None`` where there are none.
         on_class: Called with the name of each class when it is done.
 
     Returns:
         ``[len(class_names) * ipc]`` int64 rows of ``features``, class by class, in the method's order.
 
     Raises:
-        UserError: The method is unknown, or a class has fewer than ``ipc`` images.
+        UserError: The method is unknown, or a class has fewer than ``ipc`` different images.
     """
     require(method in SELECTIONS, f"selection: expected one of {', '.join(SELECTIONS)}, got {method!r}; choose one")
     chosen = []
+    kept = torch.arange(len(labels)) if distinct is None else distinct
     for label, name in enumerate(class_names):
-        rows = torch.nonzero(labels == label).flatten()
+        rows = kept[labels[kept] == label]
         require(
             1 <= ipc <= len(rows),
-            f"ipc: expected 1 to {len(rows)}, the images of class {name!r}, got {ipc}; change ipc or add images",
+            f"ipc: expected 1 to {len(rows)}, the different images of class {name!r}, got {ipc}; change ipc or add "
+            "images",
         )
         draws = keyed_generator(seed, "select", name)
         chosen.append(rows[SELECTIONS[method](features[rows], ipc, draws)])

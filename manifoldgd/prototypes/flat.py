@@ -15,6 +15,7 @@ from manifoldgd.prototypes.representatives import (
     check_class,
     check_distinct,
     check_representative,
+    distinct_rows,
     represent,
 )
 from manifoldgd.prototypes.spaces import ClusteringSpace, Space
@@ -144,10 +145,11 @@ class Agglomerative:
         """Prototypes of one class from its latents ``[n, C, H, W]`` and features ``[n, E]``, which are not modified.
 
         Raises:
-            UserError: Fewer than ``ipc`` images, or ``pool`` does not fit the latents.
+            UserError: Fewer than ``ipc`` different images, or ``pool`` does not fit the latents.
         """
         check_class(latents, ipc)
         points = self.space(latents, features)
+        check_distinct(len(distinct_rows(points)), ipc, len(latents))
         size = max(self.max_images, ipc)
         chosen = torch.randperm(len(points), generator=generator)[:size] if len(points) > size else None
         clusters = _members(_ward_labels(points, ipc, chosen))
@@ -179,9 +181,11 @@ class Random:
         """Prototypes of one class from its latents ``[n, C, H, W]`` and features ``[n, E]``, which are not modified.
 
         Raises:
-            UserError: Fewer than ``ipc`` images.
+            UserError: Fewer than ``ipc`` different images.
         """
         check_class(latents, ipc)
-        nearest = torch.randperm(len(latents), generator=generator)[:ipc]
+        rows = distinct_rows(latents.flatten(1))
+        check_distinct(len(rows), ipc, len(latents))
+        nearest = rows[torch.randperm(len(rows), generator=generator)[:ipc]]
         ones = torch.ones(ipc, dtype=torch.int64)
         return ClassPrototypes(latents[nearest].float(), nearest, torch.zeros_like(ones), ones)

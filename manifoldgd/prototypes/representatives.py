@@ -102,6 +102,14 @@ def check_distinct(found: int, ipc: int, num_images: int) -> None:
     )
 
 
+def distinct_rows(points: Tensor) -> Tensor:
+    """Positions ``[m]`` int64, ascending, of the rows ``[n, D]`` that equal no earlier one, bit for bit."""
+    first: dict[bytes, int] = {}
+    for position, row in enumerate(points.numpy()):
+        first.setdefault(row.tobytes(), position)
+    return torch.tensor(list(first.values()), dtype=torch.int64)
+
+
 def distinct_nearest(centers: Tensor, points: Tensor) -> Tensor:
     """The point nearest to each center, no point twice.
 

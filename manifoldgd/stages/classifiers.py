@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from manifoldgd.machine import Machine
 from manifoldgd.priors.weights import check_files
 from manifoldgd.store.cache import cache_entry
 from manifoldgd.store.classifiers import load_classifier, save_classifier
-from manifoldgd.store.keys import key_of
+from manifoldgd.store.keys import key_of, read_json, write_json
 from manifoldgd.students import Classifier, Recipe, Student, train_classifier
 
 CLASSIFIER_SEED = 0  # these are instruments: one for a dataset, whatever the run's seed
@@ -32,7 +33,8 @@ def embedding_network(dataset: ImageDataset, machine: Machine, cache: Path) -> C
     key = _embedding_key(dataset)
     if bundled := _bundled(key):
         check_files(BUNDLED_FOLDER, "measures", {}, remedy="install the package again")
-        return load_classifier(bundled, ours=False).to(machine.device)
+        network = load_classifier(bundled, ours=False).to(machine.device)
+        return _judged(network, dataset, [bundled, cache / "classifiers" / bundled.name])
     return _kept(cache / "classifiers", key, dataset, machine)
 
 
@@ -55,9 +57,8 @@ def check_memory(dataset: ImageDataset, cache: Path) -> None:
 def embedding_key(dataset: ImageDataset) -> Key:
     """A hash of what :func:`embedding_network` is: of the bundled weights, else of the data that it is trained on."""
     key = _embedding_key(dataset)
-    if bundled := _bundled(key):
-        return key_of(bundled.stem, hashlib.blake2b(bundled.read_bytes(), digest_size=8).hexdigest())
-    return key_of(key, None)
+    bundled = _bundled(key)
+    return key_of(key, None if bundled is None else hashlib.blake2b(bundled.read_bytes(), digest_size=8).hexdigest())
 
 
 def _embedding_key(dataset: ImageDataset) -> Key:
@@ -65,8 +66,8 @@ def _embedding_key(dataset: ImageDataset) -> Key:
 
 
 def _bundled(key: Key) -> Path | None:
-    files = (BUNDLED_FOLDER / f"{name}.safetensors" for name in key.names)
-    return next((file for file in files if file.is_file()), None)
+    file = BUNDLED_FOLDER / f"{key}.safetensors"
+    return file if file.is_file() else None
 
 
 def teacher_of(dataset: ImageDataset, student: Student, recipe: Recipe, machine: Machine, cache: Path) -> Classifier:
@@ -114,28 +115,48 @@ def full_data_accuracy(dataset: ImageDataset, student: Student, recipe: Recipe, 
 def _kept(folder: Path, key: Key, dataset: ImageDataset, machine: Machine, **choices: Any) -> Classifier:
     """The classifier of ``key``, trained now if there is none; ``choices`` go to :func:`train_classifier`.
 
-    Runs side by side need the same one: the first trains it, the others wait. The test split is read once, after
-    training, for the accuracy that the file's description keeps.
+    Runs side by side need the same one: the first trains it, the others wait.
     """
     file = cache_entry(folder, key, ".safetensors")
-    if file.is_file():
-        return load_classifier(file).to(machine.device)
-    with one_at_a_time(file, lambda: print(f"{file}: being trained by another process; waiting for it")):
-        if not file.is_file():
-            classifier = train_classifier(
-                dataset.train.images(),
-                dataset.train.labels,
-                num_classes=len(dataset.class_names),
-                mean=dataset.mean,
-                std=dataset.std,
-                seed=CLASSIFIER_SEED,
-                flip=dataset.flip,
-                progress=machine.progress,
-                accelerator=machine.accelerator,
-                **choices,
-            )
-            test = dataset.test
-            classifier.to(machine.device)
-            classifier.description["test_accuracy"] = classifier.accuracy(test.images(), test.labels)
-            save_classifier(classifier, file)
-    return load_classifier(file).to(machine.device)
+    if not file.is_file():
+        with one_at_a_time(file, lambda: print(f"{file}: being trained by another process; waiting for it")):
+            if not file.is_file():
+                classifier = train_classifier(
+                    dataset.train.images(),
+                    dataset.train.labels,
+                    num_classes=len(dataset.class_names),
+                    mean=dataset.mean,
+                    std=dataset.std,
+                    seed=CLASSIFIER_SEED,
+                    flip=dataset.flip,
+                    progress=machine.progress,
+                    accelerator=machine.accelerator,
+                    **choices,
+                )
+                save_classifier(classifier, file)
+    return _judged(load_classifier(file).to(machine.device), dataset, [file])
+
+
+def _judged(classifier: Classifier, dataset: ImageDataset, files: Sequence[Path]) -> Classifier:
+    """The classifier with its accuracy on the test split, which is read once for it.
+
+    The accuracy lies beside the weights, in a file of the test split's own: weights depend on training images alone.
+    Earlier versions kept it with the weights, under a name that stood for both splits; so weights beside which no
+    accuracy lies are of such a name, and theirs is that of this test split.
+
+    Args:
+        classifier: on its device.
+        dataset: its test split judges.
+        files: names of the weights beside which accuracies lie; the last is where a new one goes.
+    """
+    judged = f"-{key_of('test', dataset.test_fingerprint)}.json"
+    notes = [file.with_name(file.stem + judged) for file in files]
+    known = next((note for note in notes if note.is_file()), None)
+    if known is None:
+        accuracy = classifier.description.get("test_accuracy")
+        if accuracy is None or any(any(file.parent.glob(f"{file.stem}-*.json")) for file in files):
+            accuracy = classifier.accuracy(dataset.test.images(), dataset.test.labels)
+        known = notes[-1]
+        write_json(known, {"test_accuracy": accuracy})
+    classifier.description["test_accuracy"] = read_json(known)["test_accuracy"]
+    return classifier

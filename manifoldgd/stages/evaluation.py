@@ -20,11 +20,14 @@ from manifoldgd.provenance import code_version, hardware
 from manifoldgd.randomness import generator
 from manifoldgd.stages.classifiers import embedding_network, teacher_of
 from manifoldgd.store.keys import FORMAT, read_json, write_json
+from manifoldgd.store.results import same_where_held
 from manifoldgd.students import Classifier, Student
 
 METRIC_IMAGES = 5000  # real images that a set is compared with
 FINGERPRINT = "fingerprint"  # of the set that a student learned; students of older versions lack it
-JUDGED_ON = "dataset_fingerprint"  # of the data whose test split judged; as above
+JUDGED_ON = "dataset_fingerprint"  # of the test split that judged, formerly of both splits; as above
+LEARNED_FROM = "train_fingerprint"  # of the training split that taught a teacher, or that a set was compared with
+LEAKED = "test_images_in_train"  # how many of the images that judge show, pixel for pixel, what a training image shows
 NEIGHBOURS = 5  # of precision, recall, density and coverage (Naeem et al. 2020)
 
 
@@ -50,7 +53,7 @@ def check_held_out(distilled: DistilledSet, dataset: ImageDataset) -> None:
     """
     made_from = distilled.manifest.get("inputs", {}).get("dataset")
     require(
-        judging_split(dataset.name) == "test" or made_from in (None, dataset.fingerprint),
+        judging_split(dataset.name) == "test" or made_from in (None, *dataset.train_fingerprint.names),
         f"set: {distilled.folder} was not made from the training split of {dataset.name}, so the images held out of "
         "it may be among those it was made from; make the set with the same dataset settings, or judge it on the test "
         "split",
@@ -74,9 +77,10 @@ def train_students(
         For each seed the fields of a :class:`StudentResult`.
     """
     results = []
+    origin = {FINGERPRINT: distilled.fingerprint, JUDGED_ON: dataset.test_fingerprint}
+    origin |= {LEARNED_FROM: dataset.train_fingerprint} if teacher else {}
     for seed in seeds:
         file = folder / f"{seed}.json"
-        origin = {FINGERPRINT: distilled.fingerprint, JUDGED_ON: dataset.fingerprint}
         if not _judged(file, origin):
             result = student.train(
                 distilled.images,
@@ -103,8 +107,7 @@ def train_students(
 
 def _judged(file: Path, origin: dict[str, str]) -> bool:
     """Whether a student's file is there, and is of these images and this data."""
-    held = read_json(file) if file.is_file() else None
-    return held is not None and all(held.get(name, value) == value for name, value in origin.items())
+    return file.is_file() and same_where_held(read_json(file), origin)
 
 
 def measure(distilled: DistilledSet, dataset: ImageDataset, network: Classifier) -> dict[str, float | None]:
@@ -176,7 +179,10 @@ def evaluate(
         **facts,
         "num_images": len(distilled.images),
         "fingerprint": distilled.fingerprint,
-        JUDGED_ON: dataset.fingerprint,
+        JUDGED_ON: dataset.test_fingerprint,
+        LEARNED_FROM: dataset.train_fingerprint,
+        "test_images": len(dataset.test),
+        LEAKED: dataset.leaked,
         "label_protocol": student.protocol.name,
         "epochs": students[0]["last_epoch"],
         "student": student.name,

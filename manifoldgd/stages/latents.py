@@ -31,7 +31,7 @@ def encode(dataset: ImageDataset, prior: Prior, machine: Machine, cache: Path) -
     """
     prior.check_images(dataset.name, dataset.image_shape)
     # Precision is part of the key: half precision gives other latents.
-    key = key_of("latents", dataset.name, dataset.fingerprint, prior.key, prior.image_size, machine.precision)
+    key = key_of("latents", dataset.name, dataset.train_fingerprint, prior.key, prior.image_size, machine.precision)
 
     def write(rows: RowWriter) -> None:
         left = len(dataset.train) - rows.rows
@@ -52,13 +52,22 @@ def encode(dataset: ImageDataset, prior: Prior, machine: Machine, cache: Path) -
 
 
 def check_ipc(dataset: ImageDataset, ipc: int) -> None:
-    """Raise :class:`UserError` unless every class has at least ``ipc`` training images and ``ipc`` is positive."""
+    """Raise :class:`UserError` unless every class has ``ipc`` different training images and ``ipc`` is positive.
+
+    Copies of an image count once, whatever chooses or clusters: no set holds an image twice.
+    """
     require(ipc >= 1, f"ipc: expected at least 1 image per class, got {ipc}; set ipc=1 or more")
-    counts = dataset.train.labels.bincount(minlength=len(dataset.class_names)).tolist()
-    few = [f"{name!r} has {count}" for name, count in zip(dataset.class_names, counts, strict=True) if count < ipc]
+    labels, classes = dataset.train.labels, len(dataset.class_names)
+    counts = labels.bincount(minlength=classes).tolist()
+    different = labels[dataset.train.distinct].bincount(minlength=classes).tolist()
+    few = [
+        f"{name!r} has {some}" + (f" ({count} with copies)" if count > some else "")
+        for name, count, some in zip(dataset.class_names, counts, different, strict=True)
+        if some < ipc
+    ]
     require(
         not few,
-        f"ipc: expected at most the number of training images of every class, got {ipc}, but class "
+        f"ipc: expected at most the number of different training images of every class, got {ipc}, but class "
         f"{', '.join(few[:5])}; lower ipc or add images",
     )
 
@@ -69,6 +78,7 @@ def cluster(
     clusterer_config: dict[str, Any],
     features: FeatureTable | None = None,
     *,
+    distinct: Tensor | None = None,
     ipc: int,
     seed: int,
     machine: Machine,
@@ -78,6 +88,7 @@ def cluster(
 
     ``clusterer_config`` names what ``clusterer`` was built from; it goes into the key. ``features`` are those that its
     space asks for (:func:`manifoldgd.stages.spaces.features_of`); they are loaded only if there is something to find.
+    ``distinct`` ``[m]`` are the rows of the images that are no copies within their class.
     """
     # Without features the key is what it was before there were any, and so are the caches that hold it.
     parts = [latents.key, clusterer_config, ipc, seed] + ([features.key] if features else [])
@@ -89,7 +100,7 @@ def cluster(
             f"cluster {len(latents.class_names)} classes", len(latents.class_names), enabled=machine.progress
         ) as advance:
             return cluster_classes(
-                latents, clusterer, ipc, seed, key, on_class=lambda name: advance(), features=compared
+                latents, clusterer, ipc, seed, key, lambda name: advance(), compared, distinct
             )
 
     return cached_prototypes(cache, key, find)

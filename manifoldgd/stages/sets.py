@@ -141,7 +141,7 @@ def choose_real(
     reconstruct_with: Prior | None,
     facts: dict[str, Any],
 ) -> DistilledSet:
-    """Choose ``ipc`` real training images a class.
+    """Choose ``ipc`` real training images a class, no two of them copies.
 
     Args:
         folder: of the set.
@@ -156,8 +156,11 @@ def choose_real(
     writer = SetWriter(folder, dataset.class_names)
     if writer.complete:
         return load_set(folder)
-    rows = select_classes(features, dataset.train.labels, dataset.class_names, method=method, ipc=ipc, seed=seed)
-    images = dataset.train.load(rows)
+    train = dataset.train
+    rows = select_classes(
+        features, train.labels, dataset.class_names, method=method, ipc=ipc, seed=seed, distinct=train.distinct
+    )
+    images = train.load(rows)
     if reconstruct_with is not None:
         images = reconstruct(reconstruct_with, images)
     for position, (row, image) in enumerate(zip(rows.tolist(), images, strict=True)):

@@ -76,7 +76,7 @@ def features_of(
         labels = match_classes(dataset, prior)
         key = key_of("denoiser", encoded.key, labels, space.layer, space.timestep)
         return _kept(cache, key, lambda: _denoiser(space, prior, encoded, torch.tensor(labels), machine))
-    key = key_of("embedding", dataset.name, dataset.fingerprint, classifiers.embedding_key(dataset))
+    key = key_of("embedding", dataset.name, dataset.train_fingerprint, classifiers.embedding_key(dataset))
     return _kept(cache, key, lambda: _embedding(dataset, machine, cache))
 
 

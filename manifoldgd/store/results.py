@@ -67,6 +67,11 @@ def check_inputs(folder: Path, held: dict[str, Any], wanted: dict[str, Any]) -> 
     )
 
 
+def same_where_held(held: dict[str, Any], wanted: dict[str, Any]) -> bool:
+    """Whether what is held says nothing else of what is wanted; what an older version did not note says nothing."""
+    return not any(differences(held[name], value) for name, value in wanted.items() if name in held)
+
+
 def same_config(held: dict[str, Any] | None, wanted: dict[str, Any]) -> bool:
     """Whether a part of a note describes what is wanted."""
     return held is not None and not differences(_without(held, ()), _without(_as_noted(wanted), ()))
