@@ -15,6 +15,8 @@ from data_parts import message_of
 
 from manifoldgd.data import digits, fashion_mnist
 from manifoldgd.dataset import ImageDataset, in_memory_split, limit_per_class
+from manifoldgd.matching.networks import RandomNetworks
+from manifoldgd.students.training import Pixels
 
 # The package binds the functions' names, so the modules of the same name are fetched by path.
 idx_module = importlib.import_module("manifoldgd.data.fashion_mnist")
@@ -222,3 +224,15 @@ def test_failed_download_says_what_to_do(tmp_path, monkeypatch, answer):
     assert "dataset.download" in message
     assert "dataset.folder" in message
     assert f"{IMAGES}.gz" in message
+
+
+@pytest.mark.parametrize(("mean", "std"), [(122.0, 0.5), (0.5, 57.0), (-3.0, 0.5), (0.5, 1e-9), (0.5, float("nan"))])
+def test_statistics_that_no_pixels_have_are_refused_wherever_they_enter(mean, std):
+    split = in_memory_split(torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.tensor([0]))
+    facts = dict(train=split, test=split, train_fingerprint="", test_fingerprint="", flip=True)
+    for entry in (
+        lambda: ImageDataset(name="x", class_names=("a",), image_shape=(1, 8, 8), mean=(mean,), std=(std,), **facts),
+        lambda: Pixels((mean,), (std,)),
+        lambda: RandomNetworks((1, 8, 8), count=1, width=4, mean=(mean,), std=(std,), precision="32-true", seed=None),
+    ):
+        assert message_of(entry).startswith(("dataset.mean: expected 1 number in", "dataset.std: expected 1 number in"))

@@ -149,7 +149,7 @@ def test_the_former_fingerprint_is_a_former_name_of_both(pets):
     assert load_folder(pets).train_fingerprint.former == (former_fingerprint(pets), former)
     write_image(pets / "test/cat/0.webp", "RGB", (11, 13), 99)
     assert former not in load_folder(pets).test_fingerprint.former
-    assert not load_folder(pets, channels=1).train_fingerprint.former == (former,)
+    assert former not in load_folder(pets, channels=1).train_fingerprint.former
 
 
 def test_wrong_extension_of_a_readable_picture_is_fine(pets):

@@ -1,12 +1,17 @@
 """Image folders with something wrong: every message names the file or the key."""
 
+import os
+import unicodedata
+
 import numpy as np
 import pytest
 from data_parts import SAMPLES, load_folder, message_of, write_image
 from PIL import Image
 
 from manifoldgd.data import contents
-from manifoldgd.data.image_files import class_files
+from manifoldgd.data.image_files import MOST_PIXELS, class_files
+from manifoldgd.data.transforms import eight_bit, is_convertible
+
 
 @pytest.mark.parametrize(
     ("changes", "says"),
@@ -190,3 +195,99 @@ def test_inputs_are_not_modified(pets):
     classes, mapping, mean = ["dog", "cat"], {"cat": 1, "dog": 2}, [0.1, 0.2, 0.3]
     load_folder(pets, classes=classes, prior_labels=mapping, mean=mean)
     assert (classes, mapping, mean) == (["dog", "cat"], {"cat": 1, "dog": 2}, [0.1, 0.2, 0.3])
+
+
+def test_all_bad_files_are_listed_at_once_up_to_a_few(pets):
+    bad = [pets / f"train/cat/x{number}.png" for number in range(12)]
+    for number, path in enumerate(bad):
+        path.write_bytes(b"no%d" % number)
+    message = message_of(load_folder, pets)
+    assert sum(str(path) in message for path in bad) == 8
+    assert "bad files in all: 12" in message
+
+
+def test_kinds_of_pixel_without_a_way_to_rgb_are_named_on_load(pets):
+    Image.new("LAB", (8, 8)).save(pets / "test/dog/9.tif")
+    message = message_of(load_folder, pets)
+    assert f"{pets / 'test/dog/9.tif'} has pixels of a kind that has no way to RGB here (mode LAB)" in message
+    assert "truncated" not in message
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16"])
+def test_kinds_of_pixel_that_are_taken_for_convertible_are(mode):
+    image = Image.new(mode, (8, 8))
+    assert is_convertible(image)
+    for channels, name in ((1, "L"), (3, "RGB")):
+        assert eight_bit(image, channels).mode == name
+
+
+def test_images_too_large_are_named_on_load_with_the_limit(pets):
+    Image.new("1", (MOST_PIXELS // 1000 + 1000, 1000)).save(pets / "train/dog/9.png")
+    message = message_of(load_folder, pets)
+    assert f"{pets / 'train/dog/9.png'} is too large, at most {MOST_PIXELS:,} pixels" in message
+    assert "damaged" not in message
+    assert MOST_PIXELS == 2 * Image.MAX_IMAGE_PIXELS  # the limit is Pillow's
+
+
+def test_names_are_matched_whatever_their_unicode_form(pets):
+    for split, form in (("train", "NFC"), ("test", "NFD")):
+        (pets / split / "cat").rename(pets / split / unicodedata.normalize(form, "caf\u00e9"))
+    dataset = load_folder(pets)
+    assert dataset.class_names == ("caf\u00e9", "dog")
+    assert len(dataset.test.images()) == 3
+    chosen = load_folder(pets, classes=["cafe\u0301"])
+    assert (len(chosen.train), len(chosen.test)) == (3, 1)
+    write_image(pets / "train" / "cafe\u0301" / "0.png", "RGB", (8, 8), 0)
+    assert "in different Unicode forms; join them" in message_of(load_folder, pets)
+
+
+def test_class_folders_that_are_not_utf8_are_to_be_renamed(pets):
+    for split in ("train", "test"):
+        os.rename(pets / split / "cat", os.fsencode(pets / split) + b"/caf\xe9")
+    message = message_of(load_folder, pets)
+    assert message.startswith("dataset.folder: the name of class folder")
+    assert "caf\\xe9 is not UTF-8; rename it" in message
+    message.encode("utf-8")
+
+
+def test_bad_files_whose_names_are_not_utf8_can_be_named(pets):
+    with open(os.fsencode(pets / "train/cat") + b"/\xe9.png", "wb") as file:
+        file.write(b"no")
+    message_of(load_folder, pets).encode("utf-8")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_unsorted_images_are_called_so(pets, split):
+    for folder in sorted((pets / split).iterdir()):
+        for file in sorted(folder.iterdir()):
+            file.rename(pets / split / f"{folder.name}_{file.name}")
+        folder.rmdir()
+    message = message_of(load_folder, pets)
+    count = sum(name.startswith(split) for name in SAMPLES)
+    assert f"{pets / split} has {count} images and no class folders, so they are unsorted" in message
+
+
+def test_classes_without_splits_are_recognised(pets):
+    message = message_of(load_folder, pets / "train")
+    assert message.startswith("dataset.train: expected a subfolder 'train'")
+    assert "seem to be classes" in message
+
+
+def test_numbers_are_names_where_they_are_exact(pets):
+    for split in ("train", "test"):
+        (pets / split / "cat").rename(pets / split / "7")
+        (pets / split / "dog").rename(pets / split / "03")
+    assert load_folder(pets, classes=[7]).class_names == ("7",)
+    message = message_of(load_folder, pets, classes=[3, 7])
+    assert message.startswith("dataset.classes: no class folder '3'")
+    assert "needs quotes" in message
+
+
+@pytest.mark.parametrize("name", ["photos", "a 1", "lr=0.1,(x) [y]", "caf\u00e9", "r\u00e9sum\u00e9-2", "x&y~1", "7"])
+def test_ordinary_names_are_taken(pets, name):
+    assert load_folder(pets, name=name).name == name
+
+
+def test_statistics_in_grey_levels_are_recognised(pets):
+    for change in (dict(mean=[122.0] * 3), dict(std=[57.0, 57.0, 57.0])):
+        assert "divide by 255" in message_of(load_folder, pets, **change)

@@ -133,7 +133,7 @@ def test_student_and_teacher_take_the_fused_path(small, dataset, tmp_path, monke
     assert kept[:4] == [True, True, False, False]  # two blocks after the first of the student, then of the teacher
 
 
-# Of the 60,000 training and 10,000 test images of Fashion-MNIST; data.fashion_mnist computes them from pixels and labels.
+# Of the images of Fashion-MNIST; data.fashion_mnist computes them from pixels and labels.
 FASHION_MNIST = {
     "train_fingerprint": Key(
         "e1f973506d022c501880d27d9c6af175", ["fashion_mnist-a3c342adc5a99fb156dbdf7c47c3703d-firstNone"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from manifoldgd.cli.components import build, check_node, check_type
+from manifoldgd.dataset import judging_split
 from manifoldgd.diffusion import Start
 from manifoldgd.diffusion.protocol import FeatureSpace
 from manifoldgd.distill.overgeneration import Overgeneration
@@ -47,8 +49,15 @@ class Setup:
 
     @cached_property
     def dataset(self) -> Any:
-        """The images."""
-        return build(self.config, "dataset")
+        """The images; said where some of those that judge are among those that teach."""
+        dataset = build(self.config, "dataset")
+        if dataset.leaked:
+            print(
+                f"dataset: {dataset.leaked:,} of {len(dataset.test):,} {judging_split(dataset.name)} images of "
+                f"{dataset.name} show, pixel for pixel, what a training image shows; accuracies are too high for them",
+                file=sys.stderr,
+            )
+        return dataset
 
     @cached_property
     def prior(self) -> Prior:

@@ -171,13 +171,15 @@ def _decoded(path: Path, data: bytes, digest: bytes) -> Content | str:
         samples, peak = None, SHALLOW
         try:
             samples = deep_samples(image)
+            if samples is not None:
+                peak = int((samples if samples.ndim == 2 else samples[..., :3]).max())  # alpha is no light
         except UnreadableDepthError:
             peak = UPPER_BYTES
         image.load()
         pixels = np.asarray(eight_bit(upright(image), 3)) if samples is None else samples
     picture = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=DIGEST)
     picture.update(np.ascontiguousarray(pixels))
-    return Content(digest, picture.digest(), peak if samples is None else int(samples[..., :3].max()))
+    return Content(digest, picture.digest(), peak)
 
 
 def shown(path: Path) -> str:

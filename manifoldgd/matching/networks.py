@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from manifoldgd.dataset import ImageDataset
+from manifoldgd.dataset import ImageDataset, check_statistics
 from manifoldgd.machine import half_precision
 from manifoldgd.randomness import generator
 from manifoldgd.students.augmentation import Augmentation
@@ -69,6 +69,7 @@ class RandomNetworks:
     ) -> None:
         self.seed = seed
         self.networks = [_network(image_shape, width, self.source("weights", index)) for index in range(count)]
+        check_statistics(mean, std, image_shape[0])
         self.mean, self.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
         self.precision = precision
         self.at_once = max(1, GRADIENT_VALUES // math.prod(image_shape))  # images

@@ -19,6 +19,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from manifoldgd.artifacts import Key
 from manifoldgd.dataset import ImageDataset, Split
 from manifoldgd.diffusion.schedule import NoiseSchedule
 from manifoldgd.errors import require

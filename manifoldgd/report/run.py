@@ -98,6 +98,12 @@ def _subtitle(result: Mapping[str, Any]) -> str:
     if teacher:
         quality = number_text(100 * teacher["test_accuracy"], ".1f")
         judged += f" with the outputs of a {teacher['name']} ({quality} % on real test images) as labels"
+    if leaked := result.get("test_images_in_train"):
+        split = judging_split(result["dataset"])
+        judged += (
+            f". Of the {result['test_images']:,} {split} images {leaked:,} show, pixel for pixel, what a training "
+        )
+        judged += "image shows: the accuracy is too high for them"
     return f"{judged}."
 
 

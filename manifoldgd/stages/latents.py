@@ -99,9 +99,7 @@ def cluster(
         with progress_bar(
             f"cluster {len(latents.class_names)} classes", len(latents.class_names), enabled=machine.progress
         ) as advance:
-            return cluster_classes(
-                latents, clusterer, ipc, seed, key, lambda name: advance(), compared, distinct
-            )
+            return cluster_classes(latents, clusterer, ipc, seed, key, lambda name: advance(), compared, distinct)
 
     return cached_prototypes(cache, key, find)
 

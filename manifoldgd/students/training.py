@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Generator, Tensor, nn
 
+from manifoldgd.dataset import check_statistics
 from manifoldgd.students.augmentation import Augmentation
 from manifoldgd.students.cutmix import cutmix
 from manifoldgd.students.objectives import Batch, Objective
@@ -30,10 +31,17 @@ Optimisation = Callable[[nn.Module], Any]  # -> what LightningModule.configure_o
 
 @dataclass(frozen=True)
 class Pixels:
-    """How uint8 images become network input, per channel in units of [0, 1]."""
+    """How uint8 images become network input, per channel in units of [0, 1].
+
+    Raises:
+        UserError: no pixels in [0, 1] have such a mean or deviation.
+    """
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        check_statistics(self.mean, self.std, len(self.mean))
 
     def unit(self, images: Tensor) -> Tensor:
         """uint8 ``[B, C, H, W]`` -> float32 in [0, 1]."""
