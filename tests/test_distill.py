@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import IMAGENET_LIKE, cpu
 
-from manifoldgd.artifacts import LatentSet, PrototypeSet
+from manifoldgd.artifacts import Key, LatentSet, PrototypeSet
 from manifoldgd.data import digits
 from manifoldgd.dataset import ImageDataset, in_memory_split
 from manifoldgd.diffusion import DDIM, DDPM
@@ -223,7 +223,7 @@ def imagenet_like():
     images = torch.randint(0, 256, (12, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     split = in_memory_split(images, torch.arange(2).repeat_interleave(6))
     names = ("English springer", "church")
-    return ImageDataset("woof", names, (3, 8, 8), split, split, (0.5,) * 3, (0.2,) * 3, True, "f")
+    return ImageDataset("woof", names, (3, 8, 8), split, split, (0.5,) * 3, (0.2,) * 3, True, Key("f"), Key("f"))
 
 
 @pytest.mark.parametrize("guidance", [NoGuidance(), mode(), released()], ids=lambda each: type(each).__name__)

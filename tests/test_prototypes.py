@@ -147,12 +147,31 @@ def test_constructor_names_its_own_keys(name, change, message):
         CLUSTERERS[name](**change)
 
 
-@pytest.mark.parametrize("name", ["divisive", "kmeans"])
-def test_fewer_different_images_than_ipc(name):
-    latents = torch.randn(3, 1, 4, 4, generator=draws()).repeat(5, 1, 1, 1)
-    assert len(CLUSTERERS[name]()(latents, 3, draws()).nearest.unique()) == 3
-    with pytest.raises(UserError, match=r"^ipc: .* got ipc=4 with 3 different among 15 images"):
-        CLUSTERERS[name]()(latents, 4, draws())
+@pytest.mark.parametrize("make", [*CLUSTERERS.values(), Random], ids=[*CLUSTERERS, "random"])
+class TestCopies:
+    def test_fewer_different_images_than_ipc(self, make):
+        latents = torch.randn(3, 1, 4, 4, generator=draws()).repeat(5, 1, 1, 1)
+        assert len(make()(latents, 3, draws()).nearest.unique()) == 3
+        with pytest.raises(UserError, match=r"^ipc: .* got ipc=4 with 3 different among 15 images"):
+            make()(latents, 4, draws())
+
+    def test_no_two_prototypes_are_of_one_image(self, make):
+        """Although copies encoded in different batches may differ in a last bit."""
+        images = torch.randn(6, 1, 4, 4, generator=draws())
+        copies = images.repeat_interleave(4, 0) + 1e-7 * torch.randn(24, 1, 4, 4, generator=draws(1))
+        labels, distinct = torch.zeros(24, dtype=torch.int64), torch.arange(0, 24, 4)
+        latents = LatentSet(latents=copies, labels=labels, class_names=("a",), key="k")
+        found = cluster_classes(latents, make(), 6, 0, "key", distinct=distinct)
+        assert sorted(found.nearest.tolist()) == distinct.tolist()
+        with pytest.raises(UserError, match=r"ipc=7 with 6 images.*\(class 'a', 6 images\)"):
+            cluster_classes(latents, make(), 7, 0, "key", distinct=distinct)
+
+    def test_without_copies_nothing_changes(self, make):
+        latents = latent_set(("cat", "dog", "emu"), ("emu", "cat", "dog"))
+        whole = cluster_classes(latents, make(), 5, 0, "key")
+        told = cluster_classes(latents, make(), 5, 0, "key", distinct=torch.arange(len(latents.labels)))
+        assert torch.equal(whole.prototypes, told.prototypes)
+        assert torch.equal(whole.nearest, told.nearest)
 
 
 @pytest.mark.parametrize("name", ["divisive", "kmeans", "agglomerative"])

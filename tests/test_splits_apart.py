@@ -16,8 +16,11 @@ from manifoldgd.artifacts import Key
 from manifoldgd.data import digits
 from manifoldgd.dataset import ImageDataset, hold_out, in_memory_split
 from manifoldgd.errors import UserError
-from manifoldgd.stages import classifiers
+from manifoldgd.priors import load_prior
+from manifoldgd.prototypes import select_classes
+from manifoldgd.stages import classifiers, latents
 from manifoldgd.stages.latents import check_ipc
+from manifoldgd.store.keys import key_of
 from manifoldgd.store.results import NOTE
 
 
@@ -122,7 +125,7 @@ def test_classifiers_of_earlier_versions_keep_their_accuracy(monkeypatch, tmp_pa
     made.description["test_accuracy"] = 0.125
     file.unlink()
     shape, recipe = student.input_shape(dataset.image_shape), student.of_own_design(student.teacher_recipe)
-    former = classifiers.key_of("teacher", dataset.name, "old", classifiers.CLASSIFIER_SEED, shape, recipe.describe())
+    former = key_of("teacher", dataset.name, "old", classifiers.CLASSIFIER_SEED, shape, recipe.describe())
     made.save(tmp_path / "teachers" / f"{former}.safetensors")
     monkeypatch.setattr(classifiers, "train_classifier", lambda *_, **__: pytest.fail("trained again"))
     for _ in range(2):
@@ -194,19 +197,10 @@ def test_results_of_earlier_versions_are_found(monkeypatch, pictures, tiny_prior
     assert quick("run", tiny_prior, cache, out, *arguments) == 0
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
-    monkeypatch.setattr(classifiers, "train_classifier", lambda *_, **__: pytest.fail("trained"))
-    from manifoldgd.priors import load_prior
-    from manifoldgd.stages import latents
-
     prior = load_prior(path=str(tiny_prior), autoencoder=None, cfg_scale=None, cfg_channels=None)
-    (folder,) = (
-        (cache / "latents").iterdir()
-        if not list((cache / "latents").glob(".*"))
-        else [each for each in (cache / "latents").iterdir() if each.name[0] != "."]
-    )
-    old = dataclasses.replace(dataset, train_fingerprint=former)
-    old_key = latents.key_of("latents", old.name, former, prior.key, prior.image_size, "32-true")
-    folder.rename(folder.with_name(old_key))
+    (folder,) = (each for each in (cache / "latents").iterdir() if each.is_dir())
+    old = key_of("latents", dataset.name, former, prior.key, prior.image_size, "32-true")
+    folder.rename(folder.with_name(str(old)))
     monkeypatch.setattr(latents, "encode_split", lambda *_, **__: pytest.fail("encoded again"))
     found, cached = latents.encode(dataset, prior, cpu(), cache)
     assert cached
@@ -215,8 +209,6 @@ def test_results_of_earlier_versions_are_found(monkeypatch, pictures, tiny_prior
 
 @pytest.mark.parametrize("source", ["random", "herding", "k_center", "kmeans_nearest"])
 def test_no_source_of_real_images_takes_an_image_twice(source):
-    from manifoldgd.prototypes import select_classes
-
     features = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)).repeat_interleave(4, 0)
     labels, distinct = torch.zeros(24, dtype=torch.int64), torch.arange(0, 24, 4)
     chosen = select_classes(features, labels, ("a",), method=source, ipc=6, seed=0, distinct=distinct)

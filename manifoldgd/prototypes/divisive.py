@@ -14,6 +14,7 @@ from manifoldgd.prototypes.representatives import (
     check_class,
     check_distinct,
     check_representative,
+    distinct_rows,
     represent,
 )
 from manifoldgd.prototypes.selection import coarse_to_fine, level_wise
@@ -136,10 +137,11 @@ class LevelWise:
         """Prototypes of one class from its latents ``[n, C, H, W]`` and features ``[n, E]``, which are not modified.
 
         Raises:
-            UserError: Fewer than ``ipc`` images, too few different ones, or ``pool`` does not fit the latents.
+            UserError: Fewer than ``ipc`` different images, or ``pool`` does not fit the latents.
         """
         check_class(latents, ipc)
         points = self.space(latents, features)
+        check_distinct(len(distinct_rows(points)), ipc, len(latents))  # inner nodes could make up the number
         num_leaves = min(len(points), self.leaves_per_prototype * ipc)
         tree = BisectingTree.grow(
             points, num_leaves, criterion=self.criterion, generator=generator, restarts=self.restarts
