@@ -103,7 +103,7 @@ def test_a_cache_of_an_earlier_version_is_found(dataset, prior, tmp_path, capsys
     after = make(blind(dataset), prior, tmp_path)
     assert after[3] == (True, True)
     assert (after[0].key, after[2].key) != (before[0].key, before[2].key)
-    assert after[0].key == key_of("latents", dataset.name, dataset.fingerprint, prior.key, 8, "32-true")
+    assert after[0].key == key_of("latents", dataset.name, dataset.train_fingerprint, prior.key, 8, "32-true")
     assert torch.equal(before[0].latents, after[0].latents)
     assert torch.equal(before[1], after[1])
     assert torch.equal(before[2].prototypes, after[2].prototypes)
