@@ -1,4 +1,4 @@
-"""The one exception a user is meant to read."""
+"""The exceptions a user is meant to read: one for what was given, one for what went wrong on the way."""
 
 
 class UserError(ValueError):
@@ -6,6 +6,14 @@ class UserError(ValueError):
 
     The message is one line that names the key or file, what was expected, what came, and what to do.
     The command line prints it without a traceback and exits with code 2.
+    """
+
+
+class RunError(RuntimeError):
+    """Work that went wrong although its input could be read: numbers that are not finite, training that diverges.
+
+    The message is one line that names what was under way, what came of it, the likely cause, and what to do.
+    The command line prints it without a traceback and exits with code 1. What is finished by then stays.
     """
 
 

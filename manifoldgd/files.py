@@ -5,11 +5,14 @@ A reader, a second process or a restart never meets half a file, and a failed wr
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
+import re
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -38,10 +41,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = target.with_name(f".{target.stem[:64]}.{secrets.token_hex(8)}{target.suffix}")
     temporary.touch(exist_ok=False)  # unlike mkstemp, with the mode that an ordinary new file has
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
+        with naming(target):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -67,6 +71,34 @@ def atomic_write_json(path: str | os.PathLike[str], value: Any) -> None:
         ValueError: ``value`` holds NaN or an infinity, for which JSON has no form either: use ``None``.
     """
     atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def naming(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Errors of the system while ``path`` is written say so: as :class:`OSError` with its number and that path.
+
+    Python's own name no file where a write fails, and libraries wrap them in errors of their own.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(path)
+        raise
+    except Exception as error:
+        number = _system_error(error, Path(path).parent)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), os.fspath(path)) from error
+
+
+def _system_error(error: Exception, folder: Path) -> int | None:
+    """The number of the system's error behind a library's: as Rust quotes it, else by the disk that is full now."""
+    if quoted := re.search(r"\(os error (\d+)\)", str(error)):
+        return int(quoted[1])
+    if any(said in str(error) for said in ("PytorchStreamWriter", "iostream error", "inline_container")):
+        return errno.ENOSPC if shutil.disk_usage(folder).free == 0 else errno.EIO
+    return None
 
 
 @contextmanager

@@ -91,12 +91,24 @@ class Machine:
             "accelerator": self.accelerator,
             "devices": 1,
             "precision": self.precision,
+            "plugins": single_process(),
             "logger": False,
             "enable_progress_bar": self.progress,
             "enable_model_summary": False,
             "enable_checkpointing": False,
             **changes,
         }
+
+
+def single_process() -> list[Any]:
+    """Plugins for a Lightning Trainer that is one process, wherever it runs.
+
+    Lightning would look for a cluster otherwise: where Slurm is installed it advises `srun` at every stage, and inside
+    a job it requeues that job itself on a signal. We stop with exit code 143, and whoever queued the job decides.
+    """
+    from lightning.fabric.plugins.environments import LightningEnvironment
+
+    return [LightningEnvironment()]
 
 
 def _keep_freed_memory() -> None:

@@ -11,7 +11,18 @@ ROOT = Path(__file__).parents[1] / "manifoldgd"
 CORE = ("geometry", "diffusion", "guidance", "prototypes", "metrics")
 # Modules at the top of the package that are no part of a layer's folder are listed by their own names.
 LAYERS = {
-    0: {"artifacts", "randomness", "errors", "files", "machine", "dataset", "provenance", "progress"},
+    0: {
+        "artifacts",
+        "randomness",
+        "errors",
+        "files",
+        "finite",
+        "machine",
+        "dataset",
+        "progress",
+        "provenance",
+        "stopping",
+    },
     1: {"geometry", "prototypes", "diffusion", "metrics"},
     1.5: {"guidance"},
     2: {"data", "priors", "latents", "distill", "students", "matching"},

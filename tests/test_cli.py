@@ -1,8 +1,10 @@
 """Bad input, each kind once: exit code 2, one line on stderr, no traceback, and what to do."""
 
 import json
+import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -252,18 +254,14 @@ def test_cfg_job_prints_the_configuration(capsys):
     holds(out, "ipc: 7", "_target_: manifoldgd.guidance.ManifoldGuidance")
 
 
-def test_ctrl_c_says_that_work_continues(capsys, monkeypatch, tiny_prior, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_says_that_work_continues(number, capsys, monkeypatch, tiny_prior, tmp_path):
     from manifoldgd.cli.experiment import Experiment
 
-    def stopped(self):
-        try:
-            raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            raise SystemExit(1)  # noqa: B904  as Lightning does
-
-    monkeypatch.setattr(Experiment, "run", stopped)
-    assert quick("run", tiny_prior, tmp_path / "c", tmp_path / "o") == 130
-    assert capsys.readouterr().err == "manifoldgd: stopped; the same command continues where it was\n"
+    monkeypatch.setattr(Experiment, "run", lambda self: os.kill(os.getpid(), number))
+    assert quick("run", tiny_prior, tmp_path / "c", tmp_path / "o") == 128 + number
+    said = f"stopped by {number.name}; what is finished is kept, and the same command continues from there"
+    assert capsys.readouterr().err == f"manifoldgd: {said}\n"
 
 
 def test_results_are_named_by_what_they_are(tiny_prior, tmp_path):

@@ -2,13 +2,15 @@
 
 import dataclasses
 import itertools
+import os
+import signal
 
 import pytest
 import torch
 from tiny import cpu
 
 from manifoldgd.data import digits
-from manifoldgd.errors import UserError
+from manifoldgd.errors import RunError, UserError
 from manifoldgd.priors import fit as fitting
 from manifoldgd.priors import load_prior
 from manifoldgd.priors.autoencoder import exponential_average, warmup_cosine
@@ -16,6 +18,7 @@ from manifoldgd.priors.batches import StepBatches
 from manifoldgd.priors.loading import CARD
 from manifoldgd.priors.training import AutoencoderRecipe, DenoiserRecipe, train_prior
 from manifoldgd.stages.prior import some_of
+from manifoldgd.stopping import Stopped, listening
 
 AUTOENCODER = AutoencoderRecipe(
     image_size=8,
@@ -133,6 +136,7 @@ def test_a_resumed_denoiser_counts_on_and_encodes_nothing_again(tmp_path, monkey
     monkeypatch.setattr(training, "_encode", never)
     monkeypatch.setattr(fitting.StepProgressBar, "_update", watched_update)
     monkeypatch.setattr(fitting, "REFRESH_EVERY", 1)
+    monkeypatch.setattr(fitting, "on_terminal", lambda: True)
     train(tmp_path / "p", progress=True)
     assert shown == [(7, 12), (8, 12), (9, 12), (10, 12), (11, 12), (12, 12)]
 
@@ -252,3 +256,57 @@ def test_a_card_compares_with_images_of_every_class_though_a_folder_holds_them_c
     assert set(sorted_by_class.train.labels[drawn].tolist()) == set(range(10))
     assert torch.equal(drawn, some_of(sorted_by_class, 60))
     assert len(some_of(dataset, 10_000)) == 200
+
+
+@pytest.mark.parametrize("name", ["AutoencoderTraining", "DenoiserTraining"])
+def test_a_signal_saves_the_step_under_way_and_the_same_command_gives_the_same_bits(
+    trained, tmp_path, monkeypatch, name
+):
+    from manifoldgd.priors import training
+
+    module = getattr(training, name)
+    step = module.training_step
+
+    def signalled_step(self, batch):
+        if batch[0] == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "training_step", signalled_step)
+        with pytest.raises(Stopped, match=r"step 8 of 12 is saved in .*last.ckpt"), listening():
+            train(tmp_path / "p")
+    seen = []
+
+    def watched_step(self, batch):
+        seen.append(batch[0])
+        return step(self, batch)
+
+    monkeypatch.setattr(module, "training_step", watched_step)
+    train(tmp_path / "p")
+    assert seen == list(range(8, 12))
+    expected, found = weights(trained[0]), weights(tmp_path / "p")
+    assert all(torch.equal(value, found[key]) for key, value in expected.items())
+
+
+@pytest.mark.parametrize("name", ["AutoencoderTraining", "DenoiserTraining"])
+def test_a_training_that_diverges_writes_nothing_of_it(tmp_path, monkeypatch, name):
+    from manifoldgd.priors import training
+
+    module = getattr(training, name)
+    step = module.training_step
+    monkeypatch.setattr(fitting, "CHECK_EVERY", 3)
+    monkeypatch.setattr(fitting, "CHECKPOINT_EVERY", 3)
+
+    def diverging_step(self, batch):
+        loss = step(self, batch)
+        return loss * torch.nan if batch[0] == 7 else loss
+
+    monkeypatch.setattr(module, "training_step", diverging_step)
+    part = name.removesuffix("Training").lower()
+    with pytest.raises(RunError, match=rf"training of the {part} diverged .* step 9 .*recipe.{part}.lr"):
+        train(tmp_path / "p")
+    held = torch.load(tmp_path / "p" / "training" / part / "last.ckpt", weights_only=True)
+    assert held["global_step"] == 6
+    assert all(value.isfinite().all() for value in held["state_dict"].values())
+    assert not (tmp_path / "p" / "model_index.json").exists()

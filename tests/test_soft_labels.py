@@ -96,6 +96,7 @@ def test_the_teacher_sees_the_very_batch_of_the_student_and_learns_nothing(small
         objective=TeacherOutputs(teacher, 20.0),
         optimisation=lambda network: None,
         after_epoch=lambda epoch, loss: {},
+        name="student",
     )
     indices = torch.arange(40)
     loss = module.training_step(indices, 0)

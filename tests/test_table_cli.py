@@ -1,6 +1,8 @@
 """``manifoldgd table`` from start to end: what it runs, says and leaves; cells run as fakes, and once for real."""
 
 import csv
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from command import manifoldgd
 from fake_cells import NO_DISK, WRONG, fake_job, metrics_of
 from toy_table import CONF, HOME, OUTPUT, TOY, ran, table, write
 
+from manifoldgd.stopping import Stopped
 from manifoldgd.tables.definition import read_definition
 from manifoldgd.tables.results import TableResult
 
@@ -61,10 +64,12 @@ def test_failed_cells_are_listed_and_the_exit_code_says_so(capsys, fakes):
 
 def test_a_full_disk_is_said_and_the_table_continues(capsys, fakes):
     fakes({"unguided": NO_DISK})
-    assert table("columns=one", "jobs=1") == 2
+    assert table("columns=one", "jobs=1") == 1
     out, err = capsys.readouterr()
     assert "failed: one/unguided-seed0: the disk is full" in out
-    assert err.startswith("manifoldgd: error: output: the disk of outputs/tables/toy is full; finished cells are kept")
+    assert err.startswith(
+        "manifoldgd: error: outputs/tables/toy: No space left on device; free some space; what is fini"
+    )
     assert [one.method for one in TableResult.load(OUTPUT / "results.json").sets] == ["random"]
     fakes()
     assert table("columns=one") == 0
@@ -72,25 +77,32 @@ def test_a_full_disk_is_said_and_the_table_continues(capsys, fakes):
 
 def test_a_disk_that_fills_up_under_the_table_itself(capsys, fakes, monkeypatch):
     def full(self, file):
-        raise OSError(28, "No space left on device")
+        raise OSError(28, "No space left on device", str(file))
 
     monkeypatch.setattr(TableResult, "save", full)
-    assert table("columns=one") == 2
-    assert "output: the disk of outputs/tables/toy is full" in capsys.readouterr().err
+    assert table("columns=one") == 1
+    err = capsys.readouterr().err
+    assert err.startswith(
+        "manifoldgd: error: outputs/tables/toy/results.json: No space left on device; free some space"
+    )
 
 
-def test_ctrl_c_says_how_to_continue_and_leaves_the_pages(capsys, fakes, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_the_pages_and_says_how_to_continue(number, capsys, fakes, monkeypatch):
     from manifoldgd.tables.watching import Watch
 
     def tick(watch):
         if len(watch.board.sets) == 2:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), number)
 
     with monkeypatch.context() as patch:
         patch.setattr(Watch, "tick", tick)
-        assert table("jobs=1") == 130
+        assert table("jobs=1") == 128 + number
     out, err = capsys.readouterr()
-    assert err == "manifoldgd: stopped; 2 of 12 cells finished, 0 failed; the same command continues\n"
+    assert err == (
+        f"manifoldgd: stopped by {number.name}; 2 of 12 cells finished, 0 failed, and the same command continues from "
+        "there\n"
+    )
     assert "one/random-seed0" in out
     assert "| random |" in (OUTPUT / "table.md").read_text()
     assert table() == 0
@@ -140,9 +152,9 @@ def test_a_launcher_runs_the_same_cells(capsys, monkeypatch):
     [
         (SystemExit(1), 1, ["random"]),  # how some launchers end where a worker is killed
         (RuntimeError("worker died\nby SIGKILL"), 1, ["random", "mode"]),
-        (KeyboardInterrupt(), 130, ["random"]),
+        (Stopped(signal.SIGTERM), 143, ["random"]),
     ],
-    ids=["exit", "error", "ctrl-c"],
+    ids=["exit", "error", "stopped"],
 )
 def test_a_launcher_whose_worker_is_killed_loses_no_finished_cell(capsys, monkeypatch, stop, code, finished):
     from manifoldgd.cli import table_launch
@@ -159,8 +171,8 @@ def test_a_launcher_whose_worker_is_killed_loses_no_finished_cell(capsys, monkey
     assert ran() == [f"one/{name}-seed0" for name in finished]
     out, err = capsys.readouterr()
     count = len(finished)
-    if code == 130:
-        assert "stopped; 1 of 3 cells finished, 0 failed" in err
+    if code == 143:
+        assert "stopped by SIGTERM; 1 of 3 cells finished, 0 failed" in err
     else:
         assert "failed: one/unguided-seed0: the launcher ended before it did" in out
         assert f"{count} of 3 cells finished, {3 - count} failed" in out

@@ -10,6 +10,7 @@ from test_table_runner import METHODS, board_of
 
 from manifoldgd import __version__
 from manifoldgd.errors import UserError
+from manifoldgd.progress import duration
 from manifoldgd.provenance import code_version, release
 from manifoldgd.store.results import claim_result
 from manifoldgd.tables.board import START_SECONDS, Board, seconds_for
@@ -17,7 +18,6 @@ from manifoldgd.tables.gathering import check_folder, check_same_table, finished
 from manifoldgd.tables.recording import check_nothing_lost, recorded_sets, write_record
 from manifoldgd.tables.results import SetResult, TableResult
 from manifoldgd.tables.scored import with_scores
-from manifoldgd.tables.watching import duration
 
 
 def result(method="a", column="c", seconds=10.0, **changes):

@@ -14,11 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from manifoldgd.cli.components import check_type
 from manifoldgd.cli.dashboard import write_dashboard
 from manifoldgd.cli.experiment import Experiment
-from manifoldgd.cli.explain import suggest
+from manifoldgd.cli.explain import explain_system, suggest
 from manifoldgd.cli.sweep import record_job
 from manifoldgd.cli.tuning import check_split, objective
 from manifoldgd.cli.used import USED_KEYS
-from manifoldgd.errors import UserError, require
+from manifoldgd.errors import RunError, UserError, require
 
 CELL_KEYS = {"table", "method", "column", "seed"}  # what names a table's cell
 PLAIN_KEYS: dict[str, Any] = {
@@ -52,10 +52,11 @@ def run_job(command: str, config: DictConfig) -> float | None:
     try:
         result = _run(command, config)
     except Exception as error:
-        if not isinstance(error, UserError):
+        if not isinstance(error, UserError | RunError | OSError):
             traceback.print_exc()
-        record_job(hydra.job.num, varied, None, f"{error}" or type(error).__name__)
-        print(f"job {hydra.job.num}: error: {error}")
+        reason = explain_system(error) if isinstance(error, OSError) else f"{error}" or type(error).__name__
+        record_job(hydra.job.num, varied, None, reason)
+        print(f"job {hydra.job.num}: error: {reason}")
         return None
     record_job(hydra.job.num, varied, result, None)
     return objective(result)

@@ -5,7 +5,9 @@ Importing this module loads neither torch nor diffusers, so tab completion answe
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +20,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from manifoldgd import __version__
 from manifoldgd.cli.arguments import arguments_given
-from manifoldgd.cli.explain import explain
+from manifoldgd.cli.explain import explain, explain_system
 from manifoldgd.cli.sweep import Sweep, is_sweep
 from manifoldgd.cli.table import run_table
 from manifoldgd.cli.used import USED_KEYS
-from manifoldgd.errors import UserError
+from manifoldgd.errors import RunError, UserError
+from manifoldgd.stopping import Stopped, listening
 
 COMMANDS = {
     "run": "distil a set and evaluate it: set, metrics, report",
@@ -60,6 +63,9 @@ def conf_dir() -> Path:
 
 def main() -> None:
     """Entry point of the command ``manifoldgd``."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that knows ASCII alone gets the rest as escapes
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         sys.exit(run(sys.argv[1:]))
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
@@ -68,7 +74,35 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command; returns the exit code: 0, 1 for failed jobs or cells, 2 for bad input, 130 when stopped."""
+    """Run one command and say in one line what ended it.
+
+    Returns:
+        The exit code: 0; 1 for failed jobs or cells, work that went wrong and errors of the system; 2 for bad input;
+        130 and 143 when stopped by SIGINT and SIGTERM.
+    """
+    try:
+        with listening():
+            return _run(arguments)
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        return _say(f"error: {explain(error, conf_dir())}", 2)
+    except RunError as error:
+        return _say(f"error: {error}", 1)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        return _say(f"error: {explain_system(error)}", 1)
+    except KeyboardInterrupt:  # where nobody listens, as outside the main thread
+        return _say(str(Stopped(signal.SIGINT)), 130)
+    except Stopped as stop:
+        return _say(str(stop), stop.exit_code)
+
+
+def _say(text: str, code: int) -> int:
+    print(f"manifoldgd: {text}", file=sys.stderr, flush=True)
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     if arguments and arguments[0] in COMPLETION:
         return _complete(arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -78,27 +112,17 @@ def run(arguments: list[str]) -> int:
         print(__version__)
         return 0
     command, rest = arguments[0], arguments[1:]
-    try:
-        if command not in COMMANDS:
-            raise UserError(f"unknown command {command!r}; choose one of {', '.join(COMMANDS)}")
-        if command == "table":
-            return run_table(rest, conf_dir())
-        if {"-h", "--help"} & set(rest):
-            print(f"manifoldgd {command}: {COMMANDS[command]}\nuses: {', '.join(sorted(USED_KEYS[command]))}")
-            print("The rest of what follows belongs to other commands.\n")
-        if is_sweep(rest):
-            return _run_sweep(command, rest)
-        _compose_and_run(command, rest)
-        return 0
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        print(f"manifoldgd: error: {explain(error, conf_dir())}", file=sys.stderr)
-        return 2
-    except (KeyboardInterrupt, SystemExit) as stop:
-        # Lightning turns Ctrl-C inside a loop into sys.exit(1).
-        if isinstance(stop, SystemExit) and not isinstance(stop.__context__, KeyboardInterrupt):
-            raise
-        print("manifoldgd: stopped; the same command continues where it was", file=sys.stderr)
-        return 130
+    if command not in COMMANDS:
+        raise UserError(f"unknown command {command!r}; choose one of {', '.join(COMMANDS)}")
+    if command == "table":
+        return run_table(rest, conf_dir())
+    if {"-h", "--help"} & set(rest):
+        print(f"manifoldgd {command}: {COMMANDS[command]}\nuses: {', '.join(sorted(USED_KEYS[command]))}")
+        print("The rest of what follows belongs to other commands.\n")
+    if is_sweep(rest):
+        return _run_sweep(command, rest)
+    _compose_and_run(command, rest)
+    return 0
 
 
 def _run_sweep(command: str, arguments: list[str]) -> int:

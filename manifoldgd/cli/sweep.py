@@ -46,7 +46,7 @@ class Sweep:
         return bool(records) and all(record["error"] is not None for record in records)
 
     def _records(self) -> list[dict[str, Any]]:
-        return [json.loads(file.read_text()) for file in sorted((self.folder / "jobs").glob("*.json"))]
+        return [json.loads(file.read_text(encoding="utf-8")) for file in sorted((self.folder / "jobs").glob("*.json"))]
 
     def conclude(self) -> int:
         """Print and write the table of all jobs; returns 1 if any failed."""

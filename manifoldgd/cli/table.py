@@ -6,17 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from manifoldgd.cli.table_options import HELP, read_options
-from manifoldgd.errors import UserError
 from manifoldgd.tables.definition import read_definition
 from manifoldgd.tables.finding import known_tables
-from manifoldgd.tables.jobs import FULL
 
 
 def run_table(arguments: Sequence[str], conf: Path) -> int:
     """The command; returns the exit code.
 
     Raises:
-        UserError: bad input, found before any cell runs; or the disk filled up.
+        UserError: bad input, found before any cell runs.
+        OSError: the disk filled up; finished cells are kept.
     """
     if {"-h", "--help"} & set(arguments):
         print(HELP)
@@ -33,12 +32,4 @@ def run_table(arguments: Sequence[str], conf: Path) -> int:
         return work.dry_run()
     if options.pages:
         return work.write_pages_of_record()
-    try:
-        return work.run()
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        raise UserError(
-            f"output: the disk of {work.output} is full; finished cells are kept: free some space and run the same "
-            "command again"
-        ) from error
+    return work.run()

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from manifoldgd.cli.arguments import arguments_given
 from manifoldgd.errors import UserError, require
 from manifoldgd.files import atomic_write_json, atomic_write_text
+from manifoldgd.stopping import Stopped
 from manifoldgd.store.keys import read_json
 from manifoldgd.tables.board import Board
 from manifoldgd.tables.cells import Cell
@@ -96,21 +97,21 @@ def _launch(
             hydra.main(version_base="1.3", config_path=str(conf), config_name="cells")(run_listed)()
     except (HydraException, OmegaConfBaseException, UserError):
         raise  # the launcher's own settings are wrong: nothing was started
-    except (Exception, SystemExit, KeyboardInterrupt) as error:
+    except (Exception, SystemExit, Stopped) as error:
         stopped = error  # a worker was killed, or we were: what the others finished counts
     for cell in cells:
         _take_in(board, cell, _complaint(jobs[cell.name].log), stopped)
-    if isinstance(stopped, KeyboardInterrupt):
+    if isinstance(stopped, Stopped):
         raise stopped
 
 
 def _take_in(board: Board, cell: Cell, complaint: Path, stopped: BaseException | None) -> None:
     """What became of a cell whose launcher has ended, or was stopped."""
     if complaint.is_file():
-        board.ended(cell, complaint.read_text().strip())
+        board.ended(cell, complaint.read_text(encoding="utf-8").strip())
     elif stopped is None or finished_set(board.output, cell, board.blank.students[cell.column]):
         board.ended(cell, None)
-    elif not isinstance(stopped, KeyboardInterrupt):  # then it is left, and did not fail
+    elif not isinstance(stopped, Stopped):  # then it is left, and did not fail
         lines = str(stopped).strip().splitlines()
         reason = f"{type(stopped).__name__}{f': {lines[-1].strip()}' if lines else ''}"
         board.ended(cell, f"the launcher ended before it did ({reason})")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import sys
+import errno
+import os
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from manifoldgd.cli.table_scores import Scoring
 from manifoldgd.errors import UserError
 from manifoldgd.files import one_at_a_time
 from manifoldgd.priors.loading import only_cached
+from manifoldgd.stopping import Stopped
 from manifoldgd.tables.board import Board
 from manifoldgd.tables.definition import TableDefinition, read_definition
 from manifoldgd.tables.finding import RECORD, find_table, table_name
@@ -119,7 +121,7 @@ class TableWork:
         return 0
 
     def run(self) -> int:
-        """Run what is left; 0 if every cell is finished, 1 if some failed, 130 if stopped."""
+        """Run what is left; 0 if every cell is finished, 1 if some failed."""
         for row in self.plan.rows:
             for problem in row.problems(here=self.here)[:1]:
                 raise UserError(f"cell {row.name}: {problem}")
@@ -132,10 +134,9 @@ class TableWork:
                 if scoring:
                     scoring.prepare()
                 tried = self._run_left(board)
-            except KeyboardInterrupt:
-                self._write_pages(board)
-                print(f"manifoldgd: stopped; {_state(board)}; the same command continues", file=sys.stderr)
-                return 130
+            except Stopped as stop:
+                self._write_pages(board)  # as far as the time goes that a stopped process has
+                raise Stopped(stop.number, _state(board)) from None
             self._write_pages(board)
             return self._conclude(board, tried)
 
@@ -229,10 +230,7 @@ class TableWork:
             print(f"failed: {cell.name}: {board.failed[place_of(cell)].reason}")
         print(f"table {self.name}: {_state(board)}; {self.output}/report.html")
         if not tried:
-            raise UserError(
-                f"output: the disk of {self.output} is full; finished cells are kept: free some space and run the same "
-                "command again"
-            )
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.output))
         if board.left:
             print("the same command tries the failed cells again; their logs lie in " + str(self.output / "logs"))
             return 1

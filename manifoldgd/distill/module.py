@@ -16,6 +16,8 @@ from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, Guidance, SetE
 from manifoldgd.diffusion.samplers import Sampler
 from manifoldgd.diffusion.start import PURE_NOISE, Origin, Start
 from manifoldgd.distill.items import WorkItem
+from manifoldgd.errors import RunError
+from manifoldgd.finite import NotFinite
 from manifoldgd.geometry.neighbours import neighbourhood_indices
 from manifoldgd.machine import half_precision
 from manifoldgd.matching.energy import Matching
@@ -73,6 +75,7 @@ class Synthesised:
     images: Tensor  # [B, C, h, w] uint8
     ratios: Tensor  # [B, T] ||guidance|| / ||noise|| of each step taken, in order; NaN without guidance or noise
     kept: Tensor  # [B, T] share of the mode vector that the projector keeps; NaN where nothing is projected
+    runaway: Tensor  # [B] int64 steps at which the guidance was beyond RUNAWAY times the noise
 
 
 class DistillModule(LightningModule):
@@ -141,8 +144,20 @@ class DistillModule(LightningModule):
             on_step=observe,
             origin=self._origin(items),
         )
-        images = torch.cat([self.prior.decode(part, self.image_size).cpu() for part in latents.split(self.at_once)])
-        return Synthesised(items, images, *_curves(records))
+        return Synthesised(items, self._images(items, latents), *_curves(records))
+
+    def _images(self, items: list[WorkItem], latents: Tensor) -> Tensor:
+        images: list[Tensor] = []
+        for part in latents.split(self.at_once):
+            try:
+                images.append(self.prior.decode(part, self.image_size).cpu())
+            except NotFinite as error:
+                item = items[sum(map(len, images)) + error.rows[0]]
+                raise RunError(
+                    f"sampling: class {item.class_name!r}, prototype {item.rank}, replica {item.replica}: {error}. "
+                    "Images finished before are kept"
+                ) from None
+        return torch.cat(images)
 
     def _origin(self, items: list[WorkItem]) -> Origin | None:
         if self.targets is None or not self.start.from_prototype:
@@ -173,10 +188,11 @@ class DistillModule(LightningModule):
             return self.prior.decode_pixels(latents, self.image_size).float()
 
 
-def _curves(records: list[StepRecord]) -> tuple[Tensor, Tensor]:
+def _curves(records: list[StepRecord]) -> tuple[Tensor, Tensor, Tensor]:
     ratios, kept = [], []
     for record in records:
         compared = (record.guidance_norm > 0) & (record.noise_norm > 0)  # no noise is left at the last step
         ratios.append(torch.where(compared, record.guidance_norm / record.noise_norm, torch.nan))
         kept.append(torch.full_like(record.guidance_norm, torch.nan) if record.kept is None else record.kept)
-    return torch.stack(ratios, dim=1).cpu(), torch.stack(kept, dim=1).cpu()
+    runaway = torch.stack([record.runaway for record in records]).sum(0)
+    return torch.stack(ratios, dim=1).cpu(), torch.stack(kept, dim=1).cpu(), runaway.cpu()

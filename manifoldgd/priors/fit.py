@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,14 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 
+from manifoldgd.errors import RunError
+from manifoldgd.files import naming
 from manifoldgd.priors.batches import StepBatches
+from manifoldgd.progress import on_terminal, progress_bar
+from manifoldgd.stopping import Stopped, asked, held_back
 
 CHECKPOINT_EVERY = 250  # optimiser steps; at most this much is lost on a kill
+CHECK_EVERY = 25  # optimiser steps between two looks at the loss; divides CHECKPOINT_EVERY: what is saved was checked
 REFRESH_EVERY = 10  # optimiser steps between two looks of the progress bar
 
 
@@ -32,6 +39,58 @@ class Stopwatch(Callback):
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         self.before = state_dict["seconds"]
+
+
+class StepLines(Callback):
+    """The same off a terminal, in lines."""
+
+    def __init__(self) -> None:
+        self.stack = ExitStack()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        bar = progress_bar("training", trainer.max_steps, enabled=True, done=trainer.global_step, unit="steps")
+        self.advance = self.stack.enter_context(bar)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.advance()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.stack.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self.stack.close()
+
+
+class WholeSteps(Callback):
+    """Ends a run between two steps: with its state saved where that is asked for, without where the loss is lost.
+
+    Args:
+        checkpoint: where the state goes.
+    """
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint, self.losses = checkpoint, torch.zeros(())
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.losses = self.losses + outputs["loss"].detach()  # on the device: NaN and infinity stay in a sum
+        step, number = trainer.global_step, asked()
+        if number is not None or step % CHECK_EVERY == 0 or step == trainer.max_steps:
+            self._check(step, pl_module)
+        if number is not None:
+            with naming(self.checkpoint):
+                trainer.save_checkpoint(self.checkpoint)
+            raise Stopped(number, f"step {step} of {trainer.max_steps} is saved in {self.checkpoint}")
+
+    def _check(self, step: int, module: LightningModule) -> None:
+        if not math.isfinite(self.losses):
+            name = type(module).__name__.removesuffix("Training").lower()
+            raise RunError(
+                f"prior: the training of the {name} diverged in the {CHECK_EVERY} steps before step {step} (loss NaN "
+                f"or infinite) at learning rate {module.lr:g}; lower recipe.{name}.lr, and choose another output or "
+                f"remove {self.checkpoint.parents[1]}"
+            )
 
 
 class StepProgressBar(RichProgressBar):
@@ -73,6 +132,10 @@ def fit(
 
     Returns:
         Seconds of training over all runs.
+
+    Raises:
+        RunError: the loss has become NaN or infinite; the last checkpoint is of before.
+        Stopped: with the state saved after the step under way.
     """
     checkpoint = folder / "last.ckpt"
     done, seconds = _progress(checkpoint)
@@ -80,20 +143,24 @@ def fit(
         module.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"])
         return seconds
     stopwatch = Stopwatch()
+    folder.mkdir(parents=True, exist_ok=True)
     # Lightning writes a checkpoint to a temporary file first, so a kill never leaves half of one.
     save = ModelCheckpoint(dirpath=folder, filename="last", every_n_train_steps=CHECKPOINT_EVERY, save_top_k=1)
     save._enable_version_counter = False  # one file, replaced, instead of last-v1, last-v2 ...
-    bar = [StepProgressBar(refresh_rate=REFRESH_EVERY, leave=True)] if trainer.get("enable_progress_bar", True) else []
+    bar: list[Callback] = []
+    if trainer.get("enable_progress_bar", True):
+        bar = [StepProgressBar(refresh_rate=REFRESH_EVERY, leave=True) if on_terminal() else StepLines()]
     runner = Trainer(
         max_steps=steps,
         max_epochs=-1,
-        callbacks=[stopwatch, save, *bar],
+        callbacks=[stopwatch, WholeSteps(checkpoint), save, *bar],
         log_every_n_steps=25,
-        **trainer,
+        **trainer | {"enable_progress_bar": bool(bar) and on_terminal()},
     )
     batches = StepBatches(num_items=num_items, batch_size=batch_size, seed=seed, first=done, last=steps)
-    runner.fit(module, batches.loader(), ckpt_path=checkpoint if done else None, weights_only=True)
-    runner.save_checkpoint(checkpoint)
+    with held_back(), naming(checkpoint):
+        runner.fit(module, batches.loader(), ckpt_path=checkpoint if done else None, weights_only=True)
+        runner.save_checkpoint(checkpoint)
     return stopwatch.seconds
 
 

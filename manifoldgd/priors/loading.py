@@ -230,7 +230,7 @@ def _explained(key: str, path: str) -> Iterator[None]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"prior.path: cannot read {path} ({error}); restore the file or choose another prior"

@@ -16,6 +16,12 @@ from torch.nn import functional
 from manifoldgd.artifacts import Key
 from manifoldgd.diffusion.schedule import NoiseSchedule
 from manifoldgd.errors import require
+from manifoldgd.finite import check_finite
+
+DAMAGED = (
+    "its weights may be damaged (fetch or train the prior again) or machine.precision too coarse (set "
+    "machine.precision=32-true)"
+)
 
 
 @dataclass(frozen=True)
@@ -97,15 +103,26 @@ class Prior:
         """``[n, C, h, w]`` uint8 images -> ``[n, C, H, W]`` scaled latents (the posterior means).
 
         Images smaller than :attr:`image_size` are padded with black, centred.
+
+        Raises:
+            NotFinite: a latent is NaN or infinite.
         """
         pixels = pad_to(as_pixels(images), self.image_size)
         mean = self.autoencoder.encode(pixels).latent_dist.mean
-        return (mean - (self.autoencoder.config.shift_factor or 0.0)) * self.autoencoder.config.scaling_factor
+        latents = (mean - (self.autoencoder.config.shift_factor or 0.0)) * self.autoencoder.config.scaling_factor
+        check_finite(latents, f"prior {self.name}: the encoder's latents", DAMAGED)
+        return latents
 
     @torch.inference_mode()
     def decode(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
-        """``[n, C, H, W]`` scaled latents -> ``[n, C, *size]`` uint8 images (the padding cut off)."""
-        return as_images(self.decode_pixels(latents, size))
+        """``[n, C, H, W]`` scaled latents -> ``[n, C, *size]`` uint8 images (the padding cut off).
+
+        Raises:
+            NotFinite: a pixel is NaN or infinite: as a byte it would be black.
+        """
+        pixels = self.decode_pixels(latents, size)
+        check_finite(pixels, f"prior {self.name}: the decoder's images", DAMAGED)
+        return as_images(pixels)
 
     def decode_pixels(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
         """``[n, C, H, W]`` scaled latents -> ``[n, C, *size]`` float pixels, about in [-1, 1]; differentiable."""

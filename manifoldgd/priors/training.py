@@ -143,7 +143,7 @@ def write_prior(
     pipeline = DiTPipeline(transformer.half(), vae.half(), scheduler, id2label=id2label)
     pipeline.save_pretrained(partial)
     # The pipeline takes class names but does not save them; the hub's DiT has them in its index, and so have ours.
-    index = json.loads((partial / "model_index.json").read_text())
+    index = json.loads((partial / "model_index.json").read_text(encoding="utf-8"))
     for name in ("transformer", "vae", "scheduler"):
         for file in (partial / name).iterdir():
             file.chmod(0o644)
@@ -172,7 +172,7 @@ def _claim(work: Path, recipe: dict[str, Any]) -> None:
     images: Key = recipe["dataset"]
     recipe = json.loads(json.dumps(recipe))
     note = work / "recipe.json"
-    found = json.loads(note.read_text()) if note.is_file() else recipe
+    found = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else recipe
     if found.get("dataset") in images.former:
         found = {**found, "dataset": str(images)}
     differing = sorted(key for key in {*recipe, *found} if recipe.get(key) != found.get(key))

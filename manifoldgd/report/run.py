@@ -21,6 +21,7 @@ from manifoldgd.report.sections import (
     map_section,
     measures_section,
     pairs_section,
+    runaway_sentence,
     set_section,
     students_section,
     time_sentence,
@@ -84,8 +85,14 @@ def write_run_report(
         key_figures=_key_figures(result, step_records),
         sections=sections,
         config=config_text,
+        notices=_notices(result),
     )
     return page
+
+
+def _notices(result: Mapping[str, Any]) -> list[str]:
+    runaway = (result.get("guidance") or {}).get("runaway")
+    return [f"{runaway_sentence(runaway, result['num_images'])}."] if runaway else []
 
 
 def _subtitle(result: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from manifoldgd.artifacts import DistilledSet
+from manifoldgd.diffusion.loop import RUNAWAY
 from manifoldgd.report.figures import accuracy_curve, bars, guidance_plot
 from manifoldgd.report.grids import image_grid, pairs_grid, scale_for
 from manifoldgd.report.latent_map import Cloud, latent_map, latent_map_by_class
@@ -92,6 +93,14 @@ def guidance_section(records: Sequence[Mapping[str, float | None]] | None, sourc
     )
     alt = "Ratio of guidance norm to noise norm" + (" and share of its vector kept" if kept else "") + " by step"
     return Section(title, [_plot(lambda scheme: guidance_plot(records, scheme=scheme), caption, alt, "guidance")])
+
+
+def runaway_sentence(images: int, of: int) -> str:
+    """What to make of images whose guidance was beyond :data:`RUNAWAY` times the noise at some step."""
+    return (
+        f"{images} of {of} images ran away: at some step guidance moved them by more than {RUNAWAY:g} times the noise; "
+        "lower guidance.scale"
+    )
 
 
 def map_section(latents: Latents | None, class_names: Sequence[str]) -> Section:

@@ -216,7 +216,10 @@ def _measured(
 
 
 def guidance_steps(distilled: DistilledSet) -> dict[str, Any] | None:
-    """Mean and spread over images of what guidance did at each step, from the manifest; ``None`` if it did nothing."""
+    """What guidance did at each step, mean and spread over images, and how many images ran away, from the manifest.
+
+    ``None`` if it did nothing.
+    """
     curves = [row["guidance"] for row in distilled.manifest.get("images", []) if "guidance" in row]
     if not curves:
         return None
@@ -226,10 +229,11 @@ def guidance_steps(distilled: DistilledSet) -> dict[str, Any] | None:
     )
     steps = ratio.shape[1]
     return {
+        "runaway": sum(bool(curve.get("runaway")) for curve in curves),  # images; sets of older versions do not say
         "steps": [
             {"index": steps - 1 - step, **_spread("ratio", ratio[:, step]), **_spread("kept", kept[:, step])}
             for step in range(steps)
-        ]
+        ],
     }
 
 

@@ -10,15 +10,18 @@ from torch import Tensor
 from manifoldgd.artifacts import LatentSet, PrototypeSet
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.errors import require
+from manifoldgd.finite import check_finite
 from manifoldgd.latents.encoding import encode_split
 from manifoldgd.machine import Machine
-from manifoldgd.priors.prior import Prior
+from manifoldgd.priors.prior import DAMAGED, Prior
 from manifoldgd.progress import progress_bar
 from manifoldgd.prototypes.classes import Clusterer, cluster_classes
 from manifoldgd.stages.spaces import FeatureTable
 from manifoldgd.store.cache import cached_latents, cached_prototypes
 from manifoldgd.store.keys import key_of
 from manifoldgd.store.rows import RowWriter
+
+AGAIN = "set cache=FOLDER to an empty one to have them made again"
 
 
 def encode(dataset: ImageDataset, prior: Prior, machine: Machine, cache: Path) -> tuple[LatentSet, bool]:
@@ -96,6 +99,10 @@ def cluster(
 
     def find() -> PrototypeSet:
         compared = features.load() if features else None
+        # As they lie in the cache: an older version wrote without looking.
+        check_finite(latents.latents, "clusterer: the latents of the training images", f"{DAMAGED}; {AGAIN}")
+        if compared is not None:
+            check_finite(compared, "clusterer: the features of the training images", f"{DAMAGED}; {AGAIN}")
         with progress_bar(
             f"cluster {len(latents.class_names)} classes", len(latents.class_names), enabled=machine.progress
         ) as advance:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from manifoldgd.priors.prior import Prior
 from manifoldgd.progress import progress_bar
 from manifoldgd.prototypes.coresets import select_classes
 from manifoldgd.report.card import set_card
+from manifoldgd.report.sections import runaway_sentence
 from manifoldgd.store.sets import SetWriter, load_set
 
 
@@ -102,6 +104,8 @@ def distil(
         synthesise(module, batches, save, trainer=trainer)
     facts = {**facts, "prior_labels": dict(zip(dataset.class_names, labels, strict=True)), "seed": seed}
     facts["seconds"] = {**facts.get("seconds", {}), "distill": round(writer.seconds, 2)}
+    if runaway := sum(bool(row.get("guidance", {}).get("runaway")) for row in writer.rows.values()):
+        print(f"manifoldgd: warning: {runaway_sentence(runaway, len(items))}", file=sys.stderr)
     writer.finish(ipc=ipc, facts=facts, card=set_card(dataset.name, dataset.class_names, ipc, facts))
     return load_set(folder)
 
@@ -112,7 +116,8 @@ def _save(writer: SetWriter, batch: Synthesised, targets: Targets | None, guided
         if targets is not None:
             facts["prototype"] = _prototype_facts(targets.prototypes, item.label, item.rank)
         if targets is not None and guided:
-            facts["guidance"] = {"ratio": _numbers(batch.ratios[row]), "kept": _numbers(batch.kept[row])}
+            curves = {"ratio": _numbers(batch.ratios[row]), "kept": _numbers(batch.kept[row])}
+            facts["guidance"] = {**curves, "runaway": int(batch.runaway[row])}
         writer.save(batch.images[row], item.label, item.rank, **facts)
 
 

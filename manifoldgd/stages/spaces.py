@@ -13,9 +13,10 @@ from torch import Tensor
 from manifoldgd.artifacts import Key, LatentSet
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.errors import require
+from manifoldgd.finite import check_finite
 from manifoldgd.latents.features import transformer_features
 from manifoldgd.machine import Machine
-from manifoldgd.priors.prior import Prior
+from manifoldgd.priors.prior import DAMAGED, Prior
 from manifoldgd.progress import progress_bar
 from manifoldgd.prototypes.spaces import DenoiserFeatures, Features, PrincipalComponents, principal_components
 from manifoldgd.stages import classifiers
@@ -81,7 +82,12 @@ def features_of(
 
 
 def _kept(cache: Path, key: Key, make: Callable[[], Tensor]) -> FeatureTable:
-    return FeatureTable(key, lambda: cached_tensor(cache / "features", key, make))
+    def found() -> Tensor:
+        features = make()
+        check_finite(features, "clusterer.space: the features of the training images", DAMAGED)
+        return features
+
+    return FeatureTable(key, lambda: cached_tensor(cache / "features", key, found))
 
 
 def _components(space: PrincipalComponents, encoded: LatentSet, machine: Machine) -> Tensor:

@@ -27,7 +27,7 @@ from torch import Tensor
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.data.transforms import PILLOW_MODE, eight_bit
 from manifoldgd.errors import UserError, require
-from manifoldgd.files import atomic_path, atomic_write_text
+from manifoldgd.files import atomic_path, atomic_write_text, naming
 from manifoldgd.provenance import code_version
 from manifoldgd.store.keys import CHECKSUM, is_intact, read_json, sealed, write_json
 from manifoldgd.store.results import claim_result
@@ -104,7 +104,7 @@ class SetWriter:
         self.seconds += seconds
 
     def _note(self, row: Row) -> None:
-        with self.progress.open("a") as stream:
+        with naming(self.progress), self.progress.open("a") as stream:
             stream.write(json.dumps(sealed(row), allow_nan=False) + "\n")
             stream.flush()
             os.fsync(stream.fileno())

@@ -143,6 +143,7 @@ def train_classifier(
         objective=class_labels,
         optimisation=lambda network: _one_cycle(network, recipe, epochs * len(loader)),
         after_epoch=lambda epoch, loss: {},
+        name=f"{title} {classifier.name}",
     )
     fit(module, loader, epochs=epochs, accelerator=accelerator, title=title if progress else None)
     return classifier

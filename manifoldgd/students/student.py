@@ -241,6 +241,7 @@ class Student:
             objective=self.protocol.objective(None if teacher is None else teacher.network),
             optimisation=lambda network: self.protocol.optimisation(network, epochs),
             after_epoch=watch,
+            name=f"student {self.name}, seed {seed}",
         )
         batch_size = self.protocol.batch_for(ipc, num_classes)
         loader = ShuffledIndices(len(train.images), batch_size, generator(seed, "student", "order"))

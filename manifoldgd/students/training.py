@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
@@ -13,11 +15,13 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.loggers import Logger
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Generator, Tensor, nn
 
 from manifoldgd.dataset import check_statistics
+from manifoldgd.errors import RunError
+from manifoldgd.finite import NotFinite, check_finite
+from manifoldgd.machine import single_process
+from manifoldgd.progress import progress_bar
 from manifoldgd.students.augmentation import Augmentation
 from manifoldgd.students.cutmix import cutmix
 from manifoldgd.students.objectives import Batch, Objective
@@ -81,6 +85,7 @@ class Supervised(L.LightningModule):
         objective: The loss; a module is moved to the training device, and not trained.
         optimisation: Builds optimizer and learning-rate schedule.
         after_epoch: Called with the epoch (from 1) and its mean training loss; returns what the logger shall record.
+        name: What is trained, for messages.
     """
 
     def __init__(
@@ -97,8 +102,10 @@ class Supervised(L.LightningModule):
         objective: Objective,
         optimisation: Optimisation,
         after_epoch: Callable[[int, float], Mapping[str, float]],
+        name: str,
     ) -> None:
         super().__init__()
+        self.name = name
         self.network = network
         self.pixels = pixels
         self.augmentation = augmentation
@@ -135,43 +142,51 @@ class Supervised(L.LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Report the epoch."""
+        """Report the epoch.
+
+        Raises:
+            RunError: The loss or the outputs have become NaN or infinite: no later epoch can mend the weights.
+        """
         loss = float(torch.stack(self.losses).mean())
         self.losses.clear()
-        metrics = self.after_epoch(self.current_epoch + 1, loss)
+        metrics = None
+        if math.isfinite(loss):
+            with suppress(NotFinite):  # the last step of an epoch may be the one that spoils the weights
+                metrics = self.after_epoch(self.current_epoch + 1, loss)
+        if metrics is None:
+            group = self.optimizers().optimizer.param_groups[0]
+            rate = group.get("max_lr", group["initial_lr"])  # as configured: the schedule moves "lr"
+            raise RunError(
+                f"{self.name}: the training diverged in epoch {self.current_epoch + 1} (loss {loss:.3g}, or outputs "
+                f"that are not finite) at learning rate {rate:g}; lower the learning rate, or train in single "
+                "precision (machine.student_precision=32-true)"
+            )
         if self.logger is not None:
             self.logger.log_metrics(dict(metrics), step=self.current_epoch + 1)
 
 
 class EpochBar(L.Callback):
-    """One line of progress, counted in epochs, of which a real training split takes minutes each."""
+    """Progress counted in epochs, of which a real training split takes minutes each."""
 
     def __init__(self, title: str) -> None:
-        columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("epochs"), TimeRemainingColumn())
-        console = Console(stderr=True)
-        # Off a terminal there is no bar to remove afterwards, only an empty line for each.
-        self.progress = Progress(*columns, transient=True, console=console, disable=not console.is_terminal)
+        self.title, self.stack = title, ExitStack()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show the bar."""
-        self.task = self.progress.add_task("", total=trainer.max_epochs)
-        self.progress.start()
+        bar = progress_bar(self.title, trainer.max_epochs, enabled=True, unit="epochs", transient=True)
+        self.advance = self.stack.enter_context(bar)
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """A part of an epoch done."""
-        self.progress.advance(self.task, 1 / trainer.num_training_batches)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """One epoch done, whatever the parts sum to."""
-        self.progress.update(self.task, completed=trainer.current_epoch + 1)
+        self.advance(1 / trainer.num_training_batches)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remove the bar."""
-        self.progress.stop()
+        self.stack.close()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Remove the bar, so that the message is readable."""
-        self.progress.stop()
+        self.stack.close()
 
 
 def fit(
@@ -205,6 +220,7 @@ def fit(
             accelerator=accelerator,
             devices=1,
             precision=precision,
+            plugins=single_process(),
             logger=logger,
             callbacks=[EpochBar(title)] if title else [],
             enable_checkpointing=False,
@@ -249,9 +265,14 @@ def outputs(
         size: Height and width of the network's input.
         cover: See :func:`centre_view`.
         features: The penultimate layer's output instead of logits.
+
+    Raises:
+        NotFinite: An output is NaN or infinite; its largest value would be that of class 0.
     """
     device = next(network.parameters()).device
     apply = network.features if features else network
     at_once = min(EVALUATION_BATCH, max(1, EVALUATION_PIXELS // (size[0] * size[1])))
     batches = (centre_view(pixels.unit(each.to(device)), size, cover) for each in images.split(at_once))
-    return torch.cat([apply(pixels.normalised(batch)).cpu() for batch in batches])
+    found = torch.cat([apply(pixels.normalised(batch)).cpu() for batch in batches])
+    check_finite(found, "network under test: the outputs", "its training diverged, or its weights are damaged")
+    return found

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or what one may use of it
 QUOTED = tuple(map(os.strerror, FULL))  # what every library quotes from the system
 DISK_FULL = "the disk is full"
-GRACE_SECONDS = 5  # between asking a process to end and ending it
+GRACE_SECONDS = 3  # between asking processes to end and ending them; less than a command that is stopped has itself
 TAIL_BYTES = 20_000  # of a log: enough for a long traceback
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
@@ -56,9 +57,10 @@ def stop(processes: Iterable[subprocess.Popen[bytes]]) -> None:
     waiting = [process for process in processes if process.poll() is None]
     for process in waiting:
         _signal(process, signal.SIGTERM)
+    end = time.monotonic() + GRACE_SECONDS
     for process in waiting:
         with suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE_SECONDS)
+            process.wait(max(0.0, end - time.monotonic()))
             continue
         _signal(process, signal.SIGKILL)
         process.wait()
@@ -107,5 +109,5 @@ def _end_with_parent() -> Callable[[], None] | None:
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl  # looked up here: nothing may be loaded between fork and exec
-    # Not SIGTERM: Lightning takes that as a wish and trains on.
+    # Not SIGTERM: nobody is left to wait for what that would save.
     return lambda: prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL))

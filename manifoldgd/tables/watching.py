@@ -1,4 +1,4 @@
-"""What is seen of a table under way: a bar on a terminal, one line a finished cell elsewhere."""
+"""What is seen of a table under way: a bar on a terminal; elsewhere a line a finished cell, and one now and then."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from manifoldgd.progress import LINE_EVERY, duration
 from manifoldgd.tables.board import Board
 from manifoldgd.tables.cells import Cell
 from manifoldgd.tables.results import SetResult
@@ -28,6 +29,7 @@ class Watch:
         self.board, self.at_once = board, at_once
         self.console = console or Console(soft_wrap=True, highlight=False)
         self.running: dict[Cell, float] = {}
+        self.said = time.monotonic()  # when the last line was
         columns = (TextColumn("table"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         self.bar = Progress(*columns, TextColumn("{task.description}"), console=self.console, auto_refresh=False)
         self.task = self.bar.add_task("", total=len(board.cells), completed=board.finished)
@@ -52,9 +54,8 @@ class Watch:
         """A cell's process has ended, with a result or a reason."""
         seconds = time.monotonic() - self.running.pop(cell)
         if not self.console.is_terminal:
-            count = f"[{self.board.finished}/{len(self.board.cells)}]"
             said = _accuracy(result) if result else f"failed: {reason or self._failure(cell)}"
-            self.console.print(f"{count} {cell.name}: {said} ({duration(seconds)}){self._left()}", markup=False)
+            self._say(f"{cell.name}: {said} ({duration(seconds)}){self._left()}")
         elif result is None:
             self.bar.console.print(f"{cell.name}: failed: {reason or self._failure(cell)}", markup=False)
         self._describe()
@@ -62,6 +63,12 @@ class Watch:
     def tick(self) -> None:
         """Time has passed."""
         self._describe()
+        if not self.console.is_terminal and time.monotonic() - self.said > LINE_EVERY:
+            self._say(f"at work on {self._work()}")
+
+    def _say(self, text: str) -> None:
+        self.said = time.monotonic()
+        self.console.print(f"[{self.board.finished}/{len(self.board.cells)}] {text}", markup=False)
 
     def _failure(self, cell: Cell) -> str:
         return self.board.failed[cell.method, cell.column, cell.seed].reason
@@ -70,23 +77,15 @@ class Watch:
         seconds = self.board.seconds_left(self.at_once)
         return f"; about {duration(seconds)} left" if seconds else ""
 
-    def _describe(self) -> None:
+    def _work(self) -> str:
         names = [cell.name for cell in self.running]
         more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-        text = f"{', '.join(names[:SHOWN_NAMES])}{more}{self._left()}"
-        self.bar.update(self.task, completed=self.board.finished, description=text)
+        return f"{', '.join(names[:SHOWN_NAMES])}{more}{self._left()}"
+
+    def _describe(self) -> None:
+        self.bar.update(self.task, completed=self.board.finished, description=self._work())
         if self.console.is_terminal:
             self.bar.refresh()
-
-
-def duration(seconds: float) -> str:
-    """Two units at most, for instance ``2 h 05 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
 def _accuracy(result: SetResult) -> str:
