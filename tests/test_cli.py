@@ -1,7 +1,6 @@
 """Bad input, each kind once: exit code 2, one line on stderr, no traceback, and what to do."""
 
 import json
-import os
 import shlex
 import shutil
 import signal
@@ -258,7 +257,7 @@ def test_cfg_job_prints_the_configuration(capsys):
 def test_a_signal_says_that_work_continues(number, capsys, monkeypatch, tiny_prior, tmp_path):
     from manifoldgd.cli.experiment import Experiment
 
-    monkeypatch.setattr(Experiment, "run", lambda self: os.kill(os.getpid(), number))
+    monkeypatch.setattr(Experiment, "run", lambda self: signal.raise_signal(number))
     assert quick("run", tiny_prior, tmp_path / "c", tmp_path / "o") == 128 + number
     said = f"stopped by {number.name}; what is finished is kept, and the same command continues from there"
     assert capsys.readouterr().err == f"manifoldgd: {said}\n"

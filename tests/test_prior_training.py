@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import os
 import signal
 
 import pytest
@@ -269,7 +268,7 @@ def test_a_signal_saves_the_step_under_way_and_the_same_command_gives_the_same_b
 
     def signalled_step(self, batch):
         if batch[0] == 7:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         return step(self, batch)
 
     with monkeypatch.context() as patch:

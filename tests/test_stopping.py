@@ -29,7 +29,7 @@ def in_the_foreground():
 def test_a_signal_becomes_one_exception_and_the_handlers_come_back(number):
     before = signal.getsignal(number)
     with pytest.raises(Stopped, match=f"stopped by {number.name}; what is finished is kept") as stop, listening():
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
         time.sleep(1)
     assert stop.value.exit_code == 128 + number
     assert not isinstance(stop.value, Exception)
@@ -41,7 +41,7 @@ def test_a_request_waits_for_the_end_of_a_step():
     with pytest.raises(Stopped, match="3 steps are saved"), listening(), held_back():
         for step in range(9):
             if step == 2:
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)
             steps.append(step)
             if number := asked():
                 raise Stopped(number, f"{len(steps)} steps are saved")
@@ -52,7 +52,7 @@ def test_a_step_that_takes_too_long_is_not_waited_for(monkeypatch):
     monkeypatch.setattr(stopping, "HELD_AT_MOST", 0.1)
     began = time.monotonic()
     with pytest.raises(Stopped), listening(), held_back():
-        os.kill(os.getpid(), signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
         time.sleep(3)
     assert time.monotonic() - began < 2
 
@@ -60,7 +60,7 @@ def test_a_step_that_takes_too_long_is_not_waited_for(monkeypatch):
 def test_a_request_at_the_last_step_is_not_lost():
     with pytest.raises(Stopped), listening():
         with held_back():
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         pytest.fail("the work after it began")
 
 
@@ -69,7 +69,7 @@ def test_a_request_while_an_object_is_destroyed_is_not_lost():
 
     class Handle:
         def __del__(self):
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(Stopped), listening():
         Handle()
@@ -81,9 +81,9 @@ def test_one_request_sent_twice_is_one_request():
     """As `timeout` does it: to the process, and to its group."""
     with pytest.raises(Stopped), listening():
         try:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         finally:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
             cleaned = True
     assert cleaned
 

@@ -162,16 +162,12 @@ def test_names_of_any_kind_survive_a_terminal_that_knows_ascii_alone(tmp_path, p
     for split in accented.iterdir():
         first = sorted(split.iterdir())[0]
         first.rename(split / "café")
-    code = (
-        "import sys, os; sys.argv = ['x']\nfrom manifoldgd.cli.main import run\n"
-        f"sys.exit(run(['distill', 'dataset=image_folder', 'dataset.folder={accented}', 'dataset.image_size=8', "
-        "'ipc=1', 'source=random', 'output=out', 'cache=cache', 'machine=cpu', 'machine.threads=1']))"
-    )
+    keys = ("image_size=8", "channels=1", f"folder={accented}")
+    command = [sys.executable, "-m", "manifoldgd", "distill", "dataset=image_folder", "ipc=1", "source=random"]
+    command += [*(f"dataset.{key}" for key in keys), "output=out", "machine=cpu", "machine.threads=1"]
     environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
     for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=200, cwd=tmp_path
-        )
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200, cwd=tmp_path)
         assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
         shutil.rmtree(tmp_path / "out" / "set" / "README.md", ignore_errors=True)
     assert "café" in load_set(tmp_path / "out").class_names

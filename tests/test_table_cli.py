@@ -1,7 +1,6 @@
 """``manifoldgd table`` from start to end: what it runs, says and leaves; cells run as fakes, and once for real."""
 
 import csv
-import os
 import signal
 from pathlib import Path
 
@@ -93,7 +92,7 @@ def test_a_signal_leaves_the_pages_and_says_how_to_continue(number, capsys, fake
 
     def tick(watch):
         if len(watch.board.sets) == 2:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     with monkeypatch.context() as patch:
         patch.setattr(Watch, "tick", tick)
