@@ -88,6 +88,7 @@ def listening() -> Iterator[None]:
         signal.set_wakeup_fd(waker)
         sys.unraisablehook = hook
         os.close(write)  # ends the thread, which closes the other end
+        _request = _Request()  # what this block was asked is no request to the next
 
 
 @contextmanager

@@ -273,7 +273,7 @@ def test_a_signal_saves_the_step_under_way_and_the_same_command_gives_the_same_b
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "training_step", signalled_step)
-        with pytest.raises(Stopped, match=r"step [89] of 12 is saved in .*last.ckpt") as stop, listening():
+        with pytest.raises(Stopped, match=r"step 8 of 12 is saved in .*last.ckpt"), listening():
             train(tmp_path / "p")
     seen = []
 
@@ -283,7 +283,7 @@ def test_a_signal_saves_the_step_under_way_and_the_same_command_gives_the_same_b
 
     monkeypatch.setattr(module, "training_step", watched_step)
     train(tmp_path / "p")
-    assert seen == list(range(int(stop.value.kept.split()[1]), 12))
+    assert seen == list(range(8, 12))
     expected, found = weights(trained[0]), weights(tmp_path / "p")
     assert all(torch.equal(value, found[key]) for key, value in expected.items())
 
