@@ -6,11 +6,12 @@ import ctypes
 import logging
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 
 from manifoldgd.errors import require
+from manifoldgd.ranges import Batch, Range, checked
 
 SINGLE = "32-true"
 PRECISIONS = (SINGLE, "bf16-mixed", "16-mixed")
@@ -27,6 +28,7 @@ EXPECTED_WARNINGS = (
 )
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """Accelerator, precision and sizes; the numbers live in ``conf/machine``."""
@@ -34,8 +36,8 @@ class Machine:
     accelerator: str
     precision: str
     student_precision: str
-    batch_size: int
-    threads: int | None
+    batch_size: Batch
+    threads: Annotated[int, Range("[1, 1024]")] | None
     progress: bool
 
     def __post_init__(self) -> None:
@@ -47,6 +49,10 @@ class Machine:
             self.accelerator not in ("gpu", "cuda") or torch.cuda.is_available(),
             f"machine.accelerator: {self.accelerator} asked for, but torch finds no GPU; set machine=cpu",
         )
+        require(
+            self.accelerator != "mps" or torch.backends.mps.is_available(),
+            "machine.accelerator: mps asked for, but this is no Mac with Metal; set machine.accelerator=auto",
+        )
         for key in ("precision", "student_precision"):
             value = getattr(self, key)
             require(value in PRECISIONS, f"machine.{key}: expected one of {', '.join(PRECISIONS)}, got {value!r}")
@@ -54,11 +60,6 @@ class Machine:
                 value != "16-mixed" or self.device.type == "cuda",
                 f"machine.{key}: 16-mixed needs a CUDA device, got {self.device.type}; set bf16-mixed or {SINGLE}",
             )
-        require(self.batch_size >= 1, f"machine.batch_size: expected at least 1, got {self.batch_size}")
-        require(
-            self.threads is None or self.threads >= 1,
-            f"machine.threads: expected null or at least 1, got {self.threads}",
-        )
 
     def prepare(self) -> None:
         """Set up this process: threads, allocator, and silence about what is as we want it."""

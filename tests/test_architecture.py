@@ -21,6 +21,7 @@ LAYERS = {
         "dataset",
         "progress",
         "provenance",
+        "ranges",
         "stopping",
     },
     1: {"geometry", "prototypes", "diffusion", "metrics"},

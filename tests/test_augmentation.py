@@ -171,8 +171,8 @@ def test_augmentation_leaves_its_input_alone_and_resizes():
     ("numbers", "message"),
     [
         ({"operations": ["color", "colour"]}, r"operations: expected any of .*, got \['colour'\]"),
-        ({"mode": "both"}, r"mode: expected single or all, got 'both'"),
-        ({"scale_ratio": 0.8}, r"scale_ratio: expected at least 1, got 0.8"),
+        ({"mode": "both"}, r"mode: expected .*, got 'both'"),
+        ({"scale_ratio": 0.8}, r"scale_ratio: expected .*, got 0.8"),
     ],
 )
 def test_dsa_refuses_what_it_does_not_know(numbers, message):

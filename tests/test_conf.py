@@ -5,6 +5,7 @@ import itertools
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -13,10 +14,11 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from manifoldgd.cli.commands import PLAIN_KEYS, USED_KEYS
-from manifoldgd.cli.components import build, check_node
+from manifoldgd.cli.components import build, checked_node
 from manifoldgd.cli.main import conf_dir
 from manifoldgd.cli.setup import Setup
 from manifoldgd.errors import UserError
+from manifoldgd.ranges import Range, annotations_of
 from manifoldgd.store.keys import FETCHING
 
 CONF = conf_dir()
@@ -78,9 +80,10 @@ def test_protocols_and_constructors_name_the_same_keys(protocol):
 @pytest.mark.parametrize("teacher", TEACHERS)
 def test_any_teacher_can_be_chosen_for_soft_labels(teacher):
     chosen = ["student/protocol=soft_small", f"student/teacher@student.protocol.teacher={teacher}"]
-    node = compose("config", chosen).student.protocol.teacher
+    config = compose("config", chosen)
+    node = config.student.protocol.teacher
     assert node == OmegaConf.load(CONF / "student" / "teacher" / f"{teacher}.yaml")
-    check_node(node, "student.protocol.teacher")
+    checked_node(config, "student.protocol.teacher")
 
 
 def test_components_live_in_groups_with_two_members():
@@ -157,14 +160,14 @@ def test_experiments_set_known_keys_only():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("guidance.scale=strong", r"guidance\.scale: expected a number, got 'strong'"),
-        ("sampler.steps=1.5", r"sampler\.steps: expected a whole number, got 1\.5"),
-        ("sampler.steps=true", r"sampler\.steps: expected a whole number, got True"),
-        ("machine.threads=many", r"machine\.threads: expected a whole number or null"),
+        ("guidance.scale=strong", r"guidance\.scale: expected a number in \[0, 1000\], got 'strong'"),
+        ("sampler.steps=1.5", r"sampler\.steps: expected a whole number in \[1, 4000\], got 1\.5"),
+        ("sampler.steps=true", r"sampler\.steps: expected a whole number in \[1, 4000\], got True"),
+        ("machine.threads=many", r"machine\.threads: expected a whole number in \[1, 1024\] or null"),
         ("machine.progress=1", r"machine\.progress: expected true or false, got 1"),
         ("+guidance.scael=1", r"unknown key 'guidance\.scael'; did you mean 'scale'\?"),
         ("~guidance.kernel", r"guidance\.kernel: expected a value, got none; set guidance\.kernel=\.\.\."),
-        ("student.protocol.momentum=[1]", r"student\.protocol\.momentum: expected a number, got \[1\]"),
+        ("student.protocol.momentum=[1]", r"student\.protocol\.momentum: expected a number in \[0, 1\), got \[1\]"),
         ("student.protocol.augmentation.mode=3", r"student\.protocol\.augmentation\.mode: expected "),
     ],
 )
@@ -172,13 +175,13 @@ def test_types_and_keys_are_checked_against_the_constructor(override, message):
     config = compose("config", [override])
     group = override.lstrip("+~").split(".")[0]
     with pytest.raises(UserError, match=message):
-        check_node(config[group], group)
+        checked_node(config, group)
 
 
 def test_missing_values_are_named():
     config = compose("config", ["dataset=image_folder"])
-    with pytest.raises(UserError, match=r"dataset\.folder: expected a value, got none; set dataset\.folder="):
-        check_node(config.dataset, "dataset")
+    with pytest.raises(UserError, match=r"dataset\.folder: needs a value and has none; set dataset\.folder="):
+        checked_node(config, "dataset")
 
 
 def test_wheel_and_checkout_find_the_configuration():
@@ -207,3 +210,43 @@ def test_every_protocol_of_hard_labels_can_be_scored():
     full_data = compose("scores").full_data
     hard = [name for name in PROTOCOLS if name.startswith("hard_")]
     assert {compose("config", [f"student/protocol={name}"]).student.protocol.name for name in hard} == set(full_data)
+
+
+def first_range(hint):
+    """The outermost range in an annotation, as text."""
+    own = [str(each) for each in get_args(hint) if isinstance(each, Range)]
+    return next(iter([*own, *filter(None, map(first_range, get_args(hint)))]), None)
+
+
+def check_comments(text, node):
+    """Every number has a range, and the comment beside it says which."""
+    stated = {name: first_range(hint) for name, hint in annotations_of(get_object(node["_target_"])).items()}
+    for key in set(node) - {"_target_"}:
+        lines = [line for line in text.splitlines() if line.strip().startswith(f"{key}: ")]
+        assert not lines or any((stated[key] or "") in line.partition("#")[2] for line in lines), (key, stated[key])
+        number = isinstance(node[key], (int, float)) and not isinstance(node[key], bool)
+        assert stated[key] or not number, f"{node['_target_']}: {key} has no range"
+
+
+@pytest.mark.parametrize("group", [name for name in GROUPS if name != "dataset"])  # a dataset's depend on its files
+def test_comments_state_the_ranges_that_are_checked(group):
+    for member in MEMBERS[group]:
+        text = (CONF / group / f"{member}.yaml").read_text()
+        for node in nodes(compose("config", [f"{group}={member}"])[group]):
+            check_comments(text, node)
+
+
+def test_comments_of_protocols_and_teachers_state_them_too():
+    for name in PROTOCOLS:
+        text = (CONF / "student" / "protocol" / f"{name}.yaml").read_text()
+        for node in nodes(compose("config", [f"student/protocol={name}"]).student.protocol):
+            check_comments(text, node)
+    for name in TEACHERS:
+        for node in nodes(OmegaConf.load(CONF / "student" / "teacher" / f"{name}.yaml")):
+            check_comments((CONF / "student" / "teacher" / f"{name}.yaml").read_text(), node)
+
+
+def test_comments_of_plain_keys_state_them_too():
+    text = (CONF / "config.yaml").read_text()
+    for key in ("ipc", "seed"):
+        assert f"# {first_range(PLAIN_KEYS[key])}" in next(line for line in text.splitlines() if line.startswith(key))

@@ -121,9 +121,9 @@ def test_clipping_and_wrong_channels():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DDPM(steps=0, cfg_scale=1.0), "sampler.steps: needs to be >= 1, got 0"),
-        (lambda: DDPM(steps=5, cfg_scale=-1.0), "sampler.cfg_scale: needs to be >= 0"),
-        (lambda: DDIM(steps=5, eta=1.5, cfg_scale=None), r"sampler.eta: needs to be in \[0, 1\], got 1.5"),
+        (lambda: DDPM(steps=0, cfg_scale=1.0), "steps: expected .*, got 0"),
+        (lambda: DDPM(steps=5, cfg_scale=-1.0), "cfg_scale: expected .*"),
+        (lambda: DDIM(steps=5, eta=1.5, cfg_scale=None), r"eta: expected .*, got 1.5"),
     ],
 )
 def test_samplers_check_their_numbers(make, message):

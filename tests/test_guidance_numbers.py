@@ -19,24 +19,24 @@ CONF = Path(__file__).parents[1] / "conf"
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"scale": -0.1}, "guidance.scale: needs to be >= 0 .*, got -0.1"),
+        ({"scale": -0.1}, "scale: expected .*, got -0.1"),
         (
             {"tangent_dim": 10},
             "tangent_dim: needs to be smaller than guidance.neighbours, got tangent_dim=10, neighbours=10",
         ),
-        ({"tangent_dim": 0}, "guidance.tangent_dim: needs to be > 0, got 0"),
+        ({"tangent_dim": 0}, "tangent_dim: expected .*, got 0"),
         (
             {"neighbours": 25},
             "neighbours: needs to be at most guidance.neighbourhood, got neighbours=25, neighbourhood=24",
         ),
-        ({"estimator": "exact"}, "guidance.estimator: expected one of noised, clean, posterior, got exact"),
-        ({"annealing": "step"}, "guidance.annealing: expected one of exponential, cosine, linear, got step"),
-        ({"kernel": "box"}, "guidance.kernel: expected one of rbf, laplace, imq, got box"),
-        ({"warmup_steps": -1}, "guidance.warmup_steps: needs to be >= 0, got -1"),
-        ({"max_multiplier": 0.5}, "guidance.max_multiplier: needs to be >= 1, got 0.5"),
-        ({"bandwidth": 0}, "guidance.bandwidth: needs to be > 0, got 0"),
-        ({"t_stop": 25}, r"guidance.t_stop: needs to be a fraction of the steps in \[0, 1\], got 25"),
-        ({"uniform_share": 2}, r"guidance.uniform_share: needs to be in \[0, 1\], got 2"),
+        ({"estimator": "exact"}, "estimator: expected .*, got 'exact'"),
+        ({"annealing": "step"}, "annealing: expected .*, got 'step'"),
+        ({"kernel": "box"}, "kernel: expected .*, got 'box'"),
+        ({"warmup_steps": -1}, "warmup_steps: expected .*, got -1"),
+        ({"max_multiplier": 0.5}, "max_multiplier: expected .*, got 0.5"),
+        ({"bandwidth": 0}, "bandwidth: expected .*, got 0"),
+        ({"t_stop": 25}, r"t_stop: expected .*, got 25"),
+        ({"uniform_share": 2}, r"uniform_share: expected .*, got 2"),
     ],
 )
 def test_bad_numbers_name_the_key(changes, message):

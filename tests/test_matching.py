@@ -240,12 +240,12 @@ def test_without_a_rate_there_is_nothing_to_match():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rate": -1}, "guidance.rate: needs to be >= 0"),
-        ({"inner_steps": 0}, "guidance.inner_steps: needs to be > 0, got 0"),
-        ({"networks": 0}, "guidance.networks: needs to be > 0"),
-        ({"width": 0}, "guidance.width: needs to be > 0"),
-        ({"real_per_class": 0}, "guidance.real_per_class: needs to be > 0"),
-        ({"t_start": 10}, "guidance.t_start: needs to be a fraction of the steps in [0, 1], got 10"),
+        ({"rate": -1}, "rate: expected .*"),
+        ({"inner_steps": 0}, "inner_steps: expected .*, got 0"),
+        ({"networks": 0}, "networks: expected .*"),
+        ({"width": 0}, "width: expected .*"),
+        ({"real_per_class": 0}, "real_per_class: expected .*"),
+        ({"t_start": 10}, "t_start: expected .*, got 10"),
     ],
 )
 def test_bad_numbers_name_the_key(changes, message):

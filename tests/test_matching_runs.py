@@ -145,9 +145,9 @@ def test_the_command_runs_and_names_the_method(tiny_prior, shared_cache, tmp_pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["guidance.then.rate=-1"], "guidance.then.rate: needs to be >= 0"),
-        (["guidance.then.t_start=10"], "guidance.then.t_start: needs to be a fraction"),
-        (["guidance.first.bandwidth=0"], "guidance.first.bandwidth: needs to be > 0"),
+        (["guidance.then.rate=-1"], "guidance.then.rate: expected a number in [0, 1], got -1"),
+        (["guidance.then.t_start=10"], "guidance.then.t_start: expected a number in [0, 1], got 10"),
+        (["guidance.first.bandwidth=0"], "guidance.first.bandwidth: expected a number in [0.001, 1000], got 0"),
         (["guidance.then.rat=1"], "unknown key 'guidance.then.rat'; did you mean 'guidance.then.rate'?"),
         (["guidance.rate=1"], "unknown key 'guidance.rate'; did you mean 'guidance.then.rate'?"),
         (["guidance.scale=1"], "unknown key 'guidance.scale'; other choices of guidance have it"),

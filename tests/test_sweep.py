@@ -6,7 +6,8 @@ import json
 import pytest
 from command import QUICK, manifoldgd
 
-from manifoldgd.cli.sweep import FOLDER_VARIABLE, is_sweep
+from manifoldgd.cli.arguments import read_arguments
+from manifoldgd.cli.sweep import FOLDER_VARIABLE
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +28,10 @@ def folder_of(tmp_path):
 
 
 def test_flags():
-    assert is_sweep(["ipc=1,2", "-m"])
-    assert is_sweep(["--multirun"])
-    assert not is_sweep(["ipc=1"])
+    assert read_arguments(["ipc=1,2", "-m"]).sweeps
+    assert read_arguments(["ipc=1,2", "-m", "seed=0"]).for_hydra() == ["--multirun", "ipc=1,2", "seed=0"]
+    assert not read_arguments(["ipc=1"]).sweeps
+    assert not read_arguments(["-m", "ipc=1,2", "--cfg", "job"]).sweeps
 
 
 @pytest.mark.slow

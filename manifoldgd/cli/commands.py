@@ -5,30 +5,32 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from manifoldgd.cli.components import check_type
+from manifoldgd.cli.components import plain
 from manifoldgd.cli.dashboard import write_dashboard
 from manifoldgd.cli.experiment import Experiment
 from manifoldgd.cli.explain import explain_system, suggest
+from manifoldgd.cli.setup import SOURCES
 from manifoldgd.cli.sweep import record_job
 from manifoldgd.cli.tuning import check_split, objective
 from manifoldgd.cli.used import USED_KEYS
 from manifoldgd.errors import RunError, UserError, require
+from manifoldgd.ranges import Million, Seed, check
 
 CELL_KEYS = {"table", "method", "column", "seed"}  # what names a table's cell
 PLAIN_KEYS: dict[str, Any] = {
-    "ipc": int,
+    "ipc": Million,
     "start": dict[str, Any],
     "overgeneration": dict[str, Any],
-    "source": str,
+    "source": Literal[SOURCES],
     "reconstruct": bool,
-    "seed": int,
-    "student_seeds": list[int],
+    "seed": Seed,
+    "student_seeds": list[Seed],
     "measures": bool,
     "set": str | None,
     "cell": dict[str, Any] | None,
@@ -80,8 +82,11 @@ def check_keys(command: str, config: DictConfig) -> None:
     known = {*PLAIN_KEYS, *(key for keys in USED_KEYS.values() for key in keys)}
     for key in config:
         require(str(key) in known, f"unknown key {str(key)!r}{suggest(str(key), sorted(known))}")
+    for name in sorted(known - {"experiment"}):
+        require(name in config, f"{name}: needs a value and was removed; leave out ~{name}")
     for name, hint in PLAIN_KEYS.items():
-        check_type(name, config[name], hint)
+        check(name, plain(config, name), hint)
+    require(len(config.student_seeds) >= 1, "student_seeds: expected at least one seed, got []; set [0]")
     require(
         config.cell is None or set(config.cell) == CELL_KEYS,
         f"cell: expected null or the keys {', '.join(sorted(CELL_KEYS))}, got {config.cell}; leave it to "
@@ -99,4 +104,5 @@ def check_keys(command: str, config: DictConfig) -> None:
         )
     for name in ("output", "cache", "set"):
         if config[name] is not None:
+            require(config[name].strip() != "", f"{name}: expected a folder, got {config[name]!r}; set {name}=FOLDER")
             config[name] = os.path.expanduser(config[name])

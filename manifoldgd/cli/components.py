@@ -1,4 +1,4 @@
-"""From configuration nodes to objects: keys and types are checked against the constructors before anything is built.
+"""From configuration nodes to objects: keys, types and ranges are checked before anything is built.
 
 The constructor's signature says which keys exist and what they hold; the YAML file holds the values. Nothing else does.
 """
@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import inspect
 import re
-import types
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from typing import Any
 
-from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from manifoldgd.cli.explain import suggest
+from manifoldgd.cli.targets import check_target
 from manifoldgd.errors import UserError, require
+from manifoldgd.ranges import annotations_of, check
 
 TARGET = "_target_"
 
@@ -25,100 +25,85 @@ def build(config: DictConfig, group: str) -> Any:
     """The object that a group describes.
 
     Raises:
-        UserError: a key is unknown, missing or of another type, or the constructor refuses a value.
+        UserError: a key is unknown, missing, of another type or out of range, the target is not registered for its
+            place, or the constructor refuses a value.
     """
-    node = config[group]
-    check_node(node, group)
-    try:
-        return instantiate(node, _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, UserError):
-            raise UserError(_located(str(cause), group, node, str(error))) from None
-        if isinstance(cause, (ValueError, TypeError)):
-            raise UserError(f"{group}: {cause}") from error
-        raise
+    return _built(checked_node(config, group), group)
 
 
-def _located(message: str, group: str, node: DictConfig, report: str) -> str:
-    """``message`` with the full path of each key: a component does not know how deep in its group it stands."""
-    place = re.search(r"full_key: (\S+)", report)  # Hydra's, which is the only one to know which node failed
-    if place is None or not place[1].startswith(f"{group}."):
-        return message
-    inner = OmegaConf.select(node, place[1].removeprefix(f"{group}."), default={})
-    return re.sub(
-        rf"(?<![\w.]){group}\.(\w+)", lambda key: f"{place[1]}.{key[1]}" if key[1] in inner else key[0], message
+def checked_node(config: DictConfig, group: str) -> dict[str, Any]:
+    """A group as plain containers, checked; see :func:`build` for what it raises."""
+    node = plain(config, group)
+    require(
+        isinstance(node, dict) and TARGET in node,
+        f"{group}: expected a choice of this group, got {'none' if isinstance(node, dict) else repr(node)}; set "
+        f"{group}=NAME, and leave its {TARGET} in place",
     )
+    _check(node, group)
+    return node
 
 
-def check_node(node: Any, path: str) -> None:
-    """Compare a node's keys and value types with the signature of its ``_target_``, and so on below."""
-    if not isinstance(node, DictConfig):
-        return
-    if TARGET not in node:
-        for key in node:
-            check_node(_value(node, key, path), f"{path}.{key}")
-        return
-    target = get_object(node[TARGET])
-    function = target.__init__ if inspect.isclass(target) else target
-    hints = get_type_hints(function)
-    signature = inspect.signature(target).parameters
+def plain(config: DictConfig, group: str) -> Any:
+    """A group as plain containers, interpolations resolved; ``???`` where a value is missing."""
+    node = OmegaConf.select(config, group, default=None, throw_on_missing=False)
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+
+
+def _built(node: Any, path: str) -> Any:
+    """What a checked node describes, its inner nodes first."""
+    if not isinstance(node, dict) or TARGET not in node:
+        return node
+    values = {key: _built(value, f"{path}.{key}") for key, value in node.items() if key != TARGET}
+    try:
+        return get_object(node[TARGET])(**values)
+    except UserError as error:
+        raise UserError(_located(str(error), path, node)) from None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _located(message: str, path: str, node: Mapping[str, Any]) -> str:
+    """``message`` with the full path of each key: a component does not know how deep in its group it stands."""
+    *_, group = path.split(".") if path.startswith("recipe.") else path.split(".")[:1]  # a recipe's parts know theirs
+    return re.sub(rf"(?<![\w.]){group}\.(\w+)", lambda key: f"{path}.{key[1]}" if key[1] in node else key[0], message)
+
+
+def _check(node: Mapping[str, Any], path: str) -> None:
+    """Compare a node with the signature of its ``_target_``, and so on below: names, types, ranges, targets."""
+    check_target(path, node[TARGET])
+    try:
+        target = get_object(node[TARGET])
+    except Exception as error:  # a class of the user's own, whatever its import raises
+        raise UserError(f"{path}.{TARGET}: {node[TARGET]} cannot be imported ({error}); correct the name") from error
+    hints = annotations_of(target)
     # Scientific numbers have no Python default; one that has is an engineering number and needs no line in the YAML.
+    signature = inspect.signature(target).parameters
     parameters = [name for name, one in signature.items() if name in node or one.default is one.empty]
     for key in node:
         if key != TARGET and key not in parameters:
             raise UserError(f"unknown key '{path}.{key}'{suggest(str(key), parameters)}")
     for name in parameters:
         require(name in node, f"{path}.{name}: expected a value, got none; set {path}.{name}=...")
-        value = _value(node, name, path)
-        if isinstance(value, DictConfig) and TARGET in value:
-            check_node(value, f"{path}.{name}")
+        value = _given(node[name], f"{path}.{name}")
+        if isinstance(value, dict) and TARGET in value:
+            _check(value, f"{path}.{name}")
         else:
-            check_type(f"{path}.{name}", value, hints.get(name, Any))
+            _check_builds_nothing(value, f"{path}.{name}")
+            check(f"{path}.{name}", value, hints.get(name, Any))
 
 
-def _value(node: DictConfig, key: Any, path: str) -> Any:
-    require(
-        not OmegaConf.is_missing(node, key),
-        f"{path}.{key}: needs a value and has none; set {path}.{key}=...",
-    )
-    return node[key]
+def _given(value: Any, path: str) -> Any:
+    require(value != "???", f"{path}: needs a value and has none; set {path}=...")
+    return value
 
 
-def check_type(path: str, value: Any, hint: Any) -> None:
-    """Raise :class:`UserError` unless ``value`` fits the type hint."""
-    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-    require(_fits(plain, hint), f"{path}: expected {_spelled(hint)}, got {plain!r}; correct the value")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, each) for each in get_args(hint))
-    if origin is Literal:
-        return value in get_args(hint)
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint in (None, type(None)):
-        return value is None
-    if hint in (str, bool):
-        return isinstance(value, hint)
-    kind = origin or hint
-    if inspect.isclass(kind) and issubclass(kind, Mapping):
-        return isinstance(value, dict)
-    if inspect.isclass(kind) and issubclass(kind, (Sequence, tuple)):
-        inner = [each for each in get_args(hint) if each is not Ellipsis]
-        return isinstance(value, list) and (not inner or all(_fits(each, inner[0]) for each in value))
-    return True  # anything richer is built from a node of its own
-
-
-def _spelled(hint: Any) -> str:
-    origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_spelled(each) for each in get_args(hint))
-    if origin is Literal:
-        return "one of " + ", ".join(map(str, get_args(hint)))
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
-    return names.get(hint, str(hint).replace("collections.abc.", ""))
+def _check_builds_nothing(value: Any, path: str) -> None:
+    """Values are values: what could be built inside a list or a mapping is not."""
+    if isinstance(value, dict):
+        if TARGET in value:
+            check_target(path, value[TARGET])
+        for key, inner in value.items():
+            _check_builds_nothing(inner, f"{path}.{key}")
+    elif isinstance(value, list):
+        for place, inner in enumerate(value):
+            _check_builds_nothing(inner, f"{path}[{place}]")

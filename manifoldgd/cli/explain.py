@@ -11,6 +11,14 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+# How a folder is given where the name of a choice is expected.
+OWN_FOLDER = {"prior": "prior=folder prior.path=", "dataset": "dataset=image_folder dataset.folder="}
+# Where Hydra's users with Lightning look for a setting, and where it is.
+SETTINGS_OF_LIGHTNING = {
+    "trainer.max_epochs": "student.protocol.epochs",
+    "trainer.devices": "machine.accelerator",
+    "trainer.enable_progress_bar": "machine.progress",
+}
 ELSEWHERE = "choose another place with output=FOLDER or cache=FOLDER"
 CONTINUES = "what is finished is kept, and the same command continues"
 REMEDIES = {
@@ -52,16 +60,25 @@ def explain(error: BaseException, conf: Path) -> str:
     """One line for any error of composition; our own errors already are one line."""
     text = str(error).strip()
     unknown = re.search(r"Could not override '([^']+)'", text) or re.search(r"Key '([^']+)' is not in struct", text)
-    if choice := re.search(r"Could not find '([^'/]+(?:/[^'/]+)*)/([^'/]+)'", text):
-        group, name = choice.groups()
+    if choice := re.search(r"Could not find '([^']+)'", text):
+        group, name = _split_choice(choice[1], conf)
         if group.startswith("hydra/"):
             return f"{group}: {name!r} is not installed; see the extras `tuning` and `launchers` of manifoldgd"
-        return f"{group}: no choice named {name!r}; expected one of {', '.join(_members(conf, group))}"
+        hint = f"; for a folder of yours write {OWN_FOLDER[group]}{name}" if group in OWN_FOLDER else ""
+        return f"{group}: no choice named {name!r}; expected one of {', '.join(_members(conf, group))}{hint}"
     if unknown:
         full = re.search(r"full_key: (\S+)", text)
         key = full.group(1) if full else unknown.group(1)
         return f"unknown key {key!r}{_suggestion(key, conf)}"
     return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _split_choice(path: str, conf: Path) -> tuple[str, str]:
+    """Group and name in ``group/name``; either may hold slashes, and a name that does is a path."""
+    parts = path.split("/")
+    lengths = [length for length in range(1, len(parts)) if (conf / "/".join(parts[:length])).is_dir()]
+    length = max(lengths, default=len(parts) - 1)
+    return "/".join(parts[:length]), "/".join(parts[length:])
 
 
 def _members(conf: Path, group: str) -> list[str]:
@@ -70,6 +87,9 @@ def _members(conf: Path, group: str) -> list[str]:
 
 def suggest(key: str, known: list[str]) -> str:
     """``; did you mean ...?`` or a pointer to the help."""
+    if key == "trainer" or key.startswith("trainer."):
+        named = SETTINGS_OF_LIGHTNING.get(key, key.replace("trainer", "machine", 1))
+        return f"; what Lightning's trainer is told stands in machine.*: {named}"
     close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else "; `manifoldgd run --help` lists the keys"
 

@@ -19,13 +19,15 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from manifoldgd import __version__
-from manifoldgd.cli.arguments import arguments_given
+from manifoldgd.cli.arguments import Arguments, arguments_given, check_overrides, read_arguments
 from manifoldgd.cli.explain import explain, explain_system
-from manifoldgd.cli.sweep import Sweep, is_sweep
+from manifoldgd.cli.sweep import Sweep, plan_sweep
 from manifoldgd.cli.table import run_table
+from manifoldgd.cli.targets import allowing
 from manifoldgd.cli.used import USED_KEYS
 from manifoldgd.errors import RunError, UserError
 from manifoldgd.stopping import Stopped, listening
+from manifoldgd.tables.jobs import importing
 
 COMMANDS = {
     "run": "distil a set and evaluate it: set, metrics, report",
@@ -37,7 +39,7 @@ COMMANDS = {
 }
 USAGE = f"""manifoldgd {__version__}: training-free dataset distillation with manifold-guided latent diffusion
 
-usage: manifoldgd COMMAND [key=value ...] [--multirun] [--cfg job] [--help]
+usage: manifoldgd COMMAND [key=value ...] [--multirun] [--cfg job] [--config-dir FOLDER] [--help]
 
 commands:
 {chr(10).join(f"  {name:9} {meaning}" for name, meaning in COMMANDS.items())}
@@ -116,19 +118,23 @@ def _run(arguments: list[str]) -> int:
         raise UserError(f"unknown command {command!r}; choose one of {', '.join(COMMANDS)}")
     if command == "table":
         return run_table(rest, conf_dir())
-    if {"-h", "--help"} & set(rest):
+    given = read_arguments(rest)
+    check_overrides(given, conf_dir())
+    if given.has("--help"):
         print(f"manifoldgd {command}: {COMMANDS[command]}\nuses: {', '.join(sorted(USED_KEYS[command]))}")
         print("The rest of what follows belongs to other commands.\n")
-    if is_sweep(rest):
-        return _run_sweep(command, rest)
-    _compose_and_run(command, rest)
+    if given.sweeps:
+        return _run_sweep(command, rest, given)
+    _compose_and_run(command, given.for_hydra(), given.allowed)
     return 0
 
 
-def _run_sweep(command: str, arguments: list[str]) -> int:
-    sweep = Sweep.of(command, arguments)
+def _run_sweep(command: str, words: list[str], arguments: Arguments) -> int:
+    plan = plan_sweep(arguments, conf_dir())
+    sweep = Sweep.of(command, words, plan.folder)
+    os.environ.update(importing())  # for a launcher's processes
     try:
-        _compose_and_run(command, [*arguments, f"hydra.sweep.dir={sweep.folder}"])
+        _compose_and_run(command, plan.words(sweep.folder), arguments.allowed)
     except ValueError as error:
         # Optuna has no best trial where all have failed; the trials' own errors say more.
         if isinstance(error, UserError) or not sweep.all_failed:
@@ -136,7 +142,7 @@ def _run_sweep(command: str, arguments: list[str]) -> int:
     return sweep.conclude()
 
 
-def _compose_and_run(command: str, overrides: list[str]) -> None:
+def _compose_and_run(command: str, words: list[str], allowed: tuple[str, ...]) -> None:
     # Hydra would print its own traceback-like summary and exit; with this it raises and we say it in one line.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     errors: list[Exception] = []
@@ -145,12 +151,13 @@ def _compose_and_run(command: str, overrides: list[str]) -> None:
         from manifoldgd.cli.commands import run_job  # here, because it imports torch
 
         try:
-            return run_job(command, config)
+            with allowing(allowed):
+                return run_job(command, config)
         except Exception as error:  # carried past Hydra, which would print a line of its own about it
             errors.append(error)
 
     try:
-        _with_arguments(overrides, task)
+        _with_arguments(words, task)
     except Exception:  # of a sweeper that misses the results; why they are missing says more
         if not errors:
             raise

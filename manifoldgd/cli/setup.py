@@ -10,7 +10,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from manifoldgd.cli.components import build, check_node, check_type
+from manifoldgd.cli.components import build, plain
 from manifoldgd.dataset import judging_split
 from manifoldgd.diffusion import Start
 from manifoldgd.diffusion.protocol import FeatureSpace
@@ -21,13 +21,17 @@ from manifoldgd.priors.prior import Prior
 from manifoldgd.prototypes import DRAW_NOTHING, SELECTIONS, Clusterer
 from manifoldgd.prototypes.spaces import ClassifierEmbedding
 from manifoldgd.provenance import code_version
+from manifoldgd.ranges import Guided, Million, check
 from manifoldgd.stages import classifiers, latents, sets, spaces
 from manifoldgd.store.keys import FETCHING, essence, key_of
 from manifoldgd.tracking import Tracker
 
 DIFFUSION = "diffusion"
+SOURCES = (DIFFUSION, *SELECTIONS)
 IN_LATENT_SPACE = ("kmeans_nearest",)  # the other real baselines compare embeddings of the classifier
 
+RECIPE_PARTS = ("autoencoder", "denoiser")
+RECIPE_NUMBERS = {"cfg_scale": Guided, "judge_samples": Million}
 # A student of another seed joins those that a folder holds; it changes nothing about them.
 MANY_IN_A_FOLDER = ("student_seeds",)
 
@@ -197,18 +201,14 @@ class Setup:
         """Build and check all that will be needed, cheap things first."""
         config = self.config
         if judges:
-            require(len(config.student_seeds) >= 1, "student_seeds: expected at least one seed, got []; set [0]")
             _ = self.student, self.tracker
         if makes_set:
-            sources = (DIFFUSION, *SELECTIONS)
-            require(config.source in sources, f"source: expected one of {', '.join(sources)}, got {config.source!r}")
             require(
                 not (config.reconstruct and config.source == DIFFUSION),
                 "reconstruct: only real sources can be reconstructed; set source=random or reconstruct=false",
             )
             self._check_sampled()
             _ = self.sampler, self.guidance, self.clusterer
-            require(config.ipc >= 1, f"ipc: expected at least 1 image per class, got {config.ipc}; set ipc=1 or more")
             latents.check_ipc(self.dataset, config.ipc)
             if self.guided:
                 latents.check_neighbourhood(self.dataset, self.guidance.neighbourhood)
@@ -239,11 +239,22 @@ class Setup:
 
     def recipe(self) -> dict[str, Any]:
         """The numbers of a prior's training."""
-        recipe = self.config.recipe
-        for key, hint in {"cfg_scale": float, "judge_samples": int}.items():
-            check_type(f"recipe.{key}", recipe[key], hint)
-        least = "recipe.judge_samples: expected at least 1, got"
-        require(recipe.judge_samples >= 1, f"{least} {recipe.judge_samples}; raise it, or leave it out")
-        check_node(recipe, "recipe")
-        parts = {name: build(recipe, name) for name in ("autoencoder", "denoiser")}
-        return {**parts, "cfg_scale": recipe.cfg_scale, "judge_samples": recipe.judge_samples}
+        return recipe_of(self.config)
+
+
+def recipe_of(config: DictConfig) -> dict[str, Any]:
+    """The numbers of a prior's training, checked.
+
+    Raises:
+        UserError: one is missing, unknown or out of range.
+    """
+    held = plain(config, "recipe")
+    require(
+        isinstance(held, dict) and set(held) == {*RECIPE_PARTS, *RECIPE_NUMBERS},
+        f"recipe: expected {', '.join([*RECIPE_PARTS, *RECIPE_NUMBERS])}, got "
+        f"{', '.join(held) if isinstance(held, dict) else held!r}; choose one with recipe=NAME",
+    )
+    numbers = {name: held[name] for name in RECIPE_NUMBERS}
+    for name, value in numbers.items():
+        check(f"recipe.{name}", value, RECIPE_NUMBERS[name])
+    return {name: build(config, f"recipe.{name}") for name in RECIPE_PARTS} | numbers

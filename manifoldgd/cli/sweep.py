@@ -7,19 +7,59 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from manifoldgd.files import atomic_write_json
+from hydra import compose, initialize_config_dir
 
-FLAGS = ("-m", "--multirun")
+from manifoldgd.cli.arguments import Arguments, first_values, is_many, parse, plain_range
+from manifoldgd.errors import require
+from manifoldgd.files import atomic_write_json
+from manifoldgd.tables.definition import override
+
 FOLDER_VARIABLE = "MANIFOLDGD_SWEEP"  # reaches jobs that a launcher runs in other processes
 
 
-def is_sweep(arguments: list[str]) -> bool:
-    """Whether these arguments ask for several jobs."""
-    return any(flag in arguments for flag in FLAGS)
+@dataclass(frozen=True)
+class SweepPlan:
+    """A sweep before its first job."""
+
+    arguments: Arguments
+    overrides: tuple[str, ...]  # as the sweeper is to see them
+    folder: Path | None  # asked for
+
+    def words(self, folder: Path) -> list[str]:
+        """What Hydra is given."""
+        plain = replace(self.arguments, overrides=self.overrides)
+        return plain.for_hydra(override("hydra.sweep.dir", str(folder)))
+
+
+def plan_sweep(arguments: Arguments, conf: Path) -> SweepPlan:
+    """Compose the first job and check what all jobs share, before any runs.
+
+    Raises:
+        UserError: numbers would be chosen by test images or by the lowest accuracy, many jobs share an ``output``, or
+            the first job cannot be composed.
+    """
+    from manifoldgd.cli.tuning import check_search  # here, because it imports torch
+
+    parsed = parse(arguments.overrides)
+    extra = arguments.value("--config-dir")
+    search = [] if extra is None else [override("hydra.searchpath", [f"file://{Path(extra).absolute()}"])]
+    with initialize_config_dir(config_dir=str(conf), version_base="1.3"):
+        config = compose("config", [*first_values(parsed), *search], return_hydra_config=True)
+    seeks = check_search(config)
+    (output,) = [each for each in parsed if each.key_or_group == "output"][-1:] or [None]
+    shared = output is not None and not output.is_sweep_override() and "${" not in str(output.input_line)
+    require(
+        not shared or output.value() is None or not (seeks or any(map(is_many, parsed))),
+        f"{output.input_line if output else ''}: one folder for many jobs; leave it out, or name it by what differs, "
+        "such as 'output=results/${ipc}'",
+    )
+    asked = any(each.key_or_group == "hydra.sweep.dir" for each in parsed)
+    overrides = arguments.overrides if seeks else tuple(map(plain_range, parsed))
+    return SweepPlan(arguments, overrides, Path(config.hydra.sweep.dir).expanduser() if asked else None)
 
 
 @dataclass(frozen=True)
@@ -29,12 +69,18 @@ class Sweep:
     folder: Path
 
     @classmethod
-    def of(cls, command: str, arguments: list[str]) -> Sweep:
-        """The sweep of a command line; its records of an earlier, stopped try are cleared (results are kept)."""
+    def of(cls, command: str, words: list[str], folder: Path | None = None) -> Sweep:
+        """The sweep of a command line; its records of an earlier, stopped try are cleared (results are kept).
+
+        Args:
+            command: what each job does.
+            words: what follows it.
+            folder: where the sweep goes; ``None`` for a name made of the command line.
+        """
         from manifoldgd.store.keys import key_of
 
-        folder = Path("outputs") / "sweeps" / f"{command}-{key_of(sorted(arguments))}"
-        for record in (folder / "jobs").glob("*.json"):
+        folder = folder or Path("outputs") / "sweeps" / f"{command}-{key_of(sorted(words))}"
+        for record in (folder / "jobs").glob("[0-9][0-9][0-9][0-9].json"):
             record.unlink()
         os.environ[FOLDER_VARIABLE] = str(folder.absolute())
         return cls(folder)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from manifoldgd.cli.table_options import HELP, read_options
+from manifoldgd.cli.table_options import HELP, TableOptions, read_options
+from manifoldgd.cli.targets import allowing
 from manifoldgd.tables.definition import read_definition
 from manifoldgd.tables.finding import known_tables
 
@@ -21,6 +22,11 @@ def run_table(arguments: Sequence[str], conf: Path) -> int:
         print(HELP)
         return 0
     options = read_options(arguments)
+    with allowing(options.allowed):
+        return _run(options, conf)
+
+
+def _run(options: TableOptions, conf: Path) -> int:
     if options.table is None:
         lines = [f"  {name:24} {read_definition(file).title}" for name, file in known_tables().items()]
         print("\n".join(["tables (manifoldgd table table=NAME):", *lines]))
@@ -28,6 +34,8 @@ def run_table(arguments: Sequence[str], conf: Path) -> int:
     from manifoldgd.cli.table_work import TableWork  # here, because it imports torch
 
     work = TableWork(options, conf)
+    if options.shown is not None:
+        return work.show(options.shown)
     if options.dry_run:
         return work.dry_run()
     if options.pages:

@@ -22,7 +22,7 @@ from manifoldgd.tables.board import Board
 from manifoldgd.tables.cells import Cell
 from manifoldgd.tables.definition import override
 from manifoldgd.tables.gathering import finished_set
-from manifoldgd.tables.jobs import Job, run
+from manifoldgd.tables.jobs import Job, importing, run
 from manifoldgd.tables.runner import ONE_THREAD, job_of
 from manifoldgd.tables.sharing import in_waves, share_set
 
@@ -90,6 +90,7 @@ def _launch(
         _complaint(job.log).unlink(missing_ok=True)
     names = ",".join(override("", name).removeprefix("=") for name in jobs)
     place = override("output", str(board.output.absolute()))
+    os.environ.update(importing())  # for the launcher's own processes
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here, instead of Hydra's own report and exit
     stopped: BaseException | None = None
     try:

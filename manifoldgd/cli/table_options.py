@@ -5,28 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, Sweep
 
-from manifoldgd.cli.components import check_type
+from manifoldgd.cli.arguments import parse, read_arguments
 from manifoldgd.cli.explain import suggest
 from manifoldgd.errors import require
-from manifoldgd.tables.definition import check_reserved
+from manifoldgd.ranges import Range, Seed, check
+from manifoldgd.tables.definition import RUN_KEYS, check_reserved
 
-# Keys of `manifoldgd run` that every cell may be given; what columns and seeds decide is refused with a reason.
-RUN_KEYS = (
-    *("dataset", "prior", "clusterer", "guidance", "sampler", "start", "overgeneration"),
-    *("source", "reconstruct", "student"),
-    *("machine", "logger", "cache", "measures", "experiment", "ipc", "seed", "set"),
-)
 # Keys that change no number of the table. A machine as a whole, and its precisions, do.
 NEUTRAL = (
     *(f"machine.{name}" for name in ("accelerator", "batch_size", "threads", "progress")),
-    *("logger", "cache", "measures", "dataset.folder", "dataset.download"),
+    *("logger", "cache", "measures", "dataset.folder", "dataset.download", "hydra.searchpath"),
 )
 LAUNCHER_KEYS = "hydra"
+SEARCH = "hydra.searchpath"
+NOT_KEYS = ("overrides", "launcher_overrides", "allowed", "shown")
+OPTIONS = ("--help", "--cfg", "--config-dir")  # of Hydra's, that make sense for many cells
 FLAGS = {f"--{name.replace('_', '-')}": f"{name}=true" for name in ("dry_run", "pages", "record", "extend", "scores")}
 HELP = """manifoldgd table: measure a table of methods by columns, cell by cell
 
@@ -51,6 +48,9 @@ keys of the table:
   extend=true           sets recorded there count as finished where their configuration is the same
   scores=true           DD-Ranking's scores (HLR, IOR, LRS) as columns; needs a row of random real images, and trains
                         each column's student on all real images once, kept in the cache
+  allow_targets=[NAME]  a class of your own that cells may build, such as my_package.MyGuidance; never in table.yaml
+  --config-dir FOLDER   choices of your own, as hydra.searchpath=[file:///FOLDER]; also -cd
+  --cfg job             print the configuration of every row (job, hydra, all); also -c
   launcher=NAME         spread the cells with a Hydra launcher: joblib, submitit_local, submitit_slurm;
                         its own keys are hydra.launcher.KEY=VALUE; Slurm runs as many at a time as it
                         likes unless jobs= is given
@@ -68,10 +68,10 @@ class TableOptions:
     """What was asked for."""
 
     table: str | None = None
-    jobs: int | None = None
+    jobs: Annotated[int, Range("[1, 1024]")] | None = None
     output: str | None = None
-    seeds: list[int] | None = None
-    student_seeds: list[int] | None = None
+    seeds: list[Seed] | None = None
+    student_seeds: list[Seed] | None = None
     methods: list[str] | None = None
     columns: list[str] | None = None
     sets_from: list[str] | None = None
@@ -83,9 +83,10 @@ class TableOptions:
     launcher: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)  # of every cell
     launcher_overrides: tuple[str, ...] = ()
+    allowed: tuple[str, ...] = ()  # what cells may build beside what is registered
+    shown: str | None = None  # what is to be printed of every row: job, hydra or all
 
     def __post_init__(self) -> None:
-        require(self.jobs is None or self.jobs >= 1, f"jobs: expected at least 1, got {self.jobs}; set jobs=1 or more")
         for folder in self.sets_from or ():
             require(
                 (Path(folder).expanduser() / "sets").is_dir(),
@@ -111,21 +112,26 @@ def read_options(arguments: Sequence[str]) -> TableOptions:
     Raises:
         UserError: a key is unknown, or a value is of another type.
     """
-    words = [FLAGS.get(each, each) for each in arguments]
-    for each in words:
-        require(not each.startswith("-"), f"unknown option {each}; `manifoldgd table --help` lists the keys")
+    given = read_arguments([FLAGS.get(each, each) for each in arguments])
+    for option, _ in given.options:
+        require(option in OPTIONS, f"{option}: is no option of a table; `manifoldgd table --help` lists them")
     own: dict[str, Any] = {}
     overrides: dict[str, Any] = {}
     launcher: list[str] = []
-    hints = get_type_hints(TableOptions)
-    names = [each.name for each in fields(TableOptions) if not each.name.endswith("overrides")]
-    for text, each in zip(words, OverridesParser.create().parse_overrides(words), strict=True):
+    hints = get_type_hints(TableOptions, include_extras=True)
+    names = [each.name for each in fields(TableOptions) if each.name not in NOT_KEYS]
+    if folder := given.value("--config-dir"):
+        require(Path(folder).is_dir(), f"--config-dir: no folder {folder}; correct it")
+        overrides[SEARCH] = [f"file://{Path(folder).absolute()}"]
+    for text, each in zip(given.overrides, parse(given.overrides), strict=True):
         key = each.key_or_group
         plain = each.type is OverrideType.CHANGE and each.package is None
         require(plain, f"{text}: expected key=value; a table takes no +key, ~key or key@package")
         top = key.replace("/", ".").split(".")[0]
         if key in names:
             own[key] = _own_value(each, hints[key])
+        elif key == SEARCH:
+            overrides[key] = [*overrides.get(key, []), *each.value()]
         elif top == LAUNCHER_KEYS:
             launcher.append(text)
         else:
@@ -135,13 +141,19 @@ def read_options(arguments: Sequence[str]) -> TableOptions:
                 f"{text}: a table takes one value for every cell; methods or columns of table.yaml vary",
             )
             overrides[key] = each.value()
-    return TableOptions(**own, overrides=overrides, launcher_overrides=tuple(launcher))
+    return TableOptions(
+        **own,
+        overrides=overrides,
+        launcher_overrides=tuple(launcher),
+        allowed=given.allowed,
+        shown=given.value("--cfg"),
+    )
 
 
 def _own_value(override: Override, hint: Any) -> Any:
     """A value of the table's own; ``a,b`` and a single value stand for a list where one is expected."""
     value = override.value()
-    listed = hint in (list[int] | None, list[str] | None)
+    listed = hint in (list[Seed] | None, list[str] | None)
     if isinstance(value, Sweep):
         choices = [getattr(each, "text", each) for each in getattr(value, "list", [])]
         value = choices if listed else f"{override.input_line}"
@@ -149,5 +161,5 @@ def _own_value(override: Override, hint: Any) -> Any:
         value = [value]
     if hint == list[str] | None and value is not None:
         value = [str(each) for each in value]
-    check_type(override.key_or_group, value, hint)
+    check(override.key_or_group, value, hint)
     return value

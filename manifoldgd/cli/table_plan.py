@@ -19,6 +19,7 @@ from manifoldgd.cli.commands import check_keys
 from manifoldgd.cli.components import build
 from manifoldgd.cli.explain import explain
 from manifoldgd.cli.setup import DIFFUSION, MANY_IN_A_FOLDER, Setup
+from manifoldgd.cli.targets import KEY, allowed
 from manifoldgd.errors import UserError, require
 from manifoldgd.priors.loading import find_autoencoder
 from manifoldgd.priors.prior import Prior
@@ -81,6 +82,7 @@ class Row:
     method: str
     column: ColumnDefinition
     config: DictConfig  # as composed, with the first seed
+    hydra: DictConfig  # the same with Hydra's own part
     setup: CellSetup
     cells: tuple[Cell, ...]
 
@@ -210,9 +212,10 @@ def _row(table: TableDefinition, column: ColumnDefinition, method: str, extra: O
     own = merged(column.choices, table.overrides, column.overrides, table.methods[method], extra)
     texts = [override(key, value) for key, value in own.items()]
     texts.append(override("student_seeds", table.students[column.key]))
+    permitted = [override(KEY, list(allowed()))] if allowed() else []  # of the command line, to each cell's
     config = compose("config", [*texts, override("seed", table.seeds[0])], return_hydra_config=True)
     HydraConfig.instance().set_config(config)
-    config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    whole, config = config, OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
     check_keys("run", config)
     _check_split(table.split, config)
     setup = CellSetup(config, built)
@@ -222,14 +225,14 @@ def _row(table: TableDefinition, column: ColumnDefinition, method: str, extra: O
             method=method,
             column=column.key,
             seed=seed,
-            overrides=(*texts, override("seed", seed)),
+            overrides=(*texts, *permitted, override("seed", seed)),
             set_config=setup.set_config_of(seed),
             judge_config=judge,
             measures=config.measures,
         )
         for seed in table.seeds
     )
-    return Row(method=method, column=column, config=config, setup=setup, cells=cells)
+    return Row(method=method, column=column, config=config, hydra=whole, setup=setup, cells=cells)
 
 
 def _check_split(split: str, config: DictConfig) -> None:

@@ -8,6 +8,8 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
+from omegaconf import OmegaConf
+
 from manifoldgd import __version__
 from manifoldgd.cli.sweep import FOLDER_VARIABLE
 from manifoldgd.cli.table_dry_run import describe, missing, time_needed
@@ -24,7 +26,7 @@ from manifoldgd.tables.definition import TableDefinition, read_definition
 from manifoldgd.tables.finding import RECORD, find_table, table_name
 from manifoldgd.tables.gathering import check_folder, check_same_table, place_of
 from manifoldgd.tables.lock import locked
-from manifoldgd.tables.recording import check_nothing_lost, recorded_sets, write_record
+from manifoldgd.tables.recording import check_nothing_lost, read_record, recorded_sets, write_record
 from manifoldgd.tables.rendering import write_table
 from manifoldgd.tables.results import SetResult, TableResult
 from manifoldgd.tables.runner import cores, run_left
@@ -56,7 +58,7 @@ class TableWork:
     def record(self) -> TableResult | None:
         """The recorded result, if there is one."""
         file = self.file.parent / RECORD
-        return TableResult.load(file) if file.is_file() else None
+        return read_record(file) if file.is_file() else None
 
     @property
     def asked(self) -> TableDefinition:
@@ -91,6 +93,14 @@ class TableWork:
     def scoring(self) -> Scoring | None:
         """What DD-Ranking's scores need, where they were asked for."""
         return Scoring(self.plan, self.conf) if self.options.scores else None
+
+    def show(self, part: str) -> int:
+        """Print the configuration of every row: ``job``, ``hydra`` or ``all``."""
+        for row in self.plan.rows:
+            hydra = OmegaConf.masked_copy(row.hydra, "hydra")
+            shown = {"job": row.config, "hydra": hydra}.get(part) or row.hydra
+            print(f"# {row.name}\n{OmegaConf.to_yaml(shown)}")
+        return 0
 
     def dry_run(self) -> int:
         """Say what would be done, what is missing and how long it takes; 1 if something is missing."""

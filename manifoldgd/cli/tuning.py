@@ -7,13 +7,47 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from manifoldgd.dataset import judging_split
 from manifoldgd.errors import require
 
 EXPERIMENT = "tuning"  # experiments whose name begins so are for choosing numbers
+NOT_HELD_OUT = (
+    "dataset.validation: expected a number of training images to hold out, got null: numbers chosen on the test split "
+    "would make it training data; set dataset.validation=N"
+)
 GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"  # runs what it is given, whatever comes out
+
+
+# Where the sweepers say which way they go: key of `hydra.sweeper`, and the value by which they maximise.
+DIRECTIONS = {"direction": "maximize", "optim.maximize": True, "ax_config.experiment.minimize": False}
+
+
+def check_search(config: DictConfig) -> bool:
+    """Whether a sweep chooses its jobs by their results; such a one maximises accuracy on held-out images.
+
+    Args:
+        config: of the first job, with Hydra's own part.
+
+    Raises:
+        UserError: it would minimise, or be judged by test images.
+    """
+    sweeper = config.hydra.sweeper
+    seeks = sweeper["_target_"] != GRID
+    for key, wanted in DIRECTIONS.items():
+        value = OmegaConf.select(sweeper, key) if seeks else None
+        # Hydra's schema of Optuna turns a word into a member of an enumeration.
+        value = getattr(value, "name", value)
+        spelled = str(wanted).lower() if isinstance(wanted, bool) else wanted
+        require(
+            value is None or value == wanted,
+            f"hydra.sweeper.{key}: expected {spelled}, got {value}: accuracy is sought, the higher the better; set "
+            f"hydra.sweeper.{key}={spelled}, or take experiment=tuning_optuna",
+        )
+    tunes = seeks or config.hydra.runtime.choices["experiment"].startswith(EXPERIMENT)
+    require(not tunes or OmegaConf.select(config, "dataset.validation") is not None, NOT_HELD_OUT)
+    return seeks
 
 
 def check_split(config: DictConfig) -> None:
@@ -27,8 +61,7 @@ def check_split(config: DictConfig) -> None:
     tunes = seeks or hydra.runtime.choices["experiment"].startswith(EXPERIMENT)
     require(
         not tunes or config.dataset.validation is not None,
-        "dataset.validation: expected a number of training images to hold out, got null: numbers chosen on the test "
-        "split would make it training data; set dataset.validation=N",
+        NOT_HELD_OUT,
     )
 
 

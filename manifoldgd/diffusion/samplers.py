@@ -15,16 +15,17 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from manifoldgd.diffusion.protocol import Pull
 from manifoldgd.diffusion.schedule import NoiseSchedule, Spacing
-from manifoldgd.errors import require
+from manifoldgd.ranges import Guided, Range, Share, checked
 
 VarianceKind = Literal["learned_range", "fixed_small", "fixed_large"]
+Steps = Annotated[int, Range("[1, 4000]")]  # as many as the longest training schedule in use; a prior may have fewer
 
 
 @dataclass(frozen=True)
@@ -112,14 +113,7 @@ def _log_variance(
     return torch.full((1, 1, 1, 1), value, dtype=like.dtype, device=like.device)
 
 
-def _check_numbers(steps: int, cfg_scale: float | None) -> None:
-    require(steps >= 1, f"sampler.steps: needs to be >= 1, got {steps}; 50 is the published number")
-    require(
-        cfg_scale is None or cfg_scale >= 0,
-        f"sampler.cfg_scale: needs to be >= 0, or null for the prior's own, got {cfg_scale}; raise it",
-    )
-
-
+@checked
 @dataclass(frozen=True, kw_only=True)
 class DDPM:
     """Ancestral sampling (Ho et al. 2020, algorithm 2) on DiT's fractional-stride respacing.
@@ -129,12 +123,9 @@ class DDPM:
         cfg_scale: classifier-free guidance scale; ``None`` for the one the prior recommends. Resolved by the caller.
     """
 
-    steps: int
-    cfg_scale: float | None
+    steps: Steps
+    cfg_scale: Guided | None
     spacing: ClassVar[Spacing] = "ddpm"
-
-    def __post_init__(self) -> None:
-        _check_numbers(self.steps, self.cfg_scale)
 
     def draws_noise(self, index: int) -> bool:
         """Every step but the last."""
@@ -167,6 +158,7 @@ class DDPM:
         return Transition(x_prev + added, shift, added)
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class DDIM:
     """Implicit sampling (Song et al. 2021, equation 12) on integer-stride respacing.
@@ -177,14 +169,10 @@ class DDIM:
         cfg_scale: classifier-free guidance scale; ``None`` for the one the prior recommends. Resolved by the caller.
     """
 
-    steps: int
-    eta: float
-    cfg_scale: float | None
+    steps: Steps
+    eta: Share
+    cfg_scale: Guided | None
     spacing: ClassVar[Spacing] = "ddim"
-
-    def __post_init__(self) -> None:
-        _check_numbers(self.steps, self.cfg_scale)
-        require(0 <= self.eta <= 1, f"sampler.eta: needs to be in [0, 1], got {self.eta}; 0 adds no noise")
 
     def draws_noise(self, index: int) -> bool:
         """Every step but the last, unless ``eta`` is 0."""

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from manifoldgd.diffusion.schedule import NoiseSchedule
 from manifoldgd.errors import require
+from manifoldgd.ranges import Range, checked
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Start:
     """How much of the way from noise to image is sampled.
@@ -23,13 +26,7 @@ class Start:
         strength: share of the sampler's steps that are taken, in (0, 1]; 1 is all, from pure noise.
     """
 
-    strength: float
-
-    def __post_init__(self) -> None:
-        require(
-            0 < self.strength <= 1,
-            f"start.strength: needs to be in (0, 1], got {self.strength}; 1 starts from pure noise",
-        )
+    strength: Annotated[float, Range("(0, 1]")]
 
     @property
     def from_prototype(self) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
-from manifoldgd.errors import require
 from manifoldgd.prototypes.coresets import herding_by_group
+from manifoldgd.ranges import Range, checked
 
 Rule = Literal["herding"]
 KeepRule = Callable[[Tensor, Tensor, Tensor], Tensor]  # features, prototypes, mean of the real class -> rows kept
@@ -18,6 +18,7 @@ KeepRule = Callable[[Tensor, Tensor, Tensor], Tensor]  # features, prototypes, m
 RULES: dict[str, KeepRule] = {"herding": herding_by_group}
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Overgeneration:
     """How many images a prototype gets, and which one is kept.
@@ -30,18 +31,8 @@ class Overgeneration:
         rule: ``herding`` in the embeddings of the classifier of real training images.
     """
 
-    replicas: int
+    replicas: Annotated[int, Range("[1, 1000]")]  # each costs as much as a set
     rule: Rule
-
-    def __post_init__(self) -> None:
-        require(
-            self.replicas >= 1,
-            f"overgeneration.replicas: needs to be >= 1, got {self.replicas}; 1 samples one image a prototype",
-        )
-        require(
-            self.rule in get_args(Rule),
-            f"overgeneration.rule: expected {' or '.join(get_args(Rule))}, got {self.rule!r}; choose one",
-        )
 
     def choose(self, features: Tensor, real_mean: Tensor) -> Tensor:
         """The replica kept for each prototype of a class.

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from manifoldgd.diffusion.protocol import Anchors, Pull, SetEnergy, Step
-from manifoldgd.errors import require
-from manifoldgd.guidance.window import check_positive, check_scale
+from manifoldgd.ranges import Million, Range, Seed, Share, Width, checked
 
 BETAS = (0.9, 0.99)  # of Adam: the energy is another network's at each evaluation, so its gradients are averaged
 EPS = 1e-12
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Descent:
     """``x0 <- x0 + sum of Adam steps down E(x0)`` at each of the last denoising steps.
@@ -28,19 +28,10 @@ class Descent:
         t_start: fraction of the steps, in [0, 1], below which the descent acts.
     """
 
-    rate: float
-    inner_steps: int
-    t_start: float
+    rate: Share  # of the latents' standard deviation: a longer step leaves their distribution at once
+    inner_steps: Annotated[int, Range("[1, 10000]")]
+    t_start: Share
     neighbourhood: ClassVar[int] = 0
-
-    def __post_init__(self) -> None:
-        check_scale("guidance.rate", self.rate)
-        check_positive("guidance.inner_steps", self.inner_steps)
-        require(
-            0 <= self.t_start <= 1,
-            f"guidance.t_start: needs to be a fraction of the steps in [0, 1], got {self.t_start}; "
-            "index 10 of 50 steps is 0.2",
-        )
 
     def rate_at(self, share: float) -> float:
         """The rate when ``share``, in [0, 1), of all gradient steps are done."""
@@ -57,6 +48,7 @@ class Descent:
         return _BoundDescent(self, anchors.energy)
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class SetDescent(Descent):
     """Descent of an energy that looks at images through random networks.
@@ -69,15 +61,10 @@ class SetDescent(Descent):
             the spread between them leaves out what another draw would change.
     """
 
-    networks: int
-    width: int
-    real_per_class: int
-    pool_seed: int | None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("networks", "width", "real_per_class"):
-            check_positive(f"guidance.{name}", getattr(self, name))
+    networks: Annotated[int, Range("[1, 1000]")]  # all are held in memory
+    width: Width
+    real_per_class: Million
+    pool_seed: Seed | None
 
 
 @dataclass

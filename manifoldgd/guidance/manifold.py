@@ -7,32 +7,33 @@ nearest neighbours of ``x_t`` in the prototype's neighbourhood. The neighbours a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
 from manifoldgd.diffusion.protocol import Anchors, Pull, Step
-from manifoldgd.geometry.annealing import ANNEALINGS, Annealing, annealing_multiplier
-from manifoldgd.geometry.kernels import KERNELS, Kernel
+from manifoldgd.geometry.annealing import Annealing, annealing_multiplier
+from manifoldgd.geometry.kernels import Kernel
 from manifoldgd.geometry.neighbourhoods import Neighbourhoods
 from manifoldgd.geometry.neighbours import nearest_in_cloud
 from manifoldgd.geometry.tangent import energy_kept, project, tangent_basis
 from manifoldgd.geometry.transport import carry
 from manifoldgd.guidance.mode import mode_vector
 from manifoldgd.guidance.window import (
+    Multiplier,
+    Neighbourhood,
+    Neighbours,
+    TangentDim,
+    WarmupSteps,
     acts,
-    check_annealing,
-    check_choice,
-    check_positive,
-    check_scale,
-    check_share,
     check_tangent,
-    check_window,
 )
+from manifoldgd.ranges import Length, Share, Strength, checked
 
 Estimator = Literal["noised", "clean", "posterior"]
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class ManifoldGuidance:
     """``pull = scale * P_T g_mode``.
@@ -68,30 +69,22 @@ class ManifoldGuidance:
         t_stop: fraction of the steps, in [0, 1], at which guidance ends.
     """
 
-    scale: float
+    scale: Strength
     estimator: Estimator
-    tangent_dim: int
-    neighbours: int
-    neighbourhood: int
+    tangent_dim: TangentDim
+    neighbours: Neighbours
+    neighbourhood: Neighbourhood
     annealing: Annealing
-    warmup_steps: int
-    max_multiplier: float
-    uniform_share: float
+    warmup_steps: WarmupSteps
+    max_multiplier: Multiplier
+    uniform_share: Share
     kernel: Kernel
-    bandwidth: float
-    t_stop: float
+    bandwidth: Length
+    t_stop: Share
     features: ClassVar[None] = None
 
     def __post_init__(self) -> None:
-        check_scale("guidance.scale", self.scale)
-        check_choice("guidance.estimator", self.estimator, get_args(Estimator))
         check_tangent(self.tangent_dim, self.neighbours, self.neighbourhood, "guidance.neighbourhood")
-        check_choice("guidance.annealing", self.annealing, ANNEALINGS)
-        check_annealing(self.warmup_steps, self.max_multiplier)
-        check_share(self.uniform_share)
-        check_choice("guidance.kernel", self.kernel, KERNELS)
-        check_positive("guidance.bandwidth", self.bandwidth)
-        check_window(self.t_stop)
 
     def size_at(self, index: int, num_steps: int) -> int:
         """Annealed size of the neighbourhood at a respaced index, in [neighbours, neighbourhood]."""

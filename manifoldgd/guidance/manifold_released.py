@@ -10,32 +10,26 @@ whatever happens. Offered so that published numbers can be chased.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
 from manifoldgd.diffusion.protocol import Anchors, Pull, Step
-from manifoldgd.geometry.annealing import ANNEALINGS, Annealing, annealing_multiplier
+from manifoldgd.geometry.annealing import Annealing, annealing_multiplier
 from manifoldgd.geometry.neighbours import nearest_in_cloud
 from manifoldgd.geometry.tangent import project, tangent_basis
 from manifoldgd.geometry.transport import carry
 from manifoldgd.guidance.mode import mode_vector
-from manifoldgd.guidance.window import (
-    acts,
-    check_annealing,
-    check_choice,
-    check_positive,
-    check_scale,
-    check_tangent,
-    check_window,
-)
+from manifoldgd.guidance.window import Multiplier, Neighbours, TangentDim, WarmupSteps, acts, check_tangent
+from manifoldgd.ranges import Length, Range, Share, Strength, checked
 
 # Constants of the released code that no script of it sets.
 _KERNEL, _BANDWIDTH = "rbf", 1.0
 _FIRST_RADIUS = 0.1
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class ManifoldReleasedGuidance:
     """``scaled = scale * (c - x0)``, ``plain`` = the normal pull.
@@ -56,29 +50,22 @@ class ManifoldReleasedGuidance:
         t_stop: fraction of the steps, in [0, 1], at which guidance ends.
     """
 
-    scale: float
-    manifold_scale: float
-    radius: float
-    distance_bandwidth: float
-    cloud_size: int
-    neighbours: int
-    tangent_dim: int
+    scale: Strength
+    manifold_scale: Strength
+    radius: Length
+    distance_bandwidth: Length
+    cloud_size: Annotated[int, Range("[2, 10000]")]  # three draws of this size for every latent of a batch
+    neighbours: Neighbours
+    tangent_dim: TangentDim
     annealing: Annealing
-    warmup_steps: int
-    max_multiplier: float
-    t_stop: float
+    warmup_steps: WarmupSteps
+    max_multiplier: Multiplier
+    t_stop: Share
     neighbourhood: ClassVar[int] = 0
     features: ClassVar[None] = None
 
     def __post_init__(self) -> None:
-        check_scale("guidance.scale", self.scale)
-        check_scale("guidance.manifold_scale", self.manifold_scale)
-        check_positive("guidance.radius", self.radius)
-        check_positive("guidance.distance_bandwidth", self.distance_bandwidth)
         check_tangent(self.tangent_dim, self.neighbours, self.cloud_size, "guidance.cloud_size")
-        check_choice("guidance.annealing", self.annealing, ANNEALINGS)
-        check_annealing(self.warmup_steps, self.max_multiplier)
-        check_window(self.t_stop)
 
     def radius_at(self, index: int, num_steps: int) -> float:
         """Annealed radius of the cloud at a respaced index, latent units."""

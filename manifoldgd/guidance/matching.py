@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 from manifoldgd.diffusion.protocol import FeatureSpace
 from manifoldgd.guidance.descent import SetDescent
+from manifoldgd.ranges import checked
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class MatchingGuidance(SetDescent):
     """Descent of :class:`manifoldgd.matching.energy.MatchingEnergy`; for its numbers see :class:`SetDescent`."""

@@ -8,8 +8,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from manifoldgd.diffusion.protocol import Anchors, Pull, Step
-from manifoldgd.geometry.kernels import KERNELS, Kernel, kernel_factor
-from manifoldgd.guidance.window import acts, check_choice, check_positive, check_scale, check_window
+from manifoldgd.geometry.kernels import Kernel, kernel_factor
+from manifoldgd.guidance.window import acts
+from manifoldgd.ranges import Length, Share, Strength, checked
 
 
 def mode_vector(x0: Tensor, prototypes: Tensor, kernel: Kernel, bandwidth: float) -> Tensor:
@@ -29,6 +30,7 @@ def mode_vector(x0: Tensor, prototypes: Tensor, kernel: Kernel, bandwidth: float
     return phi.view(-1, *[1] * (x0.ndim - 1)) * difference
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class ModeGuidance:
     """``pull = scale * g_mode``, and nothing else.
@@ -42,18 +44,12 @@ class ModeGuidance:
         t_stop: fraction of the steps, in [0, 1], at which guidance ends.
     """
 
-    scale: float
+    scale: Strength
     kernel: Kernel
-    bandwidth: float
-    t_stop: float
+    bandwidth: Length
+    t_stop: Share
     neighbourhood: ClassVar[int] = 0
     features: ClassVar[None] = None
-
-    def __post_init__(self) -> None:
-        check_scale("guidance.scale", self.scale)
-        check_choice("guidance.kernel", self.kernel, KERNELS)
-        check_positive("guidance.bandwidth", self.bandwidth)
-        check_window(self.t_stop)
 
     def bind(self, anchors: Anchors) -> _BoundMode:
         """The guidance towards ``anchors.prototypes``."""

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 
 from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, FeatureSpace, Guidance, LatentSpace, Pull, Step
-from manifoldgd.errors import require
+from manifoldgd.ranges import Range, checked
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class OnPrediction:
     """``pull.clean = (1 - abar_t)^noise_power (pull.scaled + pull.plain)``; what is ``clean`` already stays as it is.
@@ -32,13 +34,7 @@ class OnPrediction:
     """
 
     method: Guidance
-    noise_power: float
-
-    def __post_init__(self) -> None:
-        require(
-            self.noise_power >= 0,
-            f"guidance.noise_power: needs to be >= 0, got {self.noise_power}; 0 is no fading",
-        )
+    noise_power: Annotated[float, Range("[0, 10]")]
 
     @property
     def neighbourhood(self) -> int:

@@ -18,9 +18,11 @@ from manifoldgd.diffusion.protocol import Anchors, Pull, Step
 from manifoldgd.geometry.neighbourhoods import Neighbourhoods
 from manifoldgd.geometry.posterior import posterior_mean, posterior_weights
 from manifoldgd.geometry.tangent import energy_kept
-from manifoldgd.guidance.window import acts, check_scale, check_share, check_tangent, check_window
+from manifoldgd.guidance.window import Neighbourhood, Neighbours, TangentDim, acts, check_tangent
+from manifoldgd.ranges import Share, Strength, checked
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class PosteriorGuidance:
     """``pull = scale * v + tangent_scale * P_T v`` with ``v = m_t - x0`` and ``m_t`` the posterior mean.
@@ -39,21 +41,17 @@ class PosteriorGuidance:
         t_stop: fraction of the steps, in [0, 1], at which guidance ends.
     """
 
-    scale: float
-    tangent_scale: float
-    neighbourhood: int
-    tangent_dim: int
-    neighbours: int
-    uniform_share: float
-    t_stop: float
+    scale: Strength
+    tangent_scale: Strength
+    neighbourhood: Neighbourhood
+    tangent_dim: TangentDim
+    neighbours: Neighbours
+    uniform_share: Share
+    t_stop: Share
     features: ClassVar[None] = None
 
     def __post_init__(self) -> None:
-        check_scale("guidance.scale", self.scale)
-        check_scale("guidance.tangent_scale", self.tangent_scale)
         check_tangent(self.tangent_dim, self.neighbours, self.neighbourhood, "guidance.neighbourhood")
-        check_share(self.uniform_share)
-        check_window(self.t_stop)
 
     def bind(self, anchors: Anchors) -> _BoundPosterior:
         """The guidance into ``anchors.neighbourhoods`` ``[B, M, D]``; the prototypes themselves are not looked at."""

@@ -16,15 +16,18 @@ synthetic and real batches alike; here real images are judged as they are, as te
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated
+
+from torch import Tensor
 
 from manifoldgd.diffusion.protocol import RegressionSpace
-from manifoldgd.errors import require
 from manifoldgd.guidance.descent import SetDescent
-from manifoldgd.guidance.window import check_positive
+from manifoldgd.ranges import Range, checked
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class RegressionGuidance(SetDescent):
     """Descent of :class:`manifoldgd.matching.regression.RegressionEnergy`.
@@ -38,13 +41,8 @@ class RegressionGuidance(SetDescent):
         temperature: > 0, factor on the regression's outputs before the cross-entropy.
     """
 
-    ridge: float
-    temperature: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive("guidance.ridge", self.ridge)
-        check_positive("guidance.temperature", self.temperature)
+    ridge: Annotated[float, Range("[1e-6, 1000]")]  # below, the kernel matrix is singular in single precision
+    temperature: Annotated[float, Range("[0.001, 1000]")]
 
     def rate_at(self, share: float) -> float:
         """Half a cosine from ``rate`` to 0."""
@@ -59,6 +57,7 @@ class RegressionGuidance(SetDescent):
         return RegressionSpace(*numbers, pool_seed=self.pool_seed)
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class AugmentedRegressionGuidance(RegressionGuidance):
     """Regression guidance whose regression learns from augmented copies of the images as well.
@@ -68,17 +67,8 @@ class AugmentedRegressionGuidance(RegressionGuidance):
         augmentation: that makes the copies, a ``manifoldgd.students.Augmentation``.
     """
 
-    copies: int
-    augmentation: Any
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive("guidance.copies", self.copies)
-        require(
-            self.augmentation is not None,
-            "guidance.augmentation: expected what makes the copies, got null; leave it at the students' own, or take "
-            "guidance=regression, which makes none",
-        )
+    copies: Annotated[int, Range("[1, 100]")]
+    augmentation: Callable[..., Tensor]
 
     @property
     def features(self) -> RegressionSpace | None:

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from manifoldgd.diffusion.protocol import LatentSpace
 from manifoldgd.guidance.descent import Descent
+from manifoldgd.ranges import checked
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class RepulsionGuidance(Descent):
     """Descent of :class:`manifoldgd.matching.repulsion.RepulsionEnergy`; for its numbers see :class:`Descent`.

@@ -19,6 +19,8 @@ from manifoldgd.dataset import Split
 from manifoldgd.priors.prior import as_pixels, pad_to
 from manifoldgd.randomness import generator
 
+NORM_GROUPS = 8  # at most; as many as the narrowest block has channels
+
 
 def build_autoencoder(
     *, image_channels: int, image_size: int, block_channels: list[int], latent_channels: int, layers_per_block: int
@@ -32,7 +34,7 @@ def build_autoencoder(
         up_block_types=("UpDecoderBlock2D",) * len(block_channels),
         latent_channels=latent_channels,
         layers_per_block=layers_per_block,
-        norm_num_groups=min(8, min(block_channels)),
+        norm_num_groups=min(NORM_GROUPS, *block_channels),
         sample_size=image_size,
     )
 

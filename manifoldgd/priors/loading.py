@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from diffusers import AutoencoderKL, DiTTransformer2DModel
 from diffusers.utils import logging as diffusers_logging
@@ -17,6 +17,7 @@ from manifoldgd.diffusion.schedule import NoiseSchedule
 from manifoldgd.errors import UserError, require
 from manifoldgd.priors.prior import Prior
 from manifoldgd.priors.weights import CHECKSUMS, check_files, weights_key
+from manifoldgd.ranges import Guided, Range, checked
 
 BUNDLED = "bundled:"
 BUNDLED_FOLDER = Path(__file__).parents[1] / "weights"
@@ -25,12 +26,13 @@ CARD = "manifoldgd.json"  # our own facts about a prior, beside diffusers' files
 _downloads = ContextVar("downloads", default=True)  # whether the hub may be asked
 
 
+@checked
 def load_prior(
     *,
     path: str,
     autoencoder: str | None,
-    cfg_scale: float | None,
-    cfg_channels: int | None,
+    cfg_scale: Guided | None,
+    cfg_channels: Annotated[int, Range("[1, 256]")] | None,
     revision: str | None = None,
     autoencoder_revision: str | None = None,
     allow_bin: bool = False,
@@ -68,6 +70,11 @@ def load_prior(
     with _explained(vae_key, autoencoder or path):
         vae = AutoencoderKL.from_pretrained(vae_folder, **nested, **_options(parts["vae"]))
     channels = transformer.config.in_channels
+    require(
+        cfg_channels is None or cfg_channels <= channels,
+        f"prior.cfg_channels: expected at most the {channels} channels of a latent of {path}, got {cfg_channels}; "
+        "lower it, or set null",
+    )
     return Prior(
         name=path.removeprefix(BUNDLED),
         key=weights_key(parts["transformer"], parts["vae"], scheduler_file),

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
@@ -24,63 +24,80 @@ from manifoldgd.dataset import ImageDataset, Split
 from manifoldgd.diffusion.schedule import NoiseSchedule
 from manifoldgd.errors import require
 from manifoldgd.files import atomic_path, atomic_write_json
-from manifoldgd.priors.autoencoder import AutoencoderTraining, build_autoencoder
+from manifoldgd.priors.autoencoder import NORM_GROUPS, AutoencoderTraining, build_autoencoder
 from manifoldgd.priors.denoiser import DenoiserTraining, build_transformer
 from manifoldgd.priors.fit import fit
 from manifoldgd.priors.loading import CARD
 from manifoldgd.priors.prior import as_pixels, pad_to
 from manifoldgd.randomness import derived_seed
+from manifoldgd.ranges import Batch, LearningRate, Momentum, Range, Width, checked
 
 # DiT's training schedule (Peebles and Xie 2023), so that our priors and theirs go through the same sampler.
 SCHEDULE = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
+Steps = Annotated[int, Range("[1, 100000000]")]
+MOST_BLOCKS = 8
 
 
+@checked
 @dataclass(frozen=True)
 class AutoencoderRecipe:
     """Size and training of the autoencoder; all numbers live in ``conf/recipe``."""
 
-    image_size: int  # pixels a side, a multiple of 2 ** (len(block_channels) - 1); smaller images are padded
-    block_channels: list[int]
-    latent_channels: int
-    layers_per_block: int
-    steps: int
-    batch_size: int
-    lr: float
-    kl_weight: float
-    ema: float
+    # Pixels a side, a multiple of 2 ** (len(block_channels) - 1); smaller images are padded.
+    image_size: Annotated[int, Range("[4, 2048]")]
+    block_channels: list[Width]
+    latent_channels: Annotated[int, Range("[1, 256]")]
+    layers_per_block: Annotated[int, Range("[1, 16]")]
+    steps: Steps
+    batch_size: Batch
+    lr: LearningRate
+    kl_weight: Annotated[float, Range("[0, 1000]")]
+    ema: Momentum
 
     def __post_init__(self) -> None:
+        require(
+            1 <= len(self.block_channels) <= MOST_BLOCKS,
+            f"autoencoder.block_channels: expected 1 to {MOST_BLOCKS} blocks, got {self.block_channels}; each but the "
+            "last halves the resolution",
+        )
+        groups = min(NORM_GROUPS, *self.block_channels)
+        require(
+            all(each % groups == 0 for each in self.block_channels),
+            f"autoencoder.block_channels: expected multiples of {groups}, the groups of their norms, got "
+            f"{self.block_channels}; round them",
+        )
         factor = 2 ** (len(self.block_channels) - 1)
         require(
             self.image_size % factor == 0,
             f"autoencoder.image_size: expected a multiple of {factor} for {len(self.block_channels)} blocks, "
             f"got {self.image_size}; change it or autoencoder.block_channels",
         )
-        require(self.steps >= 1, f"autoencoder.steps: expected at least 1, got {self.steps}")
 
 
+@checked
 @dataclass(frozen=True)
 class DenoiserRecipe:
     """Size and training of the diffusion transformer; all numbers live in ``conf/recipe``."""
 
-    width: int
-    heads: int
-    layers: int
-    patch_size: int
-    steps: int
-    batch_size: int
-    lr: float
-    class_dropout: float
-    ema: float
+    width: Annotated[int, Range("[4, 8192]")]
+    heads: Annotated[int, Range("[1, 256]")]
+    layers: Annotated[int, Range("[1, 128]")]
+    patch_size: Annotated[int, Range("[1, 64]")]
+    steps: Steps
+    batch_size: Batch
+    lr: LearningRate
+    class_dropout: Annotated[float, Range("[0, 1)")]
+    ema: Momentum
 
     def __post_init__(self) -> None:
         require(
+            self.width % 4 == 0,
+            f"denoiser.width: expected a multiple of 4, which the sine and cosine embedding of a place in the plane "
+            f"takes, got {self.width}; round it",
+        )
+        require(
             self.width % self.heads == 0,
             f"denoiser.heads: expected a divisor of denoiser.width={self.width}, got {self.heads}; change either",
-        )
-        require(self.steps >= 1, f"denoiser.steps: expected at least 1, got {self.steps}")
-        require(
-            0 <= self.class_dropout < 1, f"denoiser.class_dropout: expected a value in [0, 1), got {self.class_dropout}"
         )
 
 

@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from manifoldgd.errors import require
 from manifoldgd.prototypes.representatives import (
     ClassPrototypes,
     Representative,
     check_class,
     check_distinct,
-    check_representative,
     distinct_rows,
     represent,
 )
 from manifoldgd.prototypes.selection import coarse_to_fine, level_wise
-from manifoldgd.prototypes.spaces import ClusteringSpace, Space
+from manifoldgd.prototypes.spaces import ClusteringSpace, Pool, Space
 from manifoldgd.prototypes.tree import BisectingTree, Criterion, Node
+from manifoldgd.ranges import Range, checked
 
-
-def check_restarts(restarts: int) -> None:
-    """Raise :class:`UserError` unless ``restarts`` is a positive integer."""
-    require(
-        isinstance(restarts, int) and restarts >= 1,
-        f"clusterer.restarts: expected an integer >= 1, got {restarts!r}; raise restarts",
-    )
-
-
-def _check_criterion(criterion: str) -> None:
-    require(
-        criterion in get_args(Criterion),
-        f"clusterer.criterion: expected sse or variance, got {criterion!r}; choose one of the two",
-    )
-
-
-def _check_integer(key: str, value: int, least: int) -> None:
-    require(
-        isinstance(value, int) and value >= least,
-        f"clusterer.{key}: expected an integer >= {least}, got {value!r}; set it to {least} or more",
-    )
+Restarts = Annotated[int, Range("[1, 1000]")]
 
 
 def _represent(
@@ -52,6 +31,7 @@ def _represent(
     return represent(latents, points, [node.members for node in nodes], representative=representative, depths=depths)
 
 
+@checked
 class Divisive:
     """The leaves of a bisecting k-means tree with exactly ``ipc`` leaves, shallow before deep.
 
@@ -69,11 +49,8 @@ class Divisive:
     """
 
     def __init__(
-        self, *, criterion: Criterion, representative: Representative, space: Space, pool: int, restarts: int
+        self, *, criterion: Criterion, representative: Representative, space: Space, pool: Pool, restarts: Restarts
     ) -> None:
-        _check_criterion(criterion)
-        check_representative(representative)
-        check_restarts(restarts)
         self.criterion, self.representative, self.restarts = criterion, representative, restarts
         self.space = ClusteringSpace(space=space, pool=pool)
 
@@ -91,6 +68,7 @@ class Divisive:
         return _represent(coarse_to_fine(tree), latents, points, ipc, self.representative)
 
 
+@checked
 class LevelWise:
     """A multi-scale choice among the nodes of a bisecting k-means tree grown past ``ipc`` leaves.
 
@@ -114,19 +92,14 @@ class LevelWise:
     def __init__(
         self,
         *,
-        start_level: int,
-        leaves_per_prototype: int,
+        start_level: Annotated[int, Range("[0, 1000]")],
+        leaves_per_prototype: Annotated[int, Range("[1, 1000]")],
         criterion: Criterion,
         representative: Representative,
         space: Space,
-        pool: int,
-        restarts: int,
+        pool: Pool,
+        restarts: Restarts,
     ) -> None:
-        _check_integer("start_level", start_level, 0)
-        _check_integer("leaves_per_prototype", leaves_per_prototype, 1)
-        _check_criterion(criterion)
-        check_representative(representative)
-        check_restarts(restarts)
         self.start_level, self.leaves_per_prototype = start_level, leaves_per_prototype
         self.criterion, self.representative, self.restarts = criterion, representative, restarts
         self.space = ClusteringSpace(space=space, pool=pool)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import faiss
 import torch
 from sklearn.cluster import AgglomerativeClustering
 from torch import Tensor
 
-from manifoldgd.errors import require
-from manifoldgd.prototypes.divisive import check_restarts
+from manifoldgd.prototypes.divisive import Restarts
 from manifoldgd.prototypes.representatives import (
     ClassPrototypes,
     Representative,
     check_class,
     check_distinct,
-    check_representative,
     distinct_rows,
     represent,
 )
-from manifoldgd.prototypes.spaces import ClusteringSpace, Space
+from manifoldgd.prototypes.spaces import ClusteringSpace, Pool, Space
+from manifoldgd.ranges import Range, checked
 
 
 def kmeans_labels(
@@ -76,6 +77,7 @@ def _members(labels: Tensor) -> list[Tensor]:
     return sorted(clusters, key=len, reverse=True)
 
 
+@checked
 class KMeans:
     """k-means with ``ipc`` clusters by FAISS, the largest cluster first: the clustering of MGD3 (arXiv 2505.18963).
 
@@ -91,14 +93,14 @@ class KMeans:
     """
 
     def __init__(
-        self, *, restarts: int, iterations: int, representative: Representative, space: Space, pool: int
+        self,
+        *,
+        restarts: Restarts,
+        iterations: Annotated[int, Range("[1, 10000]")],
+        representative: Representative,
+        space: Space,
+        pool: Pool,
     ) -> None:
-        check_restarts(restarts)
-        require(
-            isinstance(iterations, int) and iterations >= 1,
-            f"clusterer.iterations: expected an integer >= 1, got {iterations!r}; raise iterations",
-        )
-        check_representative(representative)
         self.restarts, self.iterations, self.representative = restarts, iterations, representative
         self.space = ClusteringSpace(space=space, pool=pool)
 
@@ -118,6 +120,7 @@ class KMeans:
         return represent(latents, points, clusters, representative=self.representative)
 
 
+@checked
 class Agglomerative:
     """Ward's agglomerative clustering cut at ``ipc`` clusters, the largest first.
 
@@ -134,8 +137,7 @@ class Agglomerative:
         UserError: A value is out of range.
     """
 
-    def __init__(self, *, representative: Representative, space: Space, pool: int, max_images: int = 2000) -> None:
-        check_representative(representative)
+    def __init__(self, *, representative: Representative, space: Space, pool: Pool, max_images: int = 2000) -> None:
         self.representative, self.max_images = representative, max_images
         self.space = ClusteringSpace(space=space, pool=pool)
 

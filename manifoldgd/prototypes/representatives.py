@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from manifoldgd.errors import require
+from manifoldgd.ranges import Million, checked
 
 Named = Literal["centroid", "nearest"]
 
@@ -28,6 +29,7 @@ class ClassPrototypes:
     sizes: Tensor  # [ipc] int64, latents that the prototype stands for
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class MeanOfNearest:
     """Between ``nearest`` and ``centroid``: the mean of the few members of a cluster nearest to its centroid.
@@ -40,13 +42,7 @@ class MeanOfNearest:
         count: members to average, >= 1; a smaller cluster averages all of its members, which is its centroid.
     """
 
-    count: int
-
-    def __post_init__(self) -> None:
-        require(
-            isinstance(self.count, int) and self.count >= 1,
-            f"clusterer.count: expected an integer >= 1, got {self.count!r}; 1 is the nearest member itself",
-        )
+    count: Million
 
     def __call__(self, latents: Tensor, points: Tensor) -> Tensor:
         """The anchor ``[C, H, W]`` float32 of a cluster.
@@ -61,15 +57,6 @@ class MeanOfNearest:
 
 
 Representative = Named | MeanOfNearest
-
-
-def check_representative(representative: Representative) -> None:
-    """Raise :class:`UserError` unless the value is ``centroid``, ``nearest`` or a :class:`MeanOfNearest`."""
-    require(
-        isinstance(representative, MeanOfNearest) or representative in get_args(Named),
-        f"clusterer.representative: expected centroid or nearest, got {representative!r}; choose one of the two, or "
-        "{_target_: manifoldgd.prototypes.MeanOfNearest, count: 5}",
-    )
 
 
 def check_class(latents: Tensor, ipc: int) -> None:

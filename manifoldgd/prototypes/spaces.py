@@ -10,13 +10,14 @@ Shape letters: ``n`` images of one class, ``C, H, W`` a latent, ``D = C*H*W``, `
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from manifoldgd.errors import require
+from manifoldgd.ranges import Range, checked
 
 NamedSpace = Literal["raw", "pooled"]
 
@@ -25,6 +26,7 @@ class Features:
     """A space whose points are computed beforehand: one of the classes below."""
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class PrincipalComponents(Features):
     """Leading principal components of the raw latents, of each class for itself.
@@ -42,15 +44,10 @@ class PrincipalComponents(Features):
         UserError: the number is out of range.
     """
 
-    components: int
-
-    def __post_init__(self) -> None:
-        require(
-            isinstance(self.components, int) and self.components >= 1,
-            f"clusterer.space.components: expected an integer >= 1, got {self.components!r}; raise it",
-        )
+    components: Annotated[int, Range("[1, 65536]")]
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class DenoiserFeatures(Features):
     """What the prior's own transformer makes of an image half-way through, averaged over its tokens.
@@ -68,18 +65,8 @@ class DenoiserFeatures(Features):
         UserError: a number is out of range.
     """
 
-    layer: float
-    timestep: int
-
-    def __post_init__(self) -> None:
-        require(
-            0 < self.layer <= 1,
-            f"clusterer.space.layer: expected a share of the blocks in (0, 1], got {self.layer!r}; 0.5 is the middle",
-        )
-        require(
-            isinstance(self.timestep, int) and self.timestep >= 0,
-            f"clusterer.space.timestep: expected an integer >= 0, got {self.timestep!r}; set it to 0 or more",
-        )
+    layer: Annotated[float, Range("(0, 1]")]
+    timestep: Annotated[int, Range("[0, 9999]")]
 
     def blocks(self, available: int) -> int:
         """How many of a transformer's ``available`` blocks are gone through."""
@@ -96,8 +83,10 @@ class ClassifierEmbedding(Features):
 
 
 Space = NamedSpace | Features
+Pool = Annotated[int, Range("[1, 256]")]
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class ClusteringSpace:
     """Points of images from their latents or features.
@@ -107,18 +96,7 @@ class ClusteringSpace:
     """
 
     space: Space
-    pool: int
-
-    def __post_init__(self) -> None:
-        require(
-            isinstance(self.space, Features) or self.space in get_args(NamedSpace),
-            f"clusterer.space: expected raw or pooled, got {self.space!r}; choose one of the two, or a space of "
-            "features with clusterer/space=NAME",
-        )
-        require(
-            isinstance(self.pool, int) and self.pool >= 1,
-            f"clusterer.pool: expected an integer >= 1, got {self.pool!r}; set it to a divisor of the latent size",
-        )
+    pool: Pool
 
     @property
     def features(self) -> Features | None:

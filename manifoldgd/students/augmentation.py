@@ -10,15 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from copy import copy
-from typing import ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from manifoldgd.errors import require
+from manifoldgd.ranges import Range, Share, checked
 
 Space = Literal["unit", "normalised"]
+Factor = Annotated[float, Range("[0, 10]")]  # on colours
 DSA_OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
 GEOMETRIC = ("crop", "flip", "scale", "rotate")
 # Principal axes of ImageNet's colours in [0, 1], and the standard deviations along them (Krizhevsky et al. 2012, 4.1).
@@ -83,6 +85,7 @@ def erase_squares(images: Tensor, rows: Tensor, columns: Tensor, size: tuple[int
     return images.masked_fill(inside[:, None], 0.0)
 
 
+@checked
 class DSA:
     """Differentiable Siamese augmentation as used to train students (Zhao & Bilen 2021, arXiv 2102.08259, Table 9).
 
@@ -114,22 +117,20 @@ class DSA:
         *,
         operations: Sequence[str],
         mode: Literal["single", "all"],
-        flip_probability: float,
-        scale_ratio: float,
-        rotate_degrees: float,
-        crop_ratio: float,
-        cutout_ratio: float,
-        brightness: float,
-        saturation: float,
-        contrast: float,
+        flip_probability: Share,
+        scale_ratio: Annotated[float, Range("[1, 10]")],
+        rotate_degrees: Annotated[float, Range("[0, 180]")],
+        crop_ratio: Share,
+        cutout_ratio: Share,
+        brightness: Factor,
+        saturation: Factor,
+        contrast: Factor,
     ) -> None:
         key = "student.protocol.augmentation"
         unknown = [each for each in operations if each not in DSA_OPERATIONS]
         require(
             not unknown, f"{key}.operations: expected any of {list(DSA_OPERATIONS)}, got {unknown}; correct the name"
         )
-        require(mode in ("single", "all"), f"{key}.mode: expected single or all, got {mode!r}; choose one")
-        require(scale_ratio >= 1, f"{key}.scale_ratio: expected at least 1, got {scale_ratio}; raise it")
         self.operations = tuple(each for each in DSA_OPERATIONS if each in operations)
         self.mode = mode
         self.flip_probability = flip_probability
@@ -217,6 +218,7 @@ def rotations(angles: Tensor) -> Tensor:
     return matrices
 
 
+@checked
 class LargeImage:
     """Random resized crop, flip, colour jitter and PCA lighting: the pipeline of IDC and its successors.
 
@@ -235,11 +237,14 @@ class LargeImage:
 
     space: ClassVar[Space] = "unit"
 
-    def __init__(self, *, smallest_area: float, flip_probability: float, jitter: float, lighting: float) -> None:
-        require(
-            0 < smallest_area <= 1,
-            f"student.protocol.augmentation.smallest_area: expected a share in (0, 1], got {smallest_area}; change it",
-        )
+    def __init__(
+        self,
+        *,
+        smallest_area: Annotated[float, Range("(0, 1]")],
+        flip_probability: Share,
+        jitter: Share,
+        lighting: Factor,
+    ) -> None:
         self.smallest_area = smallest_area
         self.flip_probability = flip_probability
         self.jitter = jitter

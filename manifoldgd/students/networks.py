@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from manifoldgd.errors import UserError, require
+from manifoldgd.ranges import Range
 from manifoldgd.students import fused
 
 SMALL_SIDE = 64  # pixels; up to here the ResNet stem keeps the resolution (IDC)
@@ -24,6 +26,7 @@ FUSED_SIDE = 64  # pixels; the fused first block holds nine copies of the input,
 STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2)}  # residual blocks of each stage by depth
 
 ImageShape = tuple[int, int, int]  # channels, height, width
+Depth = Annotated[int, Range("[1, 18]")]  # a ConvNet halves its images as often
 
 
 @contextmanager

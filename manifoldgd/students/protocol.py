@@ -13,17 +13,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import nn
 
 from manifoldgd.errors import require
+from manifoldgd.ranges import Batch, LearningRate, Million, Momentum, Range, Ratio, Share, checked
 from manifoldgd.students.augmentation import Augmentation
 from manifoldgd.students.objectives import Objective, TeacherOutputs, class_labels
 from manifoldgd.students.recipe import Recipe
 
 KEY = "student.protocol"
+Classes = Annotated[int, Range("[0, 1000000]")]  # 0 for a rule that never applies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,29 +51,23 @@ class LabelProtocol(ABC):
     """
 
     name: str
-    epochs: int | Mapping[int, int]
-    learning_rate: float
-    weight_decay: float
-    batch_size: int | Mapping[int, int]
-    image_size: int | None
-    test_cover: float | str | Fraction
+    epochs: Million | Mapping[Million, Million]
+    learning_rate: LearningRate
+    weight_decay: Share
+    batch_size: Batch | Mapping[Million, Batch]
+    image_size: Annotated[int, Range("[1, 2048]")] | None
+    test_cover: Annotated[Ratio, Range("[1, 4]")]
     augmentation: Augmentation
-    cutmix_alpha: float
-    evaluations: int
+    cutmix_alpha: Annotated[float, Range("[0, 100]")]
+    evaluations: Million
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "test_cover", Fraction(str(self.test_cover)))
-        require(self.test_cover >= 1, f"{KEY}.test_cover: expected at least 1, got {self.test_cover}; raise it")
         for name in ("epochs", "batch_size"):
             value = getattr(self, name)
             if isinstance(value, Mapping):
                 # A plain one, so that equality and pickling do not depend on where the values came from.
                 object.__setattr__(self, name, {int(ipc): int(count) for ipc, count in value.items()})
-            for count in value.values() if isinstance(value, Mapping) else (value,):
-                require(count >= 1, f"{KEY}.{name}: expected at least 1, got {count}; raise it")
-        require(self.evaluations >= 1, f"{KEY}.evaluations: expected at least 1, got {self.evaluations}; raise it")
-        require(self.learning_rate > 0, f"{KEY}.learning_rate: expected above 0, got {self.learning_rate}; raise it")
-        require(self.cutmix_alpha >= 0, f"{KEY}.cutmix_alpha: expected 0 or more, got {self.cutmix_alpha}; raise it")
 
     @property
     def teacher_recipe(self) -> Recipe | None:
@@ -129,6 +125,7 @@ def _at(value: int | Mapping[int, int], ipc: int, key: str) -> int:
     return value[min(reached)]
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class HardLabel(LabelProtocol):
     """SGD with momentum and a stepwise learning rate on integer labels; the weight decay is an L2 penalty on all.
@@ -142,18 +139,15 @@ class HardLabel(LabelProtocol):
         decay: See ``milestones``.
     """
 
-    short_from_classes: int
-    most_classes: int
-    momentum: float
-    milestones: Sequence[float | str | Fraction]
-    decay: float
+    short_from_classes: Classes
+    most_classes: Classes
+    momentum: Momentum
+    milestones: Sequence[Annotated[Ratio, Range("(0, 1)")]]
+    decay: Annotated[float, Range("(0, 1]")]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "milestones", tuple(Fraction(str(each)) for each in self.milestones))
-        inside = all(0 < share < 1 for share in self.milestones)
-        shown = ", ".join(map(str, self.milestones))
-        require(inside, f"{KEY}.milestones: expected shares in (0, 1), got {shown}; divide by the epochs")
 
     def objective(self, teacher: nn.Module | None) -> Objective:
         """Cross-entropy; a teacher is not asked."""
@@ -183,6 +177,7 @@ class HardLabel(LabelProtocol):
         )
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class SoftLabel(LabelProtocol):
     """AdamW with a cosine schedule on the softened outputs of a teacher, which sees the same augmented, mixed batch.
@@ -197,18 +192,10 @@ class SoftLabel(LabelProtocol):
         teacher: What it is and how it is trained on the real training split.
     """
 
-    double_batch_from_classes: int
-    temperature: float
-    cosine_span: float
+    double_batch_from_classes: Classes
+    temperature: Annotated[float, Range("[0.01, 1000]")]
+    cosine_span: Share
     teacher: Recipe
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.temperature > 0, f"{KEY}.temperature: expected above 0, got {self.temperature}; raise it")
-        require(
-            0 <= self.cosine_span <= 1,
-            f"{KEY}.cosine_span: expected a share in [0, 1], got {self.cosine_span}; change it",
-        )
 
     @property
     def teacher_recipe(self) -> Recipe:

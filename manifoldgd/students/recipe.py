@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +18,14 @@ from torch import Generator, Tensor
 
 from manifoldgd.errors import require
 from manifoldgd.randomness import generator
+from manifoldgd.ranges import Batch, LearningRate, Million, Momentum, Range, Share, Width, checked
 from manifoldgd.students.augmentation import Augmentation, Space
-from manifoldgd.students.networks import ARCHITECTURES, ConvNet, ImageShape, ResNet
+from manifoldgd.students.networks import ARCHITECTURES, ConvNet, Depth, ImageShape, ResNet
 
 KEY = "student.protocol.teacher"
 
 
+@checked
 class ShiftFlip:
     """Shift by whole pixels into zeros, the same way for a whole batch, and mirror each image with probability 1/2.
 
@@ -34,7 +36,7 @@ class ShiftFlip:
 
     space: ClassVar[Space] = "normalised"
 
-    def __init__(self, *, shift: float, flip: bool) -> None:
+    def __init__(self, *, shift: Annotated[float, Range("[0, 0.5]")], flip: bool) -> None:
         self.shift, self.flip = shift, flip
 
     def without_flip(self) -> ShiftFlip:
@@ -54,6 +56,7 @@ class ShiftFlip:
         return images
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What a classifier is and how it is trained: SGD with Nesterov's correction on a one-cycle schedule.
@@ -77,14 +80,14 @@ class Recipe:
     """
 
     architecture: str | None
-    width: int | None
-    depth: int | None
-    epochs: int | None
-    images_shown: int | None
-    batch_size: int
-    learning_rate: float
-    momentum: float
-    weight_decay: float
+    width: Width | None
+    depth: Depth | None
+    epochs: Million | None
+    images_shown: Annotated[int, Range("[1, 10000000000]")] | None
+    batch_size: Batch
+    learning_rate: LearningRate
+    momentum: Momentum
+    weight_decay: Share
     augmentation: Augmentation
 
     def __post_init__(self) -> None:
@@ -104,10 +107,6 @@ class Recipe:
             f"{KEY}.epochs: expected either epochs or images_shown, got {self.epochs} and {self.images_shown}; "
             "set the other one to null",
         )
-        for name in ("width", "depth", "epochs", "images_shown", "batch_size"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"{KEY}.{name}: expected at least 1, got {value}; raise it")
-        require(self.learning_rate > 0, f"{KEY}.learning_rate: expected above 0, got {self.learning_rate}; raise it")
 
     def for_student(self, architecture: str, width: int, depth: int) -> Recipe:
         """With the student's own network where none is named."""

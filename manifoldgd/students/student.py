@@ -16,8 +16,9 @@ from manifoldgd.artifacts import StudentResult
 from manifoldgd.errors import require
 from manifoldgd.machine import half_precision
 from manifoldgd.randomness import generator
+from manifoldgd.ranges import Width, checked
 from manifoldgd.students.classifier import Classifier
-from manifoldgd.students.networks import ARCHITECTURES, ConvNet, ImageShape, ResNet, network_name
+from manifoldgd.students.networks import ARCHITECTURES, ConvNet, Depth, ImageShape, ResNet, network_name
 from manifoldgd.students.protocol import LabelProtocol
 from manifoldgd.students.recipe import Recipe, own_depth, untrained
 from manifoldgd.students.training import Pixels, ShuffledIndices, Supervised, fit, outputs
@@ -109,6 +110,7 @@ class Watch:
         )
 
 
+@checked
 class Student:
     """A network trained from scratch on a set and tested on real images.
 
@@ -122,13 +124,11 @@ class Student:
         UserError: Unknown architecture, or a width or depth below 1.
     """
 
-    def __init__(self, *, architecture: str, width: int, depth: int, protocol: LabelProtocol) -> None:
+    def __init__(self, *, architecture: str, width: Width, depth: Depth, protocol: LabelProtocol) -> None:
         require(
             architecture in ARCHITECTURES,
             f"student.architecture: expected one of {sorted(ARCHITECTURES)}, got {architecture!r}; choose one",
         )
-        for key, value in (("width", width), ("depth", depth)):
-            require(value >= 1, f"student.{key}: expected at least 1, got {value}; raise it")
         self.architecture = architecture
         self.width = width
         self.depth = depth

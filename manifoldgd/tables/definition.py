@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from manifoldgd.errors import UserError, require
+from manifoldgd.ranges import Million, Seed, check
 
 Overrides = Mapping[str, Any]  # key of `manifoldgd run` -> value
 
@@ -26,6 +27,13 @@ SPLITS = ("test", "validation")
 COLUMN_KEYS = ("dataset", "ipc", "student")
 SEED_KEYS = ("seed", "student_seeds")
 RESERVED = (*COLUMN_KEYS, *SEED_KEYS, "output", "set")
+# Keys of `manifoldgd run` that cells may be given, and the groups among them, whose values are names. Nothing else: a
+# table may come from elsewhere, and Hydra's own keys can start programs.
+GROUPS = ("dataset", "prior", "clusterer", "guidance", "sampler", "student", "machine", "logger", "experiment")
+RUN_KEYS = (*GROUPS, "start", "overgeneration", "source", "reconstruct", "cache", "measures", "ipc", "seed", "set")
+KEY_NAME = re.compile(r"[A-Za-z_]\w*([./]\w+)*(@[\w.]+)?")
+CHOICE_NAME = re.compile(r"\w[\w.-]*")
+INTERPOLATION = re.compile(r"\$\{\.*\w+(\.\w+)*\}")  # of another key; those that call a resolver can read the machine
 FILE_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 
 
@@ -144,7 +152,7 @@ def check_labels(protocols: Mapping[str, str]) -> None:
 
 def override(key: str, value: Any) -> str:
     """``key=value`` as Hydra's command line takes it."""
-    return f"{key}={_spelled(value)}"
+    return f"{key}={spelled(value)}"
 
 
 def merged(*parts: Overrides) -> dict[str, Any]:
@@ -157,13 +165,14 @@ def merged(*parts: Overrides) -> dict[str, Any]:
     return result
 
 
-def _spelled(value: Any) -> str:
+def spelled(value: Any) -> str:
+    """A value as Hydra's command line takes it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{_spelled(each)}" for key, each in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{spelled(each)}" for key, each in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ",".join(map(_spelled, value)) + "]"
+        return "[" + ",".join(map(spelled, value)) + "]"
     if not isinstance(value, str):
         return str(value)
     plain = re.fullmatch(r"[A-Za-z_][\w./-]*", value) and value.lower() not in ("null", "true", "false", "nan", "inf")
@@ -192,8 +201,9 @@ def _column(file: Path, held: Any) -> ColumnDefinition:
         value = getattr(column, name)
         require(isinstance(value, str) and bool(value), f"{where}{name}: expected a text, got {value!r}; correct it")
     _check_name(f"{where}key", column.key)
-    fine = isinstance(column.ipc, int) and not isinstance(column.ipc, bool) and column.ipc >= 1
-    require(fine, f"{where}ipc: expected a whole number of at least 1, got {column.ipc!r}; correct it")
+    for name in ("dataset", "student"):
+        _check_choices(f"{where}{name}", getattr(column, name))
+    check(f"{where}ipc", column.ipc, Million)
     return column
 
 
@@ -221,6 +231,7 @@ def _check_table(file: Path, table: TableDefinition) -> None:
         _check_one_machine(f"{file}: {where}: ", overrides)
     for where, overrides in {"overrides": table.overrides, **parts}.items():
         check_reserved(f"{file}: {where}: ", overrides)
+        _check_harmless(f"{file}: {where}: ", overrides)
 
 
 def check_reserved(where: str, overrides: Iterable[str]) -> None:
@@ -228,6 +239,42 @@ def check_reserved(where: str, overrides: Iterable[str]) -> None:
     for key in overrides:
         place = "the columns" if key in COLUMN_KEYS else "seeds, student_seeds and output of the table"
         require(key not in RESERVED, f"{where}{key} is set by {place}; remove it here")
+
+
+def _check_harmless(where: str, overrides: Overrides) -> None:
+    """Refuse what could do more than choose values: keys that are none of a run's, paths as choices, resolvers."""
+    for key, value in overrides.items():
+        top = key.replace("/", ".").partition(".")[0]
+        require(
+            KEY_NAME.fullmatch(key) is not None and top in RUN_KEYS,
+            f"{where}{key}: expected a key of `manifoldgd run` ({', '.join(RUN_KEYS)}); remove it",
+        )
+        if key in GROUPS or "/" in key:
+            _check_choices(f"{where}{key}", value)
+        _check_values(f"{where}{key}", value)
+
+
+def _check_choices(where: str, value: Any) -> None:
+    for each in value if isinstance(value, list) else [value]:
+        require(
+            isinstance(each, str) and CHOICE_NAME.fullmatch(each) is not None,
+            f"{where}: expected the name of a choice, got {each!r}; correct it",
+        )
+
+
+def _check_values(where: str, value: Any) -> None:
+    if isinstance(value, dict):
+        for key, each in value.items():
+            require(re.fullmatch(r"[\w.-]+", str(key)) is not None, f"{where}: {key!r} is no key; correct it")
+            _check_values(f"{where}.{key}", each)
+    elif isinstance(value, list):
+        for each in value:
+            _check_values(where, each)
+    elif isinstance(value, str):
+        require(
+            "${" not in INTERPOLATION.sub("", value),
+            f"{where}: expected a value, or another key as ${{key}}, got {value!r}; a table calls no resolvers",
+        )
 
 
 def _check_one_machine(where: str, overrides: Iterable[str]) -> None:
@@ -267,10 +314,10 @@ def _check_keys(where: str, held: Mapping[str, Any], kind: type) -> None:
 
 
 def _check_seeds(where: str, name: str, seeds: list[Any]) -> None:
-    whole = all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds)
+    check(f"{where}{name}", seeds, list[Seed])
     require(
-        bool(seeds) and whole and len(set(seeds)) == len(seeds),
-        f"{where}{name}: expected different whole numbers of at least 0, at least one, got {seeds}; set {name}: [0, 1]",
+        bool(seeds) and len(set(seeds)) == len(seeds),
+        f"{where}{name}: expected different whole numbers, at least one, got {seeds}; set {name}: [0, 1]",
     )
 
 

@@ -32,6 +32,19 @@ class Job:
     folder: Path | None = None  # to run in; None: where this process runs
 
 
+def importing() -> dict[str, str]:
+    """Variables by which Python processes that we start import nothing from the folder they are started in.
+
+    That folder holds whatever the user works on, a table from elsewhere with files beside it included. ``PYTHONPATH``
+    counts as before. Where this program itself was imported from there, its folder is named.
+    """
+    home = str(Path(__file__).parents[2])
+    known = os.environ.get("PYTHONPATH", "")
+    started_here = home == os.getcwd() and home not in known.split(os.pathsep)
+    path = {"PYTHONPATH": os.pathsep.join(filter(None, [home, known]))} if started_here else {}
+    return {"PYTHONSAFEPATH": "1", **path}
+
+
 def start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start a job in a session of its own, so that Ctrl-C reaches us alone and we decide what ends when.
 
@@ -46,7 +59,7 @@ def start(job: Job, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **environment},
+            env={**os.environ, **importing(), **environment},
             start_new_session=True,
             preexec_fn=_end_with_parent(),
         )

@@ -18,6 +18,22 @@ from manifoldgd.tables.scored import without_scores
 SHOWN = 5  # cells named in an error
 
 
+def read_record(file: Path) -> TableResult:
+    """A recorded result. Its pictures lie in its folder: a record may come from elsewhere.
+
+    Raises:
+        UserError: the file is no record, or names a picture outside of its folder.
+    """
+    record = TableResult.load(file)
+    home = file.parent.resolve()
+    for one in record.sets:
+        require(
+            one.grid is None or (home / one.grid).resolve().is_relative_to(home),
+            f"{file}: the picture of {one.column}/{one.method} lies outside of its folder, at {one.grid}; correct it",
+        )
+    return record
+
+
 def recorded_sets(record: TableResult, cells: Iterable[Cell], students: Mapping[str, Sequence[int]]) -> list[SetResult]:
     """The sets of a record that may stand for cells: those of the same key, with the students wanted that they have.
 

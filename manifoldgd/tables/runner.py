@@ -27,7 +27,7 @@ def cores() -> int:
 
 def job_of(cell: Cell, output: Path) -> Job:
     """The ``manifoldgd run`` of a cell."""
-    command = (sys.executable, "-m", "manifoldgd", *cell.arguments(output))
+    command = (sys.executable, "-P", "-m", "manifoldgd", *cell.arguments(output))
     return Job(name=cell.name, command=command, log=cell.log(output))
 
 

@@ -69,6 +69,8 @@ def in_waves(cells: Sequence[Cell], output: Path) -> list[list[Cell]]:
 def _source(cell: Cell, output: Path) -> Path | None:
     """A result folder of the table with a complete set of the same configuration, also of cells not asked for now."""
     for note in sorted((output / "sets").glob(f"*/*/{NOTE}")):
+        if not note.resolve().is_relative_to(output.resolve()):
+            continue  # a link out of the folder, which may have come from elsewhere
         with suppress(UserError):  # a note that cannot be read is no set to copy; whose cell it is says so
             if same_config(read_json(note).get("set"), cell.set_config) and has_set(note.parent):
                 return note.parent

@@ -1,0 +1,126 @@
+"""Every key of the configuration, and what becomes of odd values there."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from manifoldgd.cli.commands import PLAIN_KEYS, check_keys
+from manifoldgd.cli.components import TARGET, build, checked_node
+from manifoldgd.cli.main import conf_dir
+from manifoldgd.cli.setup import recipe_of
+from manifoldgd.errors import UserError
+
+ODD = {
+    "-1": -1,
+    "0": 0,
+    "nan": math.nan,
+    "inf": math.inf,
+    "1e30": 1e30,
+    "H": 99999999999999999999,
+    "abc": "abc",
+    "null": None,
+    "[]": [],
+}
+GROUPS = ("clusterer", "dataset", "guidance", "logger", "machine", "prior", "recipe", "sampler", "student")
+UNBUILT = ("dataset", "prior")  # checked, not read: that takes data and weights
+FOLDER = "dataset.folder=somewhere"
+
+
+def members(group: str) -> list[str]:
+    """Choices of a group."""
+    return sorted(file.stem for file in (conf_dir() / group).glob("*.yaml"))
+
+
+def choices() -> Iterator[tuple[str, list[str]]]:
+    """Overrides that choose each member of each group once, with the part of the configuration that it fills."""
+    for group in GROUPS:
+        for member in members(group):
+            needed = [FOLDER] if (group, member) == ("dataset", "image_folder") else []
+            yield group, [f"{group}={member}", *needed, *(["prior.path=x"] if member == "folder" else [])]
+    for space in members("clusterer/space"):
+        yield "clusterer.space", [f"clusterer/space={space}"]
+    yield (
+        "clusterer.representative",
+        ["clusterer.representative={_target_: manifoldgd.prototypes.MeanOfNearest, count: 5}"],
+    )
+    for protocol in members("student/protocol"):
+        yield "student.protocol", [f"student/protocol={protocol}"]
+    for teacher in members("student/teacher"):
+        chosen = ["student/protocol=soft_small", f"student/teacher@student.protocol.teacher={teacher}"]
+        yield "student.protocol.teacher", chosen
+    yield from (("start", []), ("overgeneration", []))
+    yield from ((name, []) for name in PLAIN_KEYS if name not in ("start", "overgeneration"))
+
+
+def leaves(config: DictConfig, path: str) -> Iterator[str]:
+    """Keys of values at and below ``path``; a list or a mapping of values counts as one."""
+    node = OmegaConf.select(config, path)
+    if not isinstance(node, DictConfig):
+        yield path
+        return
+    if TARGET not in node and path not in GROUPS:
+        yield path
+        return
+    for key in node:
+        if OmegaConf.is_interpolation(node, key):
+            yield f"{path}.{key}"
+        elif key != TARGET:
+            yield from leaves(config, f"{path}.{key}")
+
+
+def outcome(config: DictConfig, key: str, value: object) -> str:
+    """``accepted``, ``answered``, ``unnamed`` (answered without naming the key) or the name of an exception."""
+    before = OmegaConf.select(config, key)
+    OmegaConf.update(config, key, value, merge=False)
+    try:
+        return _answer(config, key)
+    finally:
+        OmegaConf.update(config, key, before, merge=False)
+
+
+def _answer(changed: DictConfig, key: str) -> str:
+    group = key.partition(".")[0]
+    try:
+        if group == "recipe":
+            recipe_of(changed)
+        elif group in UNBUILT:
+            checked_node(changed, group)
+        elif group in PLAIN_KEYS and group not in ("start", "overgeneration"):
+            check_keys("run", changed)
+        else:
+            build(changed, group)
+    except UserError as error:
+        return "answered" if key in str(error) and "\n" not in str(error) else f"unnamed: {error}"
+    except Exception as error:  # what a user would see as a traceback
+        return f"{type(error).__name__}: {error}"
+    return "accepted"
+
+
+def walk() -> Iterator[tuple[str, str, str]]:
+    """Key, odd value and outcome, for all of them; the configuration folder is initialised by the caller."""
+    seen = Counter()
+    for path, overrides in choices():
+        config = compose("config", overrides, return_hydra_config=True)
+        HydraConfig.instance().set_config(config)
+        config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+        OmegaConf.set_struct(config, False)
+        for key in leaves(config, path):
+            target = str(OmegaConf.select(config, key.rpartition(".")[0] + "." + TARGET)) if "." in key else ""
+            seen[key, target] += 1
+            if seen[key, target] > 1:
+                continue
+            for name, value in (ODD | _inside(OmegaConf.select(config, key))).items():
+                yield key, name, outcome(config, key, value)
+
+
+def _inside(held: object) -> dict[str, object]:
+    """The odd values as the only entry of a list or a mapping, where a key holds one."""
+    if OmegaConf.is_list(held):
+        return {f"[{name}]": [value] for name, value in ODD.items()}
+    if OmegaConf.is_dict(held) and len(held):
+        return {f"{{{name}}}": {next(iter(held)): value} for name, value in ODD.items()}
+    return {}
