@@ -109,7 +109,7 @@ def test_null_is_no_choice(capsys, group):
         (["machine.accelerator=mps"], ("machine.accelerator: mps asked for",)),
         (["trainer.devices=2"], ("unknown key 'trainer.devices'", "machine.accelerator")),
         (["trainer.precision=bf16-mixed"], ("machine.precision",)),
-        (["+trainer.max_epochs=2"], ("student.protocol.epochs",)),
+        (["trainer.max_epochs=2"], ("student.protocol.epochs",)),
         (["prior=my_prior"], ("prior: no choice named 'my_prior'", "prior=folder prior.path=my_prior")),
         (["prior=./my/prior"], ("prior=folder prior.path=./my/prior",)),
         (["dataset=photos"], ("dataset=image_folder dataset.folder=photos",)),

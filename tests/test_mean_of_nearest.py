@@ -76,7 +76,10 @@ def test_the_command(tiny_prior, shared_cache, tmp_path):
         ("medoid", "clusterer.representative: expected one of centroid, nearest or a MeanOfNearest"),
         ("{count: 5}", "clusterer.representative: expected one of centroid, nearest or a MeanOfNearest"),
         (NODE.replace("2", "0"), "clusterer.representative.count: expected a whole number in [1, 1000000], got 0"),
-        (NODE.replace("2", "few"), "clusterer.representative.count: expected a whole number, got 'few'"),
+        (
+            NODE.replace("2", "few"),
+            "clusterer.representative.count: expected a whole number in [1, 1000000], got 'few'",
+        ),
     ],
 )
 def test_values_that_cannot_work(tiny_prior, shared_cache, tmp_path, capsys, value, message):

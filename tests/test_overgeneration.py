@@ -187,7 +187,7 @@ def composed(*overrides):
 
 def test_the_configuration_names_the_keys_of_the_constructor():
     assert build(composed(), "overgeneration") == Overgeneration(replicas=1, rule="herding")
-    with pytest.raises(UserError, match=r"overgeneration\.replicas: expected a whole number, got 1\.5"):
+    with pytest.raises(UserError, match=r"overgeneration\.replicas: expected a whole number in \[1, 1000\], got 1\.5"):
         build(composed("overgeneration.replicas=1.5"), "overgeneration")
     with pytest.raises(UserError, match=r"replicas: expected .*"):
         build(composed("overgeneration.replicas=0"), "overgeneration")

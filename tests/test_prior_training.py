@@ -179,8 +179,8 @@ def test_a_finished_prior_is_not_overwritten(trained):
         (lambda: dataclasses.replace(AUTOENCODER, image_size=9), r"autoencoder\.image_size: expected a multiple of 2"),
         (lambda: dataclasses.replace(AUTOENCODER, steps=0), r"steps: expected .*, got 0"),
         (lambda: dataclasses.replace(DENOISER, heads=3), r"denoiser\.heads: expected a divisor of denoiser\.width=8"),
-        (lambda: dataclasses.replace(DENOISER, steps=0), r"denoiser\.steps"),
-        (lambda: dataclasses.replace(DENOISER, class_dropout=1.0), r"denoiser\.class_dropout"),
+        (lambda: dataclasses.replace(DENOISER, steps=0), r"DenoiserRecipe\.steps"),
+        (lambda: dataclasses.replace(DENOISER, class_dropout=1.0), r"DenoiserRecipe\.class_dropout"),
     ],
 )
 def test_recipes_check_their_numbers(build, message):

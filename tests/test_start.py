@@ -195,7 +195,7 @@ def test_the_command_starts_from_prototypes_without_guidance(tiny_prior, shared_
     [
         (["start.strength=0"], "start.strength: expected a number in (0, 1], got 0"),
         (["start.strength=0.1"], "start.strength: needs to leave at least one of the 3 steps, got 0.1"),
-        (["start.strength=little"], "start.strength: expected a number, got 'little'"),
+        (["start.strength=little"], "start.strength: expected a number in (0, 1], got 'little'"),
         (["source=random", "start.strength=0.5"], "start.strength: only source=diffusion samples images, got 0.5"),
     ],
     ids=lambda each: each[0] if isinstance(each, list) else "",

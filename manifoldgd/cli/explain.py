@@ -76,7 +76,8 @@ def explain(error: BaseException, conf: Path) -> str:
 def _split_choice(path: str, conf: Path) -> tuple[str, str]:
     """Group and name in ``group/name``; either may hold slashes, and a name that does is a path."""
     parts = path.split("/")
-    lengths = [length for length in range(1, len(parts)) if (conf / "/".join(parts[:length])).is_dir()]
+    named = [length for length in range(1, len(parts)) if not {".", "..", ""} & set(parts[:length])]
+    lengths = [length for length in named if (conf / "/".join(parts[:length])).is_dir()]
     length = max(lengths, default=len(parts) - 1)
     return "/".join(parts[:length]), "/".join(parts[length:])
 
