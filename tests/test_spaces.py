@@ -259,7 +259,7 @@ def test_every_clusterer_takes_every_space(clusterer, name, kind):
     ("changes", "message"),
     [
         (["pca", "components=0"], "clusterer.space.components: expected a whole number in [1, 65536], got 0"),
-        (["pca", "components=1.5"], "clusterer.space.components: expected a whole number, got 1.5"),
+        (["pca", "components=1.5"], "clusterer.space.components: expected a whole number in [1, 65536], got 1.5"),
         (["pca", "components=33"], "clusterer.space.components: expected at most the 32 numbers of a latent"),
         (["denoiser", "layer=0"], "clusterer.space.layer: expected a number in (0, 1], got 0"),
         (["denoiser", "layer=3"], "clusterer.space.layer: expected a number in (0, 1], got 3"),

@@ -83,7 +83,6 @@ def test_a_table_builds_nothing_foreign(capsys, overrides, flags):
         out, err = capsys.readouterr()
         assert code in (1, 2)
         assert "Traceback" not in out + err
-        assert any(word in out + err for word in ("_target_: expected", "unknown key", "expected a", "Could not"))
     else:
         assert "Traceback" not in complaint(capsys, table("columns=one"))
     assert not Path("pwned").exists()
