@@ -173,4 +173,4 @@ def checked(target: Target) -> Target:
 
 
 def _is_limited(hint: Any) -> bool:
-    return get_origin(hint) in (Annotated, Literal, Callable) or any(map(_is_limited, get_args(hint)))
+    return get_origin(hint) in (Annotated, Literal) or any(map(_is_limited, get_args(hint)))

@@ -90,7 +90,7 @@ def test_bad_numbers_are_refused():
     numbers = {"rate": 0.1, "inner_steps": 2, "t_start": 0.5}
     for name, value, said in (
         ("rate", -1.0, "rate: expected .*"),
-        ("inner_steps", 0, "guidance.inner_steps"),
+        ("inner_steps", 0, "inner_steps"),
         ("t_start", 1.5, "t_start: expected .*"),
     ):
         with pytest.raises(UserError, match=said):

@@ -147,5 +147,5 @@ def test_how_much_of_a_test_image_students_see_is_the_protocols(protocol, cover)
 
 def test_a_cover_below_one_is_refused():
     protocol = student("student/protocol=hard_large").protocol
-    with pytest.raises(UserError, match=r"test_cover: expected .*, got 1/2"):
+    with pytest.raises(UserError, match=r"test_cover: expected .*, got 0.5"):
         dataclasses.replace(protocol, test_cover=0.5)

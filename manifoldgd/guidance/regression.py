@@ -23,6 +23,7 @@ from typing import Annotated
 from torch import Tensor
 
 from manifoldgd.diffusion.protocol import RegressionSpace
+from manifoldgd.errors import require
 from manifoldgd.guidance.descent import SetDescent
 from manifoldgd.ranges import Range, checked
 
@@ -69,6 +70,9 @@ class AugmentedRegressionGuidance(RegressionGuidance):
 
     copies: Annotated[int, Range("[1, 100]")]
     augmentation: Callable[..., Tensor]
+
+    def __post_init__(self) -> None:
+        require(self.augmentation is not None, "guidance.augmentation: expected what makes the copies, got null")
 
     @property
     def features(self) -> RegressionSpace | None:
