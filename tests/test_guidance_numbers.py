@@ -47,13 +47,13 @@ def test_bad_numbers_name_the_key(changes, message):
 
 def test_bad_released_numbers_name_the_key():
     for changes, message in (
-        ({"manifold_scale": -1}, "guidance.manifold_scale"),
-        ({"radius": 0}, "guidance.radius"),
+        ({"manifold_scale": -1}, "manifold_scale: expected"),
+        ({"radius": 0}, "radius"),
         ({"cloud_size": 11}, "neighbours: needs to be at most guidance.cloud_size"),
     ):
         with pytest.raises(UserError, match=message):
             ManifoldReleasedGuidance(**RELEASED | changes)
-    with pytest.raises(UserError, match=r"guidance\.scale"):
+    with pytest.raises(UserError, match=r"scale: expected"):
         ModeGuidance(**MODE | {"scale": -1})
 
 
