@@ -63,7 +63,7 @@ COMPOSITION = [
         ["evaluate", "logger=none", "set=nowhere"],
         ("set: nowhere holds no complete distilled set", "manifoldgd distill"),
     ),
-    (["run", "dataset=image_folder"], ("dataset.folder: expected a value",)),
+    (["run", "dataset=image_folder"], ("dataset.folder: needs a value and has none",)),
     (["run", "dataset=image_folder", "dataset.folder=nowhere"], ("dataset.folder", "nowhere")),
 ]
 

@@ -224,7 +224,11 @@ def check_comments(text, node):
     for key in set(node) - {"_target_"}:
         lines = [line for line in text.splitlines() if line.strip().startswith(f"{key}: ")]
         assert not lines or any((stated[key] or "") in line.partition("#")[2] for line in lines), (key, stated[key])
-        number = isinstance(node[key], (int, float)) and not isinstance(node[key], bool)
+        number = (
+            not OmegaConf.is_missing(node, key)
+            and isinstance(node[key], (int, float))
+            and not isinstance(node[key], bool)
+        )
         assert stated[key] or not number, f"{node['_target_']}: {key} has no range"
 
 

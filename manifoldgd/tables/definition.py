@@ -317,7 +317,7 @@ def _check_seeds(where: str, name: str, seeds: list[Any]) -> None:
     check(f"{where}{name}", seeds, list[Seed])
     require(
         bool(seeds) and len(set(seeds)) == len(seeds),
-        f"{where}{name}: expected different whole numbers, at least one, got {seeds}; set {name}: [0, 1]",
+        f"{where}{name}: expected different whole numbers of at least 0, at least one, got {seeds}; set {name}: [0, 1]",
     )
 
 
