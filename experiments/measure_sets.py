@@ -19,6 +19,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -249,21 +250,21 @@ def main() -> None:
     )
     machine.prepare()
     ways = embeddings(dataset, fashion_mnist(**places, validation=None), machine, cache)
-    for ipc in asked.ipc or study["ipc"]:
-        for method in asked.methods or study["methods"]:
-            overrides = study["methods"][method]
-            for seed in seeds_of(overrides, asked.seeds or study["seeds"]):
-                folder = output / f"ipc{ipc}" / f"{method}-seed{seed}"
-                if not (folder / MEASURED).is_file():
-                    if overrides is None:
-                        images, labels = unseen_set(dataset, ipc, seed)
-                    else:
-                        images, labels = make_set(folder, study["overrides"] | overrides, ipc, seed, cache)
-                    measured = {way.name: way.measure(images, labels) for way in ways}
-                    folder.mkdir(parents=True, exist_ok=True)
-                    atomic_write_json(folder / MEASURED, measured)
-                    print(f"ipc {ipc}, {method}, seed {seed}: measured", flush=True)
-                write_record(record, study, gather(study, output))
+    for ipc, seed, method in product(
+        asked.ipc or study["ipc"], asked.seeds or study["seeds"], asked.methods or study["methods"]
+    ):  # seed by seed, so that a study that is stopped half-way has as many sets of every method
+        overrides = study["methods"][method]
+        folder = output / f"ipc{ipc}" / f"{method}-seed{seed}"
+        if (folder / MEASURED).is_file() or seed not in seeds_of(overrides, study["seeds"]):
+            continue
+        if overrides is None:
+            images, labels = unseen_set(dataset, ipc, seed)
+        else:
+            images, labels = make_set(folder, study["overrides"] | overrides, ipc, seed, cache)
+        folder.mkdir(parents=True, exist_ok=True)
+        atomic_write_json(folder / MEASURED, {way.name: way.measure(images, labels) for way in ways})
+        print(f"ipc {ipc}, {method}, seed {seed}: measured", flush=True)
+        write_record(record, study, gather(study, output))
 
 
 if __name__ == "__main__":

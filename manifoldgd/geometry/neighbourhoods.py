@@ -60,6 +60,49 @@ class Neighbourhoods:
         Returns:
             ``[B, D]``.
         """
+        chosen, weights, along = self._likeliest(vectors, x_t, alpha_bar, within, neighbours, uniform_share)
+        coefficients = span_coefficients(self._gram_around_first(chosen), along, weights, rank, self.floor)
+        return self._combined(chosen, coefficients, within)
+
+    def project_points(
+        self,
+        points: Tensor,
+        x_t: Tensor,
+        alpha_bar: float,
+        *,
+        within: int,
+        neighbours: int,
+        rank: int,
+        uniform_share: float,
+    ) -> Tensor:
+        """The point of each tangent *plane* nearest to a given one: ``mu_T + P_T (c - mu_T)``.
+
+        ``P_T`` is that of :meth:`project`, and ``mu_T`` the mean of the same neighbours under the same weights, through
+        which the plane goes.
+
+        Args:
+            points: ``[B, D]``, ``c``.
+            x_t: ``[B, D]`` noisy latents.
+            alpha_bar: see :meth:`project`, as for the others.
+            within: size of the neighbourhood.
+            neighbours: ``K``.
+            rank: ``R``.
+            uniform_share: of the weight.
+
+        Returns:
+            ``[B, D]``.
+        """
+        offsets = points - self.centre
+        chosen, weights, along = self._likeliest(offsets, x_t, alpha_bar, within, neighbours, uniform_share)
+        to_mean = (self._gram_of(chosen) @ weights[:, :, None])[:, :, 0]
+        gram = self._gram_around_first(chosen)
+        coefficients = weights + span_coefficients(gram, along - to_mean, weights, rank, self.floor)
+        return self.centre + self._combined(chosen, coefficients, within)
+
+    def _likeliest(
+        self, vectors: Tensor, x_t: Tensor, alpha_bar: float, within: int, neighbours: int, uniform_share: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows ``[B, K]`` of the neighbours nearest to ``x_t``, their weights, and their products with ``vectors``."""
         around = x_t - math.sqrt(alpha_bar) * self.centre
         products = self.centred[:, :within] @ torch.stack([around, vectors], dim=2)  # [B, within, 2]
         norms = self.gram.diagonal(dim1=1, dim2=2)[:, :within]
@@ -67,16 +110,22 @@ class Neighbourhoods:
         weights = (1 - uniform_share) * torch.softmax(values, dim=1) + uniform_share / neighbours
         weights = _without_negligible(weights) if uniform_share == 0 else weights
         chosen = chosen[:, : weights.shape[1]]
-        along = products[:, :, 1].gather(1, chosen)
-        coefficients = span_coefficients(self._gram_around_first(chosen), along, weights, rank, self.floor)
-        spread = torch.zeros_like(norms).scatter(1, chosen, coefficients)
+        return chosen, weights, products[:, :, 1].gather(1, chosen)
+
+    def _combined(self, chosen: Tensor, coefficients: Tensor, within: int) -> Tensor:
+        """``[B, D]``: the chosen neighbours, around the centre, times their coefficients ``[B, K]``."""
+        spread = torch.zeros_like(self.gram[:, 0, :within]).scatter(1, chosen, coefficients)
         return (spread[:, None] @ self.centred[:, :within])[:, 0]
+
+    def _gram_of(self, chosen: Tensor) -> Tensor:
+        """Gram matrix ``[B, K, K]`` of the chosen points around the centre."""
+        size = self.gram.shape[1]
+        pairs = (chosen[:, :, None] * size + chosen[:, None]).flatten(1)
+        return self.gram.flatten(1).gather(1, pairs).view(*chosen.shape, chosen.shape[1])
 
     def _gram_around_first(self, chosen: Tensor) -> Tensor:
         """Gram matrix ``[B, K, K]`` of the chosen points with the first, the most likely one, as origin."""
-        size = self.gram.shape[1]
-        pairs = (chosen[:, :, None] * size + chosen[:, None]).flatten(1)
-        gram = self.gram.flatten(1).gather(1, pairs).view(*chosen.shape, chosen.shape[1])
+        gram = self._gram_of(chosen)
         return gram - gram[:, :1] - gram[:, :, :1] + gram[:, :1, :1]
 
 

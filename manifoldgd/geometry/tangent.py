@@ -37,6 +37,25 @@ def tangent_basis(
     Returns:
         ``[B, R, D]``, largest variance first, zero rows for missing directions. Signs are arbitrary.
     """
+    return principal_axes(neighbours, rank, weights, method=method, rtol=rtol)[0]
+
+
+def principal_axes(
+    neighbours: Tensor, rank: int, weights: Tensor | None = None, *, method: Method = "gram", rtol: float = 1e-5
+) -> tuple[Tensor, Tensor]:
+    """Principal directions of weighted neighbours, and the variance along each.
+
+    Args:
+        neighbours: see :func:`tangent_basis`, as for the others.
+        rank: ``R``.
+        weights: ``[B, K]``.
+        method: ``gram`` or ``svd``.
+        rtol: smallest variance that counts.
+
+    Returns:
+        Orthonormal ``[B, R, D]`` and variances ``[B, R]`` (of the neighbours as a population: divisor 1 for weights
+        that sum to 1), largest first; zero rows and zero variances for missing directions.
+    """
     count = neighbours.shape[1]
     if neighbours.ndim != 3 or not 1 <= rank < count:
         raise ValueError(f"expected neighbours [B, K, D] and 1 <= rank < K, got {tuple(neighbours.shape)}, rank {rank}")
@@ -47,11 +66,11 @@ def tangent_basis(
     if method == "svd":
         _, singular, rows = torch.linalg.svd(factors, full_matrices=False)
         keep = _significant(singular.square(), rtol, floor)
-        return (rows * keep[:, :, None])[:, :rank]
+        return (rows * keep[:, :, None])[:, :rank], (singular.square() * keep)[:, :rank]
     if method != "gram":
         raise ValueError(f"method: expected 'gram' or 'svd', got {method!r}")
     directions, variances = principal_directions(factors @ factors.mT, rank, floor, rtol)
-    return (directions * _inverse(variances.sqrt())[:, None]).mT @ factors
+    return (directions * _inverse(variances.sqrt())[:, None]).mT @ factors, variances
 
 
 def project(vectors: Tensor, basis: Tensor) -> Tensor:

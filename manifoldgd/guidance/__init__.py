@@ -1,6 +1,9 @@
 """Guidance methods: one file each, one signature (:class:`manifoldgd.diffusion.protocol.Guidance`)."""
 
+from manifoldgd.guidance.at_noisy_latent import AtNoisyLatent
 from manifoldgd.guidance.combined import CombinedGuidance
+from manifoldgd.guidance.kalman import KalmanGuidance
+from manifoldgd.guidance.late import LateGuidance
 from manifoldgd.guidance.manifold import ManifoldGuidance
 from manifoldgd.guidance.manifold_released import ManifoldReleasedGuidance
 from manifoldgd.guidance.matching import MatchingGuidance
@@ -8,12 +11,16 @@ from manifoldgd.guidance.mode import ModeGuidance
 from manifoldgd.guidance.none import NoGuidance
 from manifoldgd.guidance.on_prediction import OnPrediction
 from manifoldgd.guidance.posterior import PosteriorGuidance
+from manifoldgd.guidance.projected_target import ProjectedTargetGuidance
 from manifoldgd.guidance.regression import AugmentedRegressionGuidance, RegressionGuidance
 from manifoldgd.guidance.repulsion import RepulsionGuidance
 
 __all__ = [
+    "AtNoisyLatent",
     "AugmentedRegressionGuidance",
     "CombinedGuidance",
+    "KalmanGuidance",
+    "LateGuidance",
     "ManifoldGuidance",
     "ManifoldReleasedGuidance",
     "MatchingGuidance",
@@ -21,6 +28,7 @@ __all__ = [
     "NoGuidance",
     "OnPrediction",
     "PosteriorGuidance",
+    "ProjectedTargetGuidance",
     "RegressionGuidance",
     "RepulsionGuidance",
 ]

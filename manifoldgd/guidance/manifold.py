@@ -93,12 +93,14 @@ class ManifoldGuidance:
         )
         return max(self.neighbours, round(self.neighbourhood * multiplier / self.max_multiplier))
 
+    @property
+    def equal_share(self) -> float:
+        """What of the neighbours' weight is spread equally: all of it for ``clean``."""
+        return 1.0 if self.estimator == "clean" else self.uniform_share
+
     def bind(self, anchors: Anchors) -> _BoundManifold:
         """The guidance towards ``anchors.prototypes`` along ``anchors.neighbourhoods`` ``[B, M, D]``."""
-        points = anchors.neighbourhoods
-        if points is None or points.ndim != 3 or points.shape[1] != self.neighbourhood:
-            came = None if points is None else tuple(points.shape)
-            raise ValueError(f"neighbourhoods: expected [B, {self.neighbourhood}, D], got {came}")
+        points = bind_neighbourhoods(anchors, self.neighbourhood)
         # The noised estimator needs the points alone; the others, their Gram matrices too.
         prepared = None if self.estimator == "noised" or self.scale == 0 else Neighbourhoods(points)
         return _BoundManifold(self, anchors.prototypes, points, prepared)
@@ -131,11 +133,20 @@ class _BoundManifold:
                 within=size,
                 neighbours=method.neighbours,
                 rank=method.tangent_dim,
-                uniform_share=1.0 if method.estimator == "clean" else method.uniform_share,
+                uniform_share=method.equal_share,
             )
         near = self.points[:, :size]
         noise = step.noise.normal("neighbours", step.index, near.shape[1:])
         return project_on_cloud(vectors, x_t, carry(near, step.alpha_bar, noise), method.neighbours, method.tangent_dim)
+
+
+def bind_neighbourhoods(anchors: Anchors, size: int) -> Tensor:
+    """The real neighbourhoods ``[B, size, D]`` of a batch; raises ``ValueError`` where others or none came."""
+    points = anchors.neighbourhoods
+    if points is None or points.ndim != 3 or points.shape[1] != size:
+        came = None if points is None else tuple(points.shape)
+        raise ValueError(f"neighbourhoods: expected [B, {size}, D], got {came}")
+    return points
 
 
 def project_on_cloud(vectors: Tensor, x_t: Tensor, cloud: Tensor, neighbours: int, tangent_dim: int) -> Tensor:

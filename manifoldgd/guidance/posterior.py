@@ -18,6 +18,7 @@ from manifoldgd.diffusion.protocol import Anchors, Pull, Step
 from manifoldgd.geometry.neighbourhoods import Neighbourhoods
 from manifoldgd.geometry.posterior import posterior_mean, posterior_weights
 from manifoldgd.geometry.tangent import energy_kept
+from manifoldgd.guidance.manifold import bind_neighbourhoods
 from manifoldgd.guidance.window import Neighbourhood, Neighbours, TangentDim, acts, check_tangent
 from manifoldgd.ranges import Share, Strength, checked
 
@@ -55,10 +56,7 @@ class PosteriorGuidance:
 
     def bind(self, anchors: Anchors) -> _BoundPosterior:
         """The guidance into ``anchors.neighbourhoods`` ``[B, M, D]``; the prototypes themselves are not looked at."""
-        points = anchors.neighbourhoods
-        if points is None or points.ndim != 3 or points.shape[1] != self.neighbourhood:
-            came = None if points is None else tuple(points.shape)
-            raise ValueError(f"neighbourhoods: expected [B, {self.neighbourhood}, D], got {came}")
+        points = bind_neighbourhoods(anchors, self.neighbourhood)
         return _BoundPosterior(self, points, Neighbourhoods(points) if self.tangent_scale > 0 else None)
 
 
