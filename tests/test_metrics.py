@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy import linalg
 from scipy.spatial.distance import cdist, pdist
+from sklearn.neighbors import NearestNeighbors
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
@@ -99,6 +100,83 @@ class TestKernels:
         thin = [functional.kid(SYNTHETIC + 1, real, max_real=1000).item() for _ in range(2)]
         assert thin[0] == thin[1] != whole
         assert thin[0] == pytest.approx(whole, rel=0.1)
+
+
+class TestClassKernel:
+    """Thirty rows of three classes against ninety: small enough for the definition, pair by pair."""
+
+    LABELS = torch.arange(30) % 3
+    SETS = SYNTHETIC, LABELS, REAL, torch.arange(90) % 3
+
+    def test_equals_the_definition(self):
+        synthetic, labels, real, real_labels = (each.numpy() for each in self.SETS)
+        estimates = []
+        for label in range(3):
+            x, y = synthetic[labels == label], real[real_labels == label]
+            apart = np.sort(pdist(y, "sqeuclidean"))
+            median = apart[(len(apart) - 1) // 2]
+
+            def kernel(a, b, median=median):
+                squared = cdist(a, b, "sqeuclidean")
+                return np.mean([np.exp(-squared / (2 * s * s * median)) for s in (0.25, 0.5, 1, 2, 4)], axis=0)
+
+            off = [k[~np.eye(len(k), dtype=bool)].mean() for k in (kernel(x, x), kernel(y, y))]
+            estimates.append(sum(off) - 2 * kernel(x, y).mean())
+        assert functional.class_mmd2(*self.SETS).item() == pytest.approx(np.mean(estimates), rel=1e-9)
+
+    def test_separates_where_the_estimate_of_a_balanced_set_is_cut_off(self):
+        """Real images against real ones, equally many of each class, as in every distilled set."""
+        place = 6 * torch.eye(6, dtype=torch.float64)[:5]
+
+        def balanced(count, seed):
+            labels = torch.arange(count) % 5
+            return place[labels] + rows(count, seed=seed), labels
+
+        real, real_labels = balanced(500, 999)
+        sets = [balanced(20, seed) for seed in range(60)]
+        values = torch.stack([functional.class_mmd2(*each, real, real_labels) for each in sets])
+        assert float(values.mean().abs()) < 3 * float(values.std()) / 60**0.5
+        assert float(values.min()) < 0 < float(values.max())
+        assert all(float(functional.rbf_mmd(images, real)) == 0 for images, _ in sets)
+        shifted = [functional.class_mmd2(images + 2, labels, real, real_labels) for images, labels in sets]
+        assert float(torch.stack(shifted).min()) > float(values.max())
+
+    def test_has_no_unit_and_knows_classes(self):
+        synthetic, labels, real, real_labels = self.SETS
+        scaled = functional.class_mmd2(7 * synthetic, labels, 7 * real, real_labels)
+        assert scaled.item() == pytest.approx(functional.class_mmd2(*self.SETS).item())
+        apart, near = real + 9 * real_labels[:, None], synthetic + 9 * labels[:, None]
+        assert functional.class_mmd2(near, labels, apart, real_labels) < 0.1
+        assert functional.class_mmd2(near, (labels + 1) % 3, apart, real_labels) > 0.5
+
+    def test_classes_without_images_are_left_out_and_single_images_undefined(self):
+        synthetic, labels, real, real_labels = self.SETS
+        some = labels > 0
+        assert functional.class_mmd2(synthetic[some], labels[some], real, real_labels).isfinite()
+        assert functional.class_mmd2(synthetic[:3], labels[:3], real, real_labels).isnan()
+        assert functional.class_mmd2(synthetic[:0], labels[:0], real, real_labels).isnan()
+        with pytest.raises(ValueError, match=r"real_labels: expected shape \(90,\), got \(30,\)"):
+            functional.class_mmd2(synthetic, labels, real, labels)
+
+
+class TestNearest:
+    def test_equals_scikit_learn(self, monkeypatch):
+        expected = NearestNeighbors(n_neighbors=1).fit(REAL.numpy()).kneighbors(SYNTHETIC.numpy())[0][:, 0]
+        np.testing.assert_allclose(functional.nearest_distances(SYNTHETIC, REAL), expected, rtol=1e-12)
+        monkeypatch.setattr(functional, "_CHUNK", 7)
+        np.testing.assert_allclose(functional.nearest_distances(SYNTHETIC, REAL), expected, rtol=1e-12)
+
+    def test_copies_are_at_zero_however_far_from_the_origin(self):
+        real = 1e3 + REAL.float()
+        found = functional.nearest_distances(torch.cat([real[:4], real[:1] + 1]), real)
+        assert found[:4].tolist() == [0.0] * 4
+        assert found[4] > 0.5
+
+    def test_boundaries(self):
+        assert functional.nearest_distances(SYNTHETIC[:0], REAL).shape == (0,)
+        assert functional.nearest_distances(SYNTHETIC, REAL[:0]).isinf().all()
+        with pytest.raises(ValueError, match="expected synthetic"):
+            functional.nearest_distances(SYNTHETIC, REAL[:, :3])
 
 
 class TestCosines:
@@ -247,15 +325,17 @@ class TestClasses:
 
     def test_collection_gives_every_metric_and_names_do_not_mix(self):
         collection = set_metrics(k=3)
-        for part in SYNTHETIC.split(11):
-            collection.update(part, real=False)
-        collection.update(REAL, real=True)
+        labels, real_labels = TestClassKernel.LABELS, TestClassKernel.SETS[3]
+        for part, classes in zip(SYNTHETIC.split(11), labels.split(11), strict=True):
+            collection.update(embeddings=part, real=False, labels=classes)
+        collection.update(embeddings=REAL, real=True, labels=real_labels)
         found = collection.compute()
         balls = functional.precision_recall_density_coverage(SYNTHETIC, REAL, 3)
         expected = {
             "mean_l2": functional.mean_l2(SYNTHETIC, REAL),
             "mean_cosine": functional.mean_cosine(SYNTHETIC, REAL),
             "rbf_mmd": functional.rbf_mmd(SYNTHETIC, REAL),
+            "class_mmd2": functional.class_mmd2(SYNTHETIC, labels, REAL, real_labels),
             "kid": functional.kid(SYNTHETIC, REAL),
             "representativeness": functional.representativeness(SYNTHETIC, REAL),
             "diversity": functional.diversity(SYNTHETIC),
@@ -274,18 +354,27 @@ class TestClasses:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torchmetrics on compute before update
             if n:
-                collection.update(SYNTHETIC[:n], real=False)
+                collection.update(embeddings=SYNTHETIC[:n], real=False, labels=torch.arange(n) % 3)
             if m:
-                collection.update(REAL[:m], real=True)
+                collection.update(embeddings=REAL[:m], real=True, labels=torch.arange(m) % 3)
             found = collection.compute()
-        undefined = {"frechet_distance", "kid", "rbf_mmd", "recall", "precision", "density", "coverage"}
+        undefined = {"frechet_distance", "kid", "rbf_mmd", "class_mmd2", "recall", "precision", "density", "coverage"}
         if (n, m) != (1, 1):
             undefined |= {"mean_l2", "mean_cosine", "representativeness"}
         assert {name for name, value in found.items() if torch.isnan(value.double())} - {"diversity"} == undefined
         assert torch.isnan(found["diversity"]) == (n < 2)
         assert (int(found["num_synthetic"]), int(found["num_real"])) == (n, m)
 
+    def test_nearest_distance_is_the_mean_and_the_smallest(self):
+        metric = metrics.NearestDistance()
+        metric.update(SYNTHETIC, real=False)
+        metric.update(REAL, real=True)
+        distances = functional.nearest_distances(SYNTHETIC, REAL)
+        assert metric.compute() == {"nearest_mean": distances.mean(), "nearest_smallest": distances.min()}
+
     def test_arguments_are_checked(self):
+        with pytest.raises(ValueError, match=r"labels: expected shape \(30,\), got \(90,\)"):
+            metrics.ClassMMD2().update(SYNTHETIC, real=False, labels=torch.zeros(90))
         with pytest.raises(UserError, match=r"metrics\.k: expected an integer >= 1, got 0"):
             metrics.PrecisionRecallDensityCoverage(k=0)
         with pytest.raises(ValueError, match=r"embeddings: expected \[b, E\], got \(6,\)"):

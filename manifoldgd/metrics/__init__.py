@@ -2,11 +2,13 @@
 
 from manifoldgd.metrics.classes import (
     RBFMMD,
+    ClassMMD2,
     Diversity,
     FrechetDistance,
     KernelDistance,
     MeanCosine,
     MeanL2,
+    NearestDistance,
     PrecisionRecallDensityCoverage,
     Representativeness,
     set_metrics,
@@ -14,11 +16,13 @@ from manifoldgd.metrics.classes import (
 
 __all__ = [
     "RBFMMD",
+    "ClassMMD2",
     "Diversity",
     "FrechetDistance",
     "KernelDistance",
     "MeanCosine",
     "MeanL2",
+    "NearestDistance",
     "PrecisionRecallDensityCoverage",
     "Representativeness",
     "set_metrics",

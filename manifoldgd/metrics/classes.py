@@ -68,10 +68,50 @@ class MeanCosine(EmbeddingMetric):
 
 
 class RBFMMD(EmbeddingMetric):
-    """:func:`functional.rbf_mmd`: maximum mean discrepancy, Gaussian kernel with the median heuristic."""
+    """:func:`functional.rbf_mmd`: maximum mean discrepancy, median heuristic, 0 where the estimate is negative."""
 
     def _of(self, synthetic: Tensor, real: Tensor) -> Tensor:
         return functional.rbf_mmd(synthetic, real)
+
+
+class ClassMMD2(EmbeddingMetric):
+    """:func:`functional.class_mmd2`: squared MMD inside classes, unbiased and signed; ``update`` takes labels too."""
+
+    synthetic_labels: list[Tensor]
+    real_labels: list[Tensor]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("synthetic_labels", default=[], dist_reduce_fx="cat")
+        self.add_state("real_labels", default=[], dist_reduce_fx="cat")
+
+    def update(self, embeddings: Tensor, real: bool, labels: Tensor) -> None:
+        """As :meth:`EmbeddingMetric.update`, with the classes ``[b]`` int64.
+
+        Raises:
+            ValueError: The shapes are not ``[b, E]`` and ``[b]``.
+        """
+        super().update(embeddings, real)
+        if labels.shape != embeddings.shape[:1]:
+            raise ValueError(f"labels: expected shape ({len(embeddings)},), got {tuple(labels.shape)}")
+        (self.real_labels if real else self.synthetic_labels).append(labels)
+
+    def _of(self, synthetic: Tensor, real: Tensor) -> Tensor:
+        labels = [
+            dim_zero_cat(held) if len(held) else torch.empty(0, dtype=torch.int64, device=self.device)
+            for held in (self.synthetic_labels, self.real_labels)
+        ]
+        return functional.class_mmd2(synthetic, labels[0], real, labels[1])
+
+
+class NearestDistance(EmbeddingMetric):
+    """:func:`functional.nearest_distances`: mean and smallest of a set; the real side is the training split."""
+
+    def _of(self, synthetic: Tensor, real: Tensor) -> dict[str, Tensor]:
+        distances = functional.nearest_distances(synthetic, real)
+        if not (len(synthetic) and len(real)):
+            distances = distances.new_full((1,), torch.nan)
+        return {"nearest_mean": distances.mean(), "nearest_smallest": distances.min()}
 
 
 class KernelDistance(EmbeddingMetric):
@@ -138,9 +178,9 @@ class PrecisionRecallDensityCoverage(EmbeddingMetric):
 def set_metrics(*, k: int) -> MetricCollection:
     """All metrics of a synthetic set against a real one, from one pass of embeddings.
 
-    Keys of ``compute()``: ``mean_l2``, ``mean_cosine``, ``rbf_mmd``, ``kid``, ``representativeness``,
-    ``diversity``, ``frechet_distance``, ``num_synthetic``, ``num_real``, ``precision``, ``recall``, ``density``,
-    ``coverage``.
+    ``update`` takes ``embeddings``, ``real`` and ``labels``. Keys of ``compute()``: ``mean_l2``, ``mean_cosine``,
+    ``rbf_mmd``, ``class_mmd2``, ``kid``, ``representativeness``, ``diversity``, ``frechet_distance``,
+    ``num_synthetic``, ``num_real``, ``precision``, ``recall``, ``density``, ``coverage``.
 
     Args:
         k: Neighbours for precision, recall, density and coverage.
@@ -150,6 +190,7 @@ def set_metrics(*, k: int) -> MetricCollection:
             "mean_l2": MeanL2(),
             "mean_cosine": MeanCosine(),
             "rbf_mmd": RBFMMD(),
+            "class_mmd2": ClassMMD2(),
             "kid": KernelDistance(),
             "representativeness": Representativeness(),
             "diversity": Diversity(),

@@ -118,8 +118,8 @@ def measure(distilled: DistilledSet, dataset: ImageDataset, network: Classifier)
     """
     draw = torch.randperm(len(dataset.train), generator=generator("metrics", dataset.name))[:METRIC_IMAGES]
     metrics = set_metrics(k=NEIGHBOURS)
-    metrics.update(network.embed(distilled.images), real=False)
-    metrics.update(network.embed(dataset.train.load(draw)), real=True)
+    metrics.update(embeddings=network.embed(distilled.images), real=False, labels=distilled.labels)
+    metrics.update(embeddings=network.embed(dataset.train.load(draw)), real=True, labels=dataset.train.labels[draw])
     values = {name: float(value) for name, value in metrics.compute().items()}
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
