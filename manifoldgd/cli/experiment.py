@@ -16,12 +16,10 @@ from torch import Tensor
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.cli.setup import DIFFUSION, IN_LATENT_SPACE, MANY_IN_A_FOLDER, Setup
 from manifoldgd.cli.sweep import FOLDER_VARIABLE
+from manifoldgd.diffusion.protocol import EnergySource
 from manifoldgd.distill.module import Targets, find_targets
 from manifoldgd.errors import require
 from manifoldgd.files import atomic_write_text, one_at_a_time
-from manifoldgd.matching.energy import Matching
-from manifoldgd.matching.regression import Regression
-from manifoldgd.matching.repulsion import Repulsion
 from manifoldgd.priors.prior import Prior
 from manifoldgd.report.run import PAGE
 from manifoldgd.stages import classifiers, evaluation, latents, pages, prior, sets, spaces
@@ -157,8 +155,16 @@ class Experiment(Setup):
         )
         return find_targets(prototypes, encoded, self.guidance.neighbourhood)
 
-    def _matching(self) -> Matching | Regression | Repulsion:
-        return prepare_matching(self.dataset, self.guidance.features, self.machine, self.cache)
+    def _matching(self) -> EnergySource:
+        return prepare_matching(
+            self.dataset,
+            self.guidance.features,
+            self.machine,
+            self.cache,
+            encoded=lambda: latents.encode(self.dataset, self.prior, self.machine, self.cache)[0],
+            prior=self.prior,
+            seed=self.config.seed,
+        )
 
     def _choose_real(self, folder: Path, facts: dict[str, Any]) -> DistilledSet:
         if self.config.source in IN_LATENT_SPACE:

@@ -7,6 +7,7 @@ alphas. Shape letters: ``B`` rows of the batch, ``C, H, W`` a latent, ``M`` real
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -82,6 +83,28 @@ class RegressionSpace(FeatureSpace):
 
 
 @dataclass(frozen=True)
+class TransportSpace:
+    """Weighted centres of the real latents of each class, to which those of a set are transported."""
+
+    clusterer: Any  # manifoldgd.prototypes.Clusterer that finds the centres
+    centres: int  # of each class
+    regularisation: float  # > 0, of the transport plan, share of the mean cost
+    together: ClassVar[Together] = "class"
+
+
+@dataclass(frozen=True)
+class DenoiserSpace:
+    """Features of the prior's own network, in which each image is compared with the real ones of its class."""
+
+    features: Any  # manifoldgd.prototypes.DenoiserFeatures
+    real_per_class: int  # real images of each class
+    together: ClassVar[None] = None  # images do not see one another
+
+
+SetSpace = LatentSpace | FeatureSpace | TransportSpace | DenoiserSpace  # where a guidance judges sets
+
+
+@dataclass(frozen=True)
 class Anchors:
     """What the rows of a batch are guided towards."""
 
@@ -98,6 +121,16 @@ class SetEnergy(Protocol):
         ...
 
 
+class EnergySource(Protocol):
+    """What a guidance that judges sets needs of a dataset, for all batches of a set."""
+
+    precision: str  # what decoder and networks are computed in, as Lightning names it
+
+    def energy(self, decode: Callable[[Tensor], Tensor], labels: Tensor) -> SetEnergy:
+        """The energy of a batch with the classes ``[B]``; ``decode`` gives pixels that gradients flow through."""
+        ...
+
+
 class BoundGuidance(Protocol):
     """A guidance that knows the anchors of its batch."""
 
@@ -110,7 +143,7 @@ class Guidance(Protocol):
     """A guidance method: its scientific numbers only."""
 
     neighbourhood: int  # real latents wanted around each prototype, 0 for none
-    features: FeatureSpace | LatentSpace | None  # where sets are judged, for guidances of many images at once
+    features: SetSpace | None  # where sets are judged, for guidances of many images at once
 
     def bind(self, anchors: Anchors) -> BoundGuidance:
         """The guidance for one batch."""

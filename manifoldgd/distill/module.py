@@ -12,7 +12,7 @@ from torch import Tensor
 from manifoldgd.artifacts import LatentSet, PrototypeSet
 from manifoldgd.diffusion.cfg import ClassifierFreeGuidance, InParts
 from manifoldgd.diffusion.loop import StepRecord, sample
-from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, Guidance, SetEnergy
+from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, EnergySource, Guidance, SetEnergy
 from manifoldgd.diffusion.samplers import Sampler
 from manifoldgd.diffusion.start import PURE_NOISE, Origin, Start
 from manifoldgd.distill.items import WorkItem
@@ -20,9 +20,6 @@ from manifoldgd.errors import RunError
 from manifoldgd.finite import NotFinite
 from manifoldgd.geometry.neighbours import neighbourhood_indices
 from manifoldgd.machine import half_precision
-from manifoldgd.matching.energy import Matching
-from manifoldgd.matching.regression import Regression
-from manifoldgd.matching.repulsion import Repulsion
 from manifoldgd.priors.prior import Prior
 from manifoldgd.randomness import RowNoise
 
@@ -100,7 +97,7 @@ class DistillModule(LightningModule):
         sampler: Sampler,
         guidance: Guidance,
         targets: Targets | None,
-        matching: Matching | Regression | Repulsion | None = None,
+        matching: EnergySource | None = None,
         *,
         image_size: tuple[int, int],
         seed: int,

@@ -2,6 +2,7 @@
 
 from manifoldgd.guidance.at_noisy_latent import AtNoisyLatent
 from manifoldgd.guidance.combined import CombinedGuidance
+from manifoldgd.guidance.denoiser_features import DenoiserFeatureGuidance
 from manifoldgd.guidance.kalman import KalmanGuidance
 from manifoldgd.guidance.late import LateGuidance
 from manifoldgd.guidance.manifold import ManifoldGuidance
@@ -14,11 +15,13 @@ from manifoldgd.guidance.posterior import PosteriorGuidance
 from manifoldgd.guidance.projected_target import ProjectedTargetGuidance
 from manifoldgd.guidance.regression import AugmentedRegressionGuidance, RegressionGuidance
 from manifoldgd.guidance.repulsion import RepulsionGuidance
+from manifoldgd.guidance.transport import TransportGuidance
 
 __all__ = [
     "AtNoisyLatent",
     "AugmentedRegressionGuidance",
     "CombinedGuidance",
+    "DenoiserFeatureGuidance",
     "KalmanGuidance",
     "LateGuidance",
     "ManifoldGuidance",
@@ -31,4 +34,5 @@ __all__ = [
     "ProjectedTargetGuidance",
     "RegressionGuidance",
     "RepulsionGuidance",
+    "TransportGuidance",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, FeatureSpace, Guidance, LatentSpace, Pull, Step
+from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, Guidance, Pull, SetSpace, Step
 from manifoldgd.errors import require
 
 
@@ -35,7 +35,7 @@ class AtNoisyLatent:
         return self.method.neighbourhood
 
     @property
-    def features(self) -> FeatureSpace | LatentSpace | None:
+    def features(self) -> SetSpace | None:
         """None: checked on construction."""
         return self.method.features
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, FeatureSpace, Guidance, LatentSpace, Pull, Step
+from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, Guidance, Pull, SetSpace, Step
 from manifoldgd.errors import require
 
 
@@ -36,7 +36,7 @@ class CombinedGuidance:
         return max(self.first.neighbourhood, self.then.neighbourhood)
 
     @property
-    def features(self) -> FeatureSpace | LatentSpace | None:
+    def features(self) -> SetSpace | None:
         """Where sets are judged."""
         return self.first.features or self.then.features
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, FeatureSpace, Guidance, LatentSpace, Pull, Step
+from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, Guidance, Pull, SetSpace, Step
 from manifoldgd.errors import require
 from manifoldgd.guidance.window import acts
 
@@ -38,7 +38,7 @@ class LateGuidance:
         return self.method.neighbourhood
 
     @property
-    def features(self) -> FeatureSpace | LatentSpace | None:
+    def features(self) -> SetSpace | None:
         """None: checked on construction."""
         return self.method.features
 

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import torch
 
-from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, FeatureSpace, Guidance, LatentSpace, Pull, Step
+from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, Guidance, Pull, SetSpace, Step
 from manifoldgd.ranges import Range, checked
 
 
@@ -42,7 +42,7 @@ class OnPrediction:
         return self.method.neighbourhood
 
     @property
-    def features(self) -> FeatureSpace | LatentSpace | None:
+    def features(self) -> SetSpace | None:
         """Where sets are judged."""
         return self.method.features
 

@@ -14,6 +14,27 @@ from manifoldgd.priors.prior import Prior
 from manifoldgd.randomness import generator
 
 
+def common_noise(prior: Prior, timestep: int) -> Tensor:
+    """The noise ``[C, H, W]`` of all latents: they are compared, and noise of their own would set them apart."""
+    return torch.randn(prior.latent_shape, generator=generator("clustering space", "noise", timestep))
+
+
+def noised_features(prior: Prior, x0: Tensor, labels: Tensor, noise: Tensor, timestep: int, blocks: int) -> Tensor:
+    """Token means ``[B, E]`` after some blocks of the prior's transformer for clean latents; differentiable.
+
+    Args:
+        prior: see :func:`transformer_features`, as for ``timestep`` and ``blocks``.
+        x0: ``[B, C, H, W]`` clean scaled latents.
+        labels: ``[B]`` int64 of the prior, on the device of ``x0``.
+        noise: see :func:`common_noise`.
+        timestep: of the training schedule.
+        blocks: gone through.
+    """
+    timesteps = torch.full(labels.shape, timestep)
+    x_t = prior.schedule.add_noise(x0, noise.to(x0).expand_as(x0), timesteps)
+    return prior.block_features(x_t, timesteps.to(x0.device), labels, blocks)
+
+
 class TransformerFeatures(LightningModule):
     """Noises the latents of a batch of positions and sends them through the first blocks."""
 
@@ -31,15 +52,12 @@ class TransformerFeatures(LightningModule):
         self.transformer = prior.transformer  # registered, so that Lightning moves it
         self.prior, self.latents, self.labels = prior, latents, labels
         self.timestep, self.blocks, self.on_batch = timestep, blocks, on_batch
-        # One draw for all images: they are compared with each other, and noise of their own would set them apart.
-        self.noise = torch.randn(prior.latent_shape, generator=generator("clustering space", "noise", timestep))
+        self.noise = common_noise(prior, timestep)
 
     def predict_step(self, positions: Tensor) -> Tensor:
         positions = positions.cpu()
         x0, labels = self.latents[positions].float(), self.labels[positions].to(self.device)
-        timesteps = torch.full_like(positions, self.timestep)
-        x_t = self.prior.schedule.add_noise(x0, self.noise.expand_as(x0), timesteps).to(self.device)
-        features = self.prior.block_features(x_t, timesteps.to(self.device), labels, self.blocks)
+        features = noised_features(self.prior, x0.to(self.device), labels, self.noise, self.timestep, self.blocks)
         self.on_batch()
         return features.float().cpu()
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from manifoldgd.artifacts import DistilledSet, PrototypeSet
 from manifoldgd.dataset import ImageDataset
-from manifoldgd.diffusion.protocol import Guidance, SetGuidance
+from manifoldgd.diffusion.protocol import EnergySource, Guidance, SetGuidance
 from manifoldgd.diffusion.samplers import Sampler
 from manifoldgd.diffusion.start import PURE_NOISE, Start
 from manifoldgd.distill.classes import prior_labels
@@ -22,9 +22,6 @@ from manifoldgd.distill.module import DistillModule, Synthesised, Targets
 from manifoldgd.distill.synthesis import fixed_batches, synthesise
 from manifoldgd.guidance import NoGuidance
 from manifoldgd.machine import Machine
-from manifoldgd.matching.energy import Matching
-from manifoldgd.matching.regression import Regression
-from manifoldgd.matching.repulsion import Repulsion
 from manifoldgd.priors.prior import Prior
 from manifoldgd.progress import progress_bar
 from manifoldgd.prototypes.coresets import select_classes
@@ -45,7 +42,7 @@ def distil(
     sampler: Sampler,
     guidance: Guidance | SetGuidance,
     targets: Targets | None,
-    matching: Matching | Regression | Repulsion | None = None,
+    matching: EnergySource | None = None,
     *,
     ipc: int,
     seed: int,
