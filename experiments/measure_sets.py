@@ -1,8 +1,9 @@
 """Make sets and measure them, without students: ``python experiments/measure_sets.py STUDY``.
 
-``STUDY`` is a folder here that holds a ``sets.yaml``. Every set is made by ``manifoldgd distill`` with the overrides of
-its method; sets, and what was measured of each, lie under ``output`` and are not made again. ``results.csv`` (a row for
-each set and embedding) and ``table.md`` are written anew after every set into the study's folder, or ``record``.
+``STUDY`` is a folder here that holds a ``sets.yaml``, or the ``table.yaml`` of a table. Every set is made by
+``manifoldgd distill`` with the overrides of its method; sets, and what was measured of each, lie under ``--output`` and
+are not made again. ``results.csv`` (a row for each set and embedding) and ``table.md`` are written anew after every set
+into the study's folder, or ``--record``.
 
 The real side is 2,000 images held out of the training split, 200 a class. Nothing is chosen from them and no method
 sees them; the bundled prior was trained on them, and so was the classifier, as on the images that sets are made from.
@@ -28,6 +29,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from manifoldgd.cli.main import run
+from manifoldgd.cli.used import USED_KEYS
 from manifoldgd.data import fashion_mnist
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.files import atomic_path, atomic_write_json, atomic_write_text
@@ -37,7 +39,7 @@ from manifoldgd.prototypes import DRAW_NOTHING
 from manifoldgd.randomness import generator
 from manifoldgd.stages.classifiers import embedding_network
 from manifoldgd.store.sets import has_set, load_set
-from manifoldgd.tables.definition import override
+from manifoldgd.tables.definition import override, read_definition
 from manifoldgd.tables.statistics import Interval, mean_interval, paired_difference
 
 HOME = Path(__file__).parent
@@ -228,17 +230,33 @@ def _cell(interval: Interval | None, digits: int, more_is_better: bool | None, s
     return f"{interval.mean:{sign}.{digits}f}{half}{mark}"
 
 
+def read_study(folder: Path) -> dict[str, Any]:
+    """What to make: ``sets.yaml``, or the rows and columns of a table without what concerns its students."""
+    if (folder / "sets.yaml").is_file():
+        return OmegaConf.to_container(OmegaConf.load(folder / "sets.yaml"))
+    table = read_definition(folder / "table.yaml")
+    kept = {key: value for key, value in table.overrides.items() if key.split(".")[0] in USED_KEYS["distill"]}
+    return {
+        "question": table.question,
+        "ipc": [column.ipc for column in table.columns],
+        "seeds": list(table.seeds),
+        "baselines": [table.baseline],
+        "overrides": {"dataset": table.columns[0].dataset, **kept, "machine.progress": False},
+        "methods": dict(table.methods),
+    }
+
+
 def main() -> None:
     """Make and measure what is missing, then write the record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("study", help="a folder beside this file that holds a sets.yaml")
+    parser.add_argument("study", help="a folder beside this file that holds a sets.yaml or a table.yaml")
     parser.add_argument("--methods", nargs="+", help="these rows only")
     parser.add_argument("--ipc", nargs="+", type=int, help="these sizes only")
     parser.add_argument("--seeds", nargs="+", type=int, help="these distillation seeds only")
     parser.add_argument("--output", type=Path, help="where sets are kept; default outputs/sets/STUDY")
     parser.add_argument("--record", type=Path, help="where results.csv and table.md go; default the study's folder")
     asked = parser.parse_args()
-    study = OmegaConf.to_container(OmegaConf.load(HOME / asked.study / "sets.yaml"))
+    study = read_study(HOME / asked.study)
     output = asked.output or Path("outputs/sets") / asked.study
     record = asked.record or HOME / asked.study
     cache = output / "cache"
