@@ -47,6 +47,7 @@ REAL_PER_CLASS = 200
 NEIGHBOURS = 5  # of precision, recall, density and coverage (Naeem et al. 2020)
 PIXEL_COMPONENTS = 64
 MEASURED = "measures.json"
+FEWEST = 3  # sets that a verdict takes
 RUNAWAY = 0.999  # quantile of unseen real images' distances to the training images
 # Measure -> (heading, digits, whether more is better; None: neither).
 MEASURES: dict[str, tuple[str, int, bool | None]] = {
@@ -188,7 +189,8 @@ def write_record(record: Path, study: dict[str, Any], rows: list[dict[str, Any]]
 
 def _sections(study: dict[str, Any], rows: list[dict[str, Any]]) -> Iterator[str]:
     yield "Mean over sets ± half the 95 % interval (Student's t over sets), then differences to each baseline on equal"
-    yield "seeds. **+** and **-**: the interval of the difference lies on the better or the worse side of 0."
+    yield "seeds. **+** and **-**: the interval of the difference, of three sets or more, lies on the better or worse"
+    yield "side of 0."
     for ipc in dict.fromkeys(row["ipc"] for row in rows):
         for embedding in dict.fromkeys(row["embedding"] for row in rows):
             by_method: dict[str, dict[int, dict[str, float]]] = {}
@@ -225,7 +227,8 @@ def _cell(interval: Interval | None, digits: int, more_is_better: bool | None, s
     if interval is None or not math.isfinite(interval.mean):
         return "-"
     half = "" if interval.half is None else f" ± {interval.half:.{digits}f}"
-    verdict = interval.verdict if sign and more_is_better is not None else None
+    sure = interval.half and interval.count >= FEWEST  # equal differences of two sets have an interval of no width
+    verdict = interval.verdict if sign and sure and more_is_better is not None else None
     mark = "" if verdict is None else " **+**" if (verdict == "better") == more_is_better else " **-**"
     return f"{interval.mean:{sign}.{digits}f}{half}{mark}"
 
