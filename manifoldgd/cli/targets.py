@@ -26,7 +26,8 @@ _GUIDANCES = _of(
     "guidance",
     *("NoGuidance", "ModeGuidance", "ManifoldGuidance", "ManifoldReleasedGuidance", "PosteriorGuidance"),
     *("OnPrediction", "CombinedGuidance", "MatchingGuidance", "RegressionGuidance", "AugmentedRegressionGuidance"),
-    "RepulsionGuidance",
+    *("RepulsionGuidance", "ProjectedTargetGuidance", "KalmanGuidance", "AtNoisyLatent", "LateGuidance"),
+    *("TransportGuidance", "DenoiserFeatureGuidance"),
 )
 _CLASSIFIERS = _of("students", "Recipe")
 # By key, or by its last part: a guidance inside a guidance is a guidance.

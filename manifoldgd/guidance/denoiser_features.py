@@ -10,13 +10,14 @@ by Adam in the last steps, like every energy here, so that its unit does not mat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from manifoldgd.diffusion.protocol import DenoiserSpace
-from manifoldgd.errors import require
 from manifoldgd.guidance.descent import Descent
+from manifoldgd.ranges import Range, checked
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class DenoiserFeatureGuidance(Descent):
     """Descent of :class:`manifoldgd.matching.denoiser.DenoiserEnergy`; for its other numbers see :class:`Descent`.
@@ -27,14 +28,7 @@ class DenoiserFeatureGuidance(Descent):
     """
 
     space: Any
-    real_per_class: int
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(
-            self.real_per_class >= 2,
-            f"guidance.real_per_class: needs to be >= 2, got {self.real_per_class}; raise it",
-        )
+    real_per_class: Annotated[int, Range("[2, 1000000]")]
 
     @property
     def features(self) -> DenoiserSpace | None:

@@ -12,7 +12,7 @@ whose projector is the same with gains of 0 and 1 and for all noise levels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,9 +21,11 @@ from manifoldgd.diffusion.protocol import Anchors, Pull, Step
 from manifoldgd.errors import require
 from manifoldgd.geometry.tangent import energy_kept, principal_axes
 from manifoldgd.guidance.manifold import bind_neighbourhoods
-from manifoldgd.guidance.window import acts, check_scale, check_window
+from manifoldgd.guidance.window import Neighbourhood, acts
+from manifoldgd.ranges import Range, Share, checked
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class KalmanGuidance:
     """``x0 <- x0 + Sigma_t (Sigma_t + s^2 I)^-1 (c - x0)`` with ``s^2 = 1 / scale``.
@@ -38,20 +40,18 @@ class KalmanGuidance:
         t_stop: fraction of the steps, in [0, 1], at which guidance ends.
     """
 
-    scale: float
-    neighbourhood: int
-    axes: int
-    t_stop: float
+    scale: Annotated[float, Range("[0, 1000000]")]  # a precision: 1e6 trusts the prototype to a thousandth
+    neighbourhood: Neighbourhood
+    axes: Annotated[int, Range("[1, 100000]")]
+    t_stop: Share
     features: ClassVar[None] = None
 
     def __post_init__(self) -> None:
-        check_scale("guidance.scale", self.scale)
         require(
-            1 <= self.axes < self.neighbourhood,
-            f"guidance.axes: needs to be in [1, neighbourhood - 1], got axes={self.axes}, "
+            self.axes < self.neighbourhood,
+            f"guidance.axes: needs to be smaller than guidance.neighbourhood, got axes={self.axes}, "
             f"neighbourhood={self.neighbourhood}; lower axes or raise neighbourhood",
         )
-        check_window(self.t_stop)
 
     def bind(self, anchors: Anchors) -> _BoundKalman:
         """The guidance towards ``anchors.prototypes`` with the covariance of ``anchors.neighbourhoods``."""

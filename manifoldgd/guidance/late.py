@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, Guidance, Pull, SetSpace, Step
 from manifoldgd.errors import require
 from manifoldgd.guidance.window import acts
+from manifoldgd.ranges import Share, checked
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class LateGuidance:
     """``method`` where a guidance with ``t_stop = t_start`` has ended, and nothing before.
@@ -19,14 +21,9 @@ class LateGuidance:
     """
 
     method: Guidance
-    t_start: float
+    t_start: Share
 
     def __post_init__(self) -> None:
-        require(
-            0 <= self.t_start <= 1,
-            f"guidance.t_start: needs to be a fraction of the steps in [0, 1], got {self.t_start}; index 25 of 50 "
-            "steps is 0.5",
-        )
         require(
             self.method.features is None,
             "guidance.method: a guidance that judges sets has a t_start of its own; set that",

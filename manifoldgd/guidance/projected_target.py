@@ -19,8 +19,10 @@ from manifoldgd.geometry.neighbourhoods import Neighbourhoods
 from manifoldgd.guidance.manifold import ManifoldGuidance, bind_neighbourhoods
 from manifoldgd.guidance.mode import mode_vector
 from manifoldgd.guidance.window import acts
+from manifoldgd.ranges import checked
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class ProjectedTargetGuidance(ManifoldGuidance):
     """``pull = scale * g_mode`` towards ``c' = mu_T + P_T (c - mu_T)``.

@@ -12,14 +12,16 @@ semantic matching and dynamic labels, which act on the prior's conditioning, are
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 
 from manifoldgd.diffusion.protocol import Anchors, Pull, SetEnergy, Step, TransportSpace
-from manifoldgd.guidance.window import acts, check_positive, check_scale, check_window
+from manifoldgd.guidance.window import acts
+from manifoldgd.ranges import Range, Share, Strength, checked
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class TransportGuidance:
     """``pull = scale * (T(x0) - x0)``, minus the gradient of :class:`manifoldgd.matching.transport.TransportEnergy`.
@@ -32,18 +34,12 @@ class TransportGuidance:
         t_stop: fraction of the steps, in [0, 1], at which guidance ends.
     """
 
-    scale: float
+    scale: Strength
     clusterer: Any
-    centres: int
-    regularisation: float
-    t_stop: float
+    centres: Annotated[int, Range("[1, 10000]")]
+    regularisation: Annotated[float, Range("[0.0001, 1000]")]  # below, its exponentials underflow
+    t_stop: Share
     neighbourhood: ClassVar[int] = 0
-
-    def __post_init__(self) -> None:
-        check_scale("guidance.scale", self.scale)
-        check_positive("guidance.centres", self.centres)
-        check_positive("guidance.regularisation", self.regularisation)
-        check_window(self.t_stop)
 
     @property
     def features(self) -> TransportSpace | None:
