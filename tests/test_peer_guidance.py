@@ -194,11 +194,11 @@ def test_wrappers_pass_on_what_a_guidance_needs():
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        (TransportGuidance, {"scale": -1}, r"guidance\.scale: .* got -1"),
-        (TransportGuidance, {"centres": 0}, r"guidance\.centres: .* got 0"),
-        (TransportGuidance, {"regularisation": 0.0}, r"guidance\.regularisation: .* got 0"),
-        (TransportGuidance, {"t_stop": 3}, r"guidance\.t_stop"),
-        (DenoiserFeatureGuidance, {"real_per_class": 1}, r"guidance\.real_per_class: .* got 1"),
+        (TransportGuidance, {"scale": -1}, r"TransportGuidance\.scale: .* got -1"),
+        (TransportGuidance, {"centres": 0}, r"TransportGuidance\.centres: .* got 0"),
+        (TransportGuidance, {"regularisation": 0.0}, r"TransportGuidance\.regularisation: .* got 0"),
+        (TransportGuidance, {"t_stop": 3}, r"TransportGuidance\.t_stop"),
+        (DenoiserFeatureGuidance, {"real_per_class": 1}, r"DenoiserFeatureGuidance\.real_per_class: .* got 1"),
     ],
 )
 def test_bad_numbers_name_the_key(kind, changes, message):

@@ -18,7 +18,7 @@ MEANINGFUL = {
     # 0 switches off, or is the end of a range that has it.
     "*scale": "0",
     "*.rate *.t_stop *.t_start *.uniform_share *.warmup_steps guidance.noise_power sampler.eta": "0",
-    "clusterer.start_level clusterer.space.timestep seed": "0",
+    "clusterer.start_level *.space.timestep seed": "0",
     "student.protocol.*weight_decay student.protocol.*momentum student.protocol.cutmix_alpha": "0",
     "student.protocol.cosine_span *_from_classes student.protocol.most_classes": "0",
     "*.flip_probability *.crop_ratio *.cutout_ratio *.rotate_degrees *.brightness *.saturation *.contrast": "0",
@@ -31,7 +31,7 @@ MEANINGFUL = {
     "*.teacher.architecture *.teacher.width *.teacher.depth": "null",
     "cell": "null",
     # Texts.
-    "output set table logger.entity logger.group prior.autoencoder": "abc null",
+    "output set table logger.entity logger.group prior.autoencoder prior.*revision": "abc null",
     "cache logger.project logger.folder student.protocol.name prior.path": "abc",
     # Lists.
     "student_seeds": "[0]",
