@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,8 +21,11 @@ from torch import Tensor
 from manifoldgd.artifacts import Key
 from manifoldgd.errors import require
 from manifoldgd.randomness import generator
+from manifoldgd.ranges import Range
 
 VALIDATION = "-validation"  # ends the name of a dataset whose judge is held out of the training split
+Images = Annotated[int, Range("[1, 100000000]")]  # of a class, or of a split
+HeldOut = Images | Annotated[float, Range("(0, 1)")]  # a number of images, or a share of them
 LEAST_STD = 0.01  # two and a half grey levels: no dataset of pictures varies less
 # A dataset's name becomes that of a folder, a line of YAML and a title.
 NAME = re.compile(r"\w(?:[\w .,+=()\[\]'&~-]*[\w)\]])?")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from manifoldgd.artifacts import Key
-from manifoldgd.dataset import ImageDataset, fingerprint_of, hold_out, in_memory_split, limit_per_class
+from manifoldgd.dataset import HeldOut, ImageDataset, Images, fingerprint_of, hold_out, in_memory_split, limit_per_class
 
 # Every fifth image of a class, in the bundle's order, is a test image: 1,442 train, 355 test, the same for everyone.
 TEST_EVERY = 5
 
 
-def digits(*, train_per_class: int | None, validation: int | float | None) -> ImageDataset:
+def digits(*, train_per_class: Images | None, validation: HeldOut | None) -> ImageDataset:
     """scikit-learn's digits, grey values 0 ... 16 stretched to 0 ... 255, with a fixed stratified split.
 
     Args:

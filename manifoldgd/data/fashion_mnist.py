@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from manifoldgd.artifacts import Key
-from manifoldgd.dataset import ImageDataset, fingerprint_of, hold_out, in_memory_split, limit_per_class
+from manifoldgd.dataset import HeldOut, ImageDataset, Images, fingerprint_of, hold_out, in_memory_split, limit_per_class
 from manifoldgd.errors import UserError, require
 from manifoldgd.files import atomic_write_bytes
 
@@ -48,7 +48,7 @@ SHA256 = {
 
 
 def fashion_mnist(
-    *, folder: str | None, download: bool, train_per_class: int | None, validation: int | float | None
+    *, folder: str | None, download: bool, train_per_class: Images | None, validation: HeldOut | None
 ) -> ImageDataset:
     """Fashion-MNIST with its own train/test split.
 

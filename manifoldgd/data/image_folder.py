@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
 
@@ -32,7 +33,9 @@ from manifoldgd.data.image_files import (
 from manifoldgd.data.transforms import FULL_RANGE, PILLOW_MODE, VERSION
 from manifoldgd.dataset import (
     VALIDATION,
+    HeldOut,
     ImageDataset,
+    Images,
     Split,
     check_name,
     check_statistics,
@@ -40,6 +43,7 @@ from manifoldgd.dataset import (
     hold_out,
 )
 from manifoldgd.errors import require
+from manifoldgd.ranges import Range
 
 # Per channel over ImageNet's training images, pixels in [0, 1]; what most published students subtract.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -54,18 +58,18 @@ def image_folder(
     train: str,
     test: str,
     name: str | None,
-    image_size: int,
-    channels: int,
-    white: int | None,
+    image_size: Annotated[int, Range("[1, 4096]")],  # 50 MB a colour image; networks take less
+    channels: Literal[1, 3],
+    white: Annotated[int, Range("[1, 65535]")] | None,
     classes: Sequence[str | int] | None,
-    prior_labels: Mapping[str, int] | None,
-    expected_counts: Mapping[str, int] | None,
+    prior_labels: Mapping[str, Annotated[int, Range("[0, 1000000]")]] | None,
+    expected_counts: Mapping[str, Images] | None,
     obtain: str | None,
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     flip: bool,
-    train_per_class: int | None,
-    validation: int | float | None,
+    train_per_class: Images | None,
+    validation: HeldOut | None,
 ) -> ImageDataset:
     """Images in class folders, centre-cropped as for ADM and DiT (:func:`manifoldgd.data.transforms.centre_crop`).
 
