@@ -205,7 +205,7 @@ def test_a_set_that_draws_nothing_is_made_once_for_all_seeds(tmp_path):
     assert [each.name for each in more.left] == ["c/b-seed3", "c/b-seed4"]
     assert [one.seed for one in more.result().of("a", "c")] == [3, 4]
     record = board.result()
-    kept = recorded_sets(record, still((0, 5)), {"c": (0,)}, home=tmp_path, output=tmp_path)
+    kept = recorded_sets(record, still((0, 5)), {"c": (0,)})
     grown = Board(tmp_path / "new", blank(METHODS, seeds=(0, 5)), still((0, 5)), kept)
     assert [each.name for each in grown.left] == ["c/b-seed5"]
     assert [one.seed for one in grown.result().of("a", "c")] == [0, 5]

@@ -77,9 +77,8 @@ def test_a_dry_run_of_large_images_names_what_is_missing(capsys, monkeypatch):
     listed = out.split("missing:\n")[1].splitlines()
     assert listed[0].startswith("  dataset.folder: expected a folder with")
     assert listed[0].endswith("(135 cells, the first is ipc10-convnet6/random)")
-    assert listed[1].startswith(
-        "  prior.path: facebook/DiT-XL-2-256 is not in the cache, or only a part of it; run `hf"
-    )
+    assert listed[1].startswith("  prior.path: facebook/DiT-XL-2-256 at ")
+    assert "is not in the cache, or only a part of it; run `hf" in listed[1]
     assert "hf download facebook/DiT-XL-2-256" in listed[1]
     assert "(108 cells, the first is ipc10-convnet6/unguided)" in listed[1]  # real images need no prior
     assert listed[2].startswith("  prior.autoencoder: stabilityai/sd-vae-ft-mse is not in the cache")

@@ -122,7 +122,7 @@ def test_a_broken_result_is_named_and_stays_until_it_is_removed(tmp_path, text, 
     run(board, fake_job({"a": GOOD + f"(made / 'metrics.json').write_text({text!r})"}))
     ((_, failed),) = board.failed.items()
     assert reason in failed.reason
-    with pytest.raises(UserError, match=rf"sets/c/a-seed0/metrics\.json: {reason} .*; remove "):
+    with pytest.raises(UserError, match=rf"sets/c/a-seed0/metrics\.json: {reason} .*remove "):
         board_of(tmp_path)
 
 
