@@ -7,7 +7,7 @@ TABLE ?= fashion_mnist
 TABLE_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reproduce-table test test-all lint format bench
+.PHONY: help install demo reproduce-table test test-all lint format bench docs
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -38,6 +38,13 @@ lint: install  ## ruff: style, imports, docstrings, annotations
 format: install  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(BIN)/.installed-docs  ## the documentation as a site, into site/: guides, method, every key, results, API
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+$(BIN)/.installed-docs: $(BIN)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	@touch $@
 
 bench: install  ## speed as ratios: guided over unguided steps, tangent spaces against a full eigendecomposition
 	$(BIN)/python experiments/bench.py
