@@ -40,7 +40,7 @@ format: install  ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 docs: $(BIN)/.installed-docs  ## the documentation as a site, into site/: guides, method, every key, results, API
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build  # not --quiet, under which warnings do not count
 
 $(BIN)/.installed-docs: $(BIN)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'

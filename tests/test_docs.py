@@ -103,9 +103,7 @@ def test_what_the_pages_name_is_there(page):
     links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)(?:#[\w-]+)?\)", text)
     named = re.findall(r"`((?:manifoldgd|conf|tests|experiments|docs)/[\w./-]+)`", text)
     missing = [link for link in links if not (page.parent / link).exists()]
-    missing += [
-        name for name in named if not (ROOT / name).exists() and not EXAMPLES.search(name)
-    ]
+    missing += [name for name in named if not (ROOT / name).exists() and not EXAMPLES.search(name)]
     assert not missing
 
 

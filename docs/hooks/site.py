@@ -37,6 +37,7 @@ PUBLISHED = ROOT / "manifoldgd" / "tables" / "published_results.csv"
 MARKER = re.compile(r"^<!-- (\w+)(?:: (.+?))? -->$", re.MULTILINE)
 INLINE = re.compile(r"\{\{ (\w+) (.+?) \}\}")
 LEFT = re.compile(r"<!--.*|\{\{.*")
+ELSEWHERE = re.compile(r'<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)="(?:https?:)?//[^"]*"')
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -64,6 +65,13 @@ def on_page_content(content: str, **_: object) -> str:
     return FORMULA.sub(
         lambda found: convert(html.unescape(found[2]), display="block" if found[1] == "div" else "inline"), content
     )
+
+
+def on_post_page(output: str, page: Any, **_: object) -> str:
+    """Refuse what a reader without a network would miss; mkdocs calls this."""
+    if found := ELSEWHERE.search(output):
+        raise ValueError(f"{page.file.src_path}: {found[0]} is fetched from another host; bring it into docs/")
+    return output
 
 
 # Configuration
@@ -185,10 +193,15 @@ def _published(dataset: str, family: str) -> str:
     rows = [row for row in _rows(PUBLISHED) if (row["dataset"], row["number_family"]) == (dataset, family)]
     if not rows:
         raise ValueError(f"published: no row of {dataset}, {family}")
-    keys = ("student", "ipc", "method", "kind", "labels", "top1_percent", "std", "source")
+    sizes = sorted({int(row["ipc"]) for row in rows})
+    found: dict[tuple[str, ...], dict[int, str]] = {}
+    for row in rows:
+        name = tuple(_cell(_escaped(row[key])) for key in ("method", "kind", "student", "labels", "source"))
+        spread = f" ± {row['std']}" if row["std"] else ""
+        found.setdefault(name, {})[int(row["ipc"])] = f"{row['top1_percent']}{spread}"
     return _table(
-        ("student", "images a class", "method", "kind", "labels", "%", "± as published", "source"),
-        ([_cell(_escaped(row[key])) for key in keys] for row in rows),
+        ("method", *(f"{size} a class, %" for size in sizes), "kind", "student", "labels", "source"),
+        ((name[0], *(values.get(size, "") for size in sizes), *name[1:]) for name, values in found.items()),
     )
 
 

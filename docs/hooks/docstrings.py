@@ -1,4 +1,4 @@
-"""Docstrings name things as ``:class:`Name``` does; on the site they are names in code letters."""
+"""Docstrings as the site's reader of them expects: names without roles, examples under the heading that it knows."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 
 from griffe import Extension, Object
 
+EXAMPLE = re.compile(r"^Example:$", re.MULTILINE)
 ROLE = re.compile(r":(?:class|func|meth|mod|data|attr):`~?([\w.]+)`")
 
 
-class Roles(Extension):
+class Docstrings(Extension):
     """mkdocstrings calls this for everything that it finds."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:
         """Rewrite the docstring, if there is one."""
         if obj.docstring is not None:
-            obj.docstring.value = ROLE.sub(r"`\1`", obj.docstring.value)
+            obj.docstring.value = EXAMPLE.sub("Examples:", ROLE.sub(r"`\1`", obj.docstring.value))
