@@ -44,7 +44,7 @@ CORE_MAY_IMPORT = {
     "torchmetrics",
 } | sys.stdlib_module_names
 # One owner each: nobody else imports these.
-OWNERS = {"wandb": {"tracking"}, "hydra": {"cli"}, "torchvision": set()}
+OWNERS = {"wandb": {"tracking"}, "wandb_workspaces": {"tracking"}, "hydra": {"cli"}, "torchvision": set()}
 
 FILES = sorted(ROOT.rglob("*.py"))
 

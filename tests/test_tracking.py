@@ -10,9 +10,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import fake_wandb
 import pytest
 from command import quick
+from offline_runs import offline_runs
 from PIL import Image
 
+from manifoldgd.cli.experiment import guidance_scale
 from manifoldgd.errors import UserError
+from manifoldgd.students import Student
 from manifoldgd.tracking import NoTracker, WandbTracker
 
 
@@ -24,36 +27,75 @@ def no_key(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
 
 
+SETTINGS = {"project": "p", "entity": None, "group": None, "mode": "auto", "folder": "out", "sets": True}
+KEY = "k" * 40
+
+
 def tracker(**changes):
-    return WandbTracker(**{"project": "p", "entity": None, "group": None, "mode": "auto", "folder": "out"} | changes)
+    return WandbTracker(**SETTINGS | changes)
 
 
-def test_mode_follows_the_key(monkeypatch, tmp_path):
-    assert tracker().mode == "offline"
-    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
-    assert tracker().mode == "online"
-    assert tracker(mode="offline").mode == "offline"
-    monkeypatch.delenv("WANDB_API_KEY")
-    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password " + "k" * 40)
-    assert tracker().mode == "online"
-    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org")
-    assert tracker().mode == "offline"
-    monkeypatch.delenv("WANDB_BASE_URL")
-    (tmp_path / "netrc").write_text("machine github.com login user password x")
-    assert tracker().mode == "offline"
+# Where `wandb login` of the oldest version taken writes: api.forge.coreweave.com.
+ACCOUNTS = {
+    "login": ("machine api.forge.coreweave.com login user password " + KEY, {}),
+    "other": ("machine github.com login user password x", {}),
+    "broken": ("machine machine machine", {}),
+    "key": ("", {"WANDB_API_KEY": KEY}),
+    "offline": ("", {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline"}),
+    "malformed": ("", {"WANDB_API_KEY": "short"}),
+}
+ASKED = """
+import json, os, sys
+from manifoldgd.tracking.wandb_tracker import has_account
+assert "wandb" not in sys.modules
+for name, (netrc, environment) in json.loads(sys.argv[1]).items():
+    sys.stdout.flush()
+    if os.fork() == 0:  # wandb looks once a process
+        open(os.environ["NETRC"], "w").write(netrc)
+        os.environ.update(environment)
+        print(name, has_account(), flush=True)
+        os._exit(0)
+    os.wait()
+"""
 
 
-def test_the_usual_netrc_is_read(monkeypatch, tmp_path):
-    monkeypatch.delenv("NETRC")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert tracker().mode == "offline"
-    (tmp_path / ".netrc").write_text("machine api.wandb.ai login user password " + "k" * 40)
-    assert tracker().mode == "online"
+def test_an_account_is_what_wandb_itself_takes_for_one():
+    pytest.importorskip("wandb")
+    asked = [sys.executable, "-c", ASKED, json.dumps(ACCOUNTS)]
+    *said, warned, last = subprocess.run(asked, stdout=-1, text=True, check=True).stdout.splitlines()
+    assert said == ["login True", "other False", "broken False", "key True", "offline False"]
+    assert "`wandb login`" in warned
+    assert last == "malformed False"
 
 
-def test_a_broken_netrc_stops_nothing(tmp_path):
-    (tmp_path / "netrc").write_text("machine machine machine")
-    assert tracker().mode == "offline"
+def test_mode_follows_the_account(monkeypatch):
+    wandb = fake_wandb.install(monkeypatch)
+    for mode, key, expected in (("auto", True, "online"), ("auto", False, "offline"), ("offline", True, "offline")):
+        monkeypatch.delenv("WANDB_API_KEY", raising=False)
+        if key:
+            monkeypatch.setenv("WANDB_API_KEY", KEY)
+        one = started(tracker(mode=mode))
+        assert wandb.runs[-1].settings["mode"] == expected
+        one.close(0)
+
+
+def test_credentials_that_wandb_refuses_stop_nothing(capsys, monkeypatch):
+    wandb = fake_wandb.install(monkeypatch, fails=["login"])
+    started(tracker()).close(0)
+    assert [run.settings["mode"] for run in wandb.runs] == ["offline"]
+    said = capsys.readouterr().out.splitlines()
+    assert "`wandb login`" in said[0]
+    assert "wandb sync" in said[1]
+
+
+def test_a_run_left_open_does_not_hide_the_account(monkeypatch):
+    wandb = fake_wandb.install(monkeypatch)
+    started(tracker())
+    wandb.run = wandb.runs[0]
+    wandb.fails.add("login")  # between runs only
+    started(tracker(), name="b")
+    assert [run.settings["mode"] for run in wandb.runs] == ["online", "online"]
+    assert wandb.runs[1].settings["reinit"] == "finish_previous"
 
 
 def test_online_without_a_key_says_what_to_do():
@@ -63,40 +105,60 @@ def test_online_without_a_key_says_what_to_do():
         tracker(mode="disabled")
 
 
-def started(one, *, name="a", config=None):
-    one.start(name=name, group="digits", job_type="run", config=config or {})
+def started(one, *, name="a", config=None, run_id=None):
+    one.start(
+        name=name, group="digits", job_type="run", config=config or {}, run_id=run_id or f"id-{name}", tags=["ipc: 1"]
+    )
     return one
 
 
-def finish(one):
+def finish(one, **more):
     table = {"seed": [0, 1], "last_top1": [0.5, 0.6]}
-    one.finish(summary={"last_top1": 0.55}, tables={"students": table}, images={"set": Image.new("RGB", (4, 4))})
+    one.finish(
+        summary={"last_top1": 0.55}, tables={"students": table}, images={"set": Image.new("RGB", (4, 4))}, **more
+    )
+
+
+POINTS = [
+    {"epoch": 5, "student/0/top1": 0.4},  # drawn while it grew
+    {"epoch": 5, "student/1/top1": 0.3},
+    {"guidance/step": 0, "guidance/ratio": 0.25, "guidance/kept": 0.5},
+    {"guidance/step": 1, "guidance/ratio": 0.125},
+]
 
 
 def test_two_jobs_of_one_process_are_two_offline_runs(capsys, tmp_path):
     wandb = pytest.importorskip("wandb")
-    ids = []
+    made = tmp_path / "made"
+    (made / "zero").mkdir(parents=True)
+    Image.new("L", (4, 4)).save(made / "zero" / "0.png")
     for job in range(2):
-        one = started(tracker(group="mine" if job else None), name=f"job{job}", config={"ipc": job})
-        assert one.run.group == ("mine" if job else "digits")
-        assert (one.run.name, one.run.job_type, one.run.config["ipc"]) == (f"job{job}", "run", job)
+        one = started(tracker(group="mine" if job else None, sets=job == 0), name=f"job{job}", config={"ipc": job})
         assert one.url is None  # offline
-        ids.append(one.run.id)
         one.student_logger(0).log_metrics({"student/0/top1": 0.5}, step=1)
-        finish(one)
-        assert one.run.summary["last_top1"] == 0.55
-        assert one.run.summary["student/0/top1"] == 0.5
+        finish(one, points=POINTS, set_folder=made)
         one.close(0)
         one.close(0)  # a second time does nothing
         assert one.run is None
-    assert len(set(ids)) == 2
     assert wandb.run is None
-    folders = sorted(folder.name for folder in (tmp_path / "out" / "wandb").glob("offline-run-*"))
-    assert {name.rsplit("-", 1)[1] for name in folders} == set(ids)
-    for folder in folders:
-        assert list((tmp_path / "out" / "wandb" / folder).glob("run-*.wandb"))
-    out = capsys.readouterr().out
-    assert out.count("wandb sync out/wandb/offline-run-") == 2
+    assert capsys.readouterr().out.count("wandb sync out/wandb/offline-run-") == 2
+    first, second = offline_runs(tmp_path / "out")
+    assert (first.run_id, first.name, first.group, first.job_type) == ("id-job0", "job0", "digits", "run")
+    assert (second.run_id, second.name, second.group) == ("id-job1", "job1", "mine")
+    assert (first.config["ipc"], second.config["ipc"]) == (0, 1)
+    assert first.tags == ["ipc: 1"]
+    assert first.summary["last_top1"] == 0.55
+    assert first.exit_code == 0
+    assert first.curve("student/0/top1", "epoch") == [(1, 0.5)]
+    assert first.curve("student/1/top1", "epoch") == [(5, 0.3)]
+    assert first.curve("guidance/ratio", "guidance/step") == [(0, 0.25), (1, 0.125)]
+    assert first.curve("guidance/kept", "guidance/step") == [(0, 0.5)]
+    assert first.steps == {"student/*": "epoch", "guidance/ratio": "guidance/step", "guidance/kept": "guidance/step"}
+    assert {name: files for name, files in first.artifacts.items() if name.startswith("set")} == {
+        "set-id-job0": ["zero/0.png"]
+    }
+    assert not any(name.startswith("set") for name in second.artifacts)
+    assert (made / "zero" / "0.png").is_file()
 
 
 def test_no_tracker_leaves_nothing(tmp_path):
@@ -179,16 +241,86 @@ def test_a_run_goes_on_without_wandb_and_keeps_its_result(capsys, monkeypatch, t
     assert settings["config"]["guidance"]["estimator"] == "posterior"
 
 
-def test_a_tracked_run_has_curves_pictures_and_config(monkeypatch, tiny_prior, shared_cache, tmp_path):
+def test_a_tracked_run_is_a_whole_result(tiny_prior, shared_cache, tmp_path):
+    """Offline, with wandb's own run: configuration, tags, curves, pictures, the set."""
+    pytest.importorskip("wandb")
+    guided = ("guidance=mode", "guidance.scale=0.5", "logger=wandb", f"logger.folder={tmp_path / 'w'}")
+    assert quick("run", tiny_prior, shared_cache, tmp_path / "o", *guided) == 0
+    (run,) = offline_runs(tmp_path / "w")
+    result = json.loads((tmp_path / "o" / "metrics.json").read_text())
+    assert (run.group, run.job_type, run.exit_code) == ("digits", "run", 0)
+    facts = {"method": "mode", "dataset": "digits", "student": result["student"], "ipc": 1, "scale": 0.5}
+    assert run.tags == [f"{name}: {value}" for name, value in facts.items()]
+    assert {name: run.config[name] for name in ("method", "ipc", "scale")} == {"method": "mode", "ipc": 1, "scale": 0.5}
+    assert (run.config["dataset"]["name"], run.config["student"]["name"]) == ("digits", result["student"])
+    assert (run.config["guidance"]["scale"], run.config["sampler"]["steps"]) == (0.5, 3)
+    assert run.summary["last_top1"] == result["accuracy"]["last"]["mean"]
+    assert {"best_top1", "set/frechet_distance"} <= set(run.summary)
+    assert [len(run.curve("student/0/loss", "epoch")), run.curve("student/0/top1", "epoch")[-1][0]] == [1, 1]
+    steps = result["guidance"]["steps"]
+    known = [(step, row["ratio_mean"]) for step, row in enumerate(steps) if row["ratio_mean"] is not None]
+    assert known
+    assert run.curve("guidance/ratio", "guidance/step") == known
+    assert {"set", "prototypes", "guidance", "students"} <= {name.split(".")[0] for row in run.history for name in row}
+    images = [path for path in run.artifacts[f"set-{run.run_id}"] if path.endswith(".png")]
+    assert len(images) == result["num_images"]
+
+
+def test_a_resumed_result_is_one_run(monkeypatch, tiny_prior, shared_cache, tmp_path):
+    """Stopped after its first student, continued: two offline folders, one run, and the later folder has it all."""
+    pytest.importorskip("wandb")
+    train = Student.train
+
+    def dies(self, *images, seed, **settings):
+        if seed == 1:
+            raise KeyboardInterrupt
+        return train(self, *images, seed=seed, **settings)
+
+    cell = "cell={table: mine, method: unguided, column: ipc1, seed: 0}"
+    asked = ("guidance=none", "student_seeds=[0,1]", "logger=wandb", f"logger.folder={tmp_path / 'w'}", cell)
+    monkeypatch.setattr(Student, "train", dies)
+    assert quick("run", tiny_prior, shared_cache, tmp_path / "o", *asked) == 130
+    monkeypatch.setattr(Student, "train", train)
+    assert quick("run", tiny_prior, shared_cache, tmp_path / "o", *asked) == 0
+    stopped, whole = offline_runs(tmp_path / "w")
+    assert stopped.run_id == whole.run_id
+    assert (stopped.exit_code, whole.exit_code) == (1, 0)
+    assert (whole.name, whole.group, whole.job_type) == ("unguided/ipc1/seed0", "mine", "cell")
+    assert "scale" not in {tag.split(":")[0] for tag in whole.tags}
+    for seed in (0, 1):
+        assert [epoch for epoch, _ in whole.curve(f"student/{seed}/top1", "epoch")] == [1]
+    assert stopped.curve("student/0/top1", "epoch") == whole.curve("student/0/top1", "epoch")
+
+
+def test_what_a_result_is_tells_its_run(monkeypatch, tiny_prior, shared_cache, tmp_path):
     wandb = fake_wandb.install(monkeypatch)
-    assert quick("run", tiny_prior, shared_cache, tmp_path / "o", "logger=wandb") == 0
-    (run,) = wandb.runs
-    assert run.exit_code == 0
-    assert (run.settings["group"], run.settings["job_type"]) == ("digits", "run")
-    logged = {name for values in run.history for name in values}
-    assert {"student/0/loss", "student/0/top1", "epoch", "set", "prototypes", "guidance", "students"} <= logged
-    assert {"last_top1", "best_top1", "set/frechet_distance"} <= set(run.summary)
-    assert run.settings["config"]["ipc"] == 1
+    made, again = tmp_path / "o", tmp_path / "copies" / "o"
+    asked = ("logger=wandb", "guidance=mode", "measures=false")
+    assert quick("run", tiny_prior, shared_cache, made, *asked) == 0
+    assert quick("run", tiny_prior, shared_cache, again, *asked, "machine.batch_size=3", "student_seeds=[1]") == 0
+    judged = ("logger=wandb", f"set={made}", "measures=false", "student.width=4")
+    assert quick("evaluate", tiny_prior, shared_cache, tmp_path / "e" / "o", *judged) == 0
+    first, same, other = (run.settings for run in wandb.runs)
+    assert first["id"] == same["id"]  # batches and students change nothing about what it is
+    assert first["id"] != other["id"]
+    assert {each["resume"] for each in (first, same, other)} == {"allow"}
+    # A set judged later says what made it, not what the defaults would make.
+    assert other["config"]["method"] == "mode"
+    assert other["config"]["guidance"] == first["config"]["guidance"]
+
+
+@pytest.mark.parametrize(
+    ("guidance", "scale"),
+    [
+        ({"scale": 0.1}, 0.1),
+        ({"first": {"scale": 0.2}, "steps": 3}, 0.2),
+        ({"method": {"scale": 0.3}}, 0.3),
+        ({"pull": 1.0}, None),
+        (None, None),
+    ],
+)
+def test_scale_of_any_guidance(guidance, scale):
+    assert guidance_scale({"guidance": guidance}) == scale
 
 
 def test_half_a_cell_is_bad_input(capsys, tmp_path):
@@ -237,8 +369,8 @@ import sys
 from manifoldgd.tracking import WandbTracker, wandb_tracker
 from PIL import Image
 wandb_tracker.FINISH_SECONDS = 2.0
-one = WandbTracker(project="p", entity=None, group=None, mode="auto", folder="out")
-one.start(name="a", group="g", job_type="run", config={})
+one = WandbTracker(project="p", entity=None, group=None, mode="auto", folder="out", sets=True)
+one.start(name="a", group="g", job_type="run", config={}, run_id="abc")
 print("url", one.url, flush=True)
 sys.stdin.readline()  # the server dies meanwhile
 for epoch in range(3):
@@ -255,7 +387,7 @@ def test_a_server_that_dies_in_the_middle_stops_nothing(tmp_path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
     environment = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}  # one of its own
-    environment |= {"WANDB_BASE_URL": address, "WANDB_API_KEY": "k" * 40, "WANDB_HTTP_TIMEOUT": "2"}
+    environment |= {"WANDB_BASE_URL": address, "WANDB_API_KEY": KEY, "WANDB_HTTP_TIMEOUT": "2"}
     process = subprocess.Popen(
         [sys.executable, "-c", SURVIVOR], stdin=-1, stdout=-1, stderr=-1, text=True, cwd=tmp_path, env=environment
     )

@@ -16,7 +16,9 @@ def no_key(monkeypatch, tmp_path):
 
 
 def tracker(**changes):
-    return WandbTracker(**{"project": "p", "entity": None, "group": None, "mode": "auto", "folder": "out"} | changes)
+    return WandbTracker(
+        **{"project": "p", "entity": None, "group": None, "mode": "auto", "folder": "out", "sets": True} | changes
+    )
 
 
 def rendered(folder):
@@ -35,6 +37,7 @@ def test_a_table_is_one_run(monkeypatch, tmp_path):
     assert run.settings["config"]["split"] == "test"
     seeds = {key: list(seeds) for key, seeds in small_table().students.items()}
     assert run.settings["config"]["student_seeds"] == seeds
+    assert run.settings["tags"] == ["dataset: digits", "ipc: 1", "ipc: 10", "student: ConvNet-3"]
     assert run.exit_code == 0
     # Sets (0.50, 0.52) and (0.54, 0.56): means 0.51 and 0.55.
     assert run.summary["ipc1/random/mean"] == pytest.approx(0.53)
@@ -77,8 +80,7 @@ def test_the_same_table_again_continues_its_run(monkeypatch, tmp_path, key):
     assert one["id"] == again["id"]
     assert len({one["id"], elsewhere["id"], other["id"]}) == 3
     assert {each["mode"] for each in (one, again)} == {"online" if key else "offline"}
-    # Offline, wandb knows no runs to resume and says so; `wandb sync` goes by the id.
-    assert one["resume"] == again["resume"] == ("allow" if key else None)
+    assert one["resume"] == again["resume"] == "allow"
 
 
 def test_a_table_with_nothing_finished(monkeypatch, tmp_path):

@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from manifoldgd.cli.components import plain
-from manifoldgd.cli.dashboard import write_dashboard
+from manifoldgd.cli.dashboard import publish_dashboard
 from manifoldgd.cli.experiment import Experiment
 from manifoldgd.cli.explain import explain_system, suggest
 from manifoldgd.cli.setup import SOURCES
@@ -35,6 +35,7 @@ PLAIN_KEYS: dict[str, Any] = {
     "set": str | None,
     "cell": dict[str, Any] | None,
     "table": str | None,
+    "sweep": str | None,
     "output": str | None,
     "cache": str,
 }
@@ -67,7 +68,7 @@ def run_job(command: str, config: DictConfig) -> float | None:
 def _run(command: str, config: DictConfig) -> dict[str, Any] | None:
     check_keys(command, config)
     if command == "dashboard":
-        return write_dashboard(config)
+        return publish_dashboard(config)
     stages: dict[str, Callable[[Experiment], dict[str, Any] | None]] = {
         "run": Experiment.run,
         "distill": Experiment.distill,
@@ -102,7 +103,7 @@ def check_keys(command: str, config: DictConfig) -> None:
             top in used or top == "hydra",
             f"`manifoldgd {command}` does not use {key!r}; it uses {', '.join(sorted(used))}",
         )
-    for name in ("output", "cache", "set"):
+    for name in ("output", "cache", "set", "sweep"):
         if config[name] is not None:
             require(config[name].strip() != "", f"{name}: expected a folder, got {config[name]!r}; set {name}=FOLDER")
             config[name] = os.path.expanduser(config[name])

@@ -1,105 +1,141 @@
-"""``manifoldgd dashboard``: a table's W&B report, written as a file and, where there is an account, published."""
+"""``manifoldgd dashboard``: the W&B report of a table or of a sweep, published where there is an account."""
 
 from __future__ import annotations
 
 import difflib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from manifoldgd.cli.components import build
+from manifoldgd.cli.sweep import Sweep, varied_keys
 from manifoldgd.errors import UserError, require
 from manifoldgd.files import atomic_write_json
 from manifoldgd.store.keys import read_json
 from manifoldgd.tables.results import TableResult
 from manifoldgd.tracking import WandbTracker
-from manifoldgd.tracking.account import api_key
-from manifoldgd.tracking.dashboard import table_report
-from manifoldgd.tracking.publishing import Interface
+from manifoldgd.tracking.wandb_tracker import has_account
 
 TABLES = Path("outputs") / "tables"
-LONGEST_TITLE = 128  # characters, W&B's limit
+SWEEPS = Path("outputs") / "sweeps"
+APART = {"ipc", "seed"}  # the one has a block of its own for each value, the other is averaged over
+FILE = "dashboard.json"  # in the folder of what was published: where, so that it is published there again
 
 
-def write_dashboard(config: DictConfig) -> None:
-    """Write ``dashboard.json`` beside the table's results; online, publish it, again in the place of an earlier one.
+@dataclass(frozen=True)
+class Shown:
+    """What a report is made of."""
 
-    Its panels show the runs of the cells; where no recorded cell has one, a line says how to get them.
+    folder: Path
+    title: str
+    description: str
+    tracked: bool  # whether any run is known to lie on a server
+    blocks: Callable[[Any, Any], Sequence[Any]]  # from manifoldgd.tracking.dashboard and where the runs lie
+
+
+def publish_dashboard(config: DictConfig) -> None:
+    """Publish the report of a table or a sweep, again in the place of an earlier one.
+
+    Without an account, or with ``logger.mode=offline``, it says what would be published and how to go on.
 
     Raises:
-        UserError: the table has no results, the logger is not W&B, or W&B cannot be reached or refuses. The file is
-            written first in any case.
+        UserError: there are no results, the logger is not W&B, wandb-workspaces is missing, or W&B refuses.
     """
-    folder = _results_of(config.table, config.output)
-    result = TableResult.load(folder / "results.json")
+    require(
+        (config.table is None) != (config.sweep is None),
+        "table: a dashboard shows one table or one sweep; set table=NAME or sweep=FOLDER",
+    )
+    shown = _table(config.table, config.output) if config.sweep is None else _sweep(config.sweep, config.output)
     tracker = build(config, "logger")
     require(isinstance(tracker, WandbTracker), "logger: a dashboard is one of W&B; choose logger=wandb")
-    file = folder / "dashboard.json"
-    published = read_json(file).get("published") if file.is_file() else None
-    atomic_write_json(file, {**_view(result, tracker, folder), "published": published})
-    if not any(one.run for one in result.sets):
-        print(
-            "dashboard: no cell was measured with logger=wandb and an account, so the panels will be empty unless its "
-            f"run was uploaded later (`wandb sync`); `manifoldgd table table={config.table} logger=wandb` measures so"
-        )
-    key = api_key()
-    if tracker.mode == "offline" or key is None:
-        step = "set logger.mode=auto" if key else "run `wandb login`"
-        print(f"dashboard: {file}; to publish it, {step} and run the same command again")
-        return
     try:
-        published = _publish(file, Interface(key), result, tracker, published)
+        from manifoldgd.tracking import dashboard
+    except ImportError as error:
+        raise UserError(f"dashboard: {error}; run `pip install 'manifoldgd[dashboard]'`") from error
+    if not shown.tracked:
+        print(
+            "dashboard: no result has a run on W&B, so the panels will be empty unless the runs were uploaded later "
+            "(`wandb sync outputs/wandb/*run-*`); with logger=wandb and an account results are measured with runs"
+        )
+    group = tracker.group or shown.folder.name
+    account = has_account()
+    if tracker.mode == "offline" or not account:
+        print(f"dashboard: {shown.title!r} would show, of the group {group} in the W&B project {tracker.project}:")
+        outline = dashboard.outline(shown.blocks(dashboard, dashboard.Runs("", tracker.project, group)))
+        print("\n".join(f"  {line}" for line in outline))
+        step = "set logger.mode=auto" if account else "W&B's reports need an account: run `wandb login`"
+        print(f"dashboard: not published; {step} and run the same command again")
+        return
+    runs = dashboard.Runs(tracker.entity or dashboard.default_entity(), tracker.project, group)
+    file = shown.folder / FILE
+    before = (read_json(file).get("published") if file.is_file() else None) or {}
+    place = {"entity": runs.entity, "project": runs.project}
+    known = before["id"] if place.items() <= before.items() else ""
+    try:
+        report, address = dashboard.publish(
+            runs, shown.title, shown.description, shown.blocks(dashboard, runs), known=known
+        )
     except UserError as error:
-        raise UserError(f"{error}; the specification is in {file}") from error
-    print(f"dashboard: {published['address']}")
+        gone = f"; if W&B no longer has the earlier report, remove {file}" if known else ""
+        raise UserError(f"{error}{gone}") from error
+    atomic_write_json(file, {"published": {**place, "id": report, "address": address}})
+    print(f"dashboard: {address}")
 
 
-def _results_of(name: str | None, output: str | None) -> Path:
-    require(name is not None, "table: needs the name of a table; set table=NAME")
-    folder = Path(output) if output else TABLES / str(name)
+def _table(name: str, output: str | None) -> Shown:
+    folder = Path(output) if output else TABLES / name
     if not (folder / "results.json").is_file():
         known = sorted(file.parent.name for file in TABLES.glob("*/results.json"))
-        close = difflib.get_close_matches(str(name), known, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else f"; tables with results: {', '.join(known) or 'none'}"
         raise UserError(
-            f"table: no results of {name!r} in {folder}{hint}; measure it first with `manifoldgd table table={name}`"
+            f"table: no results of {name!r} in {folder}{_nearest(name, known, 'tables with results')}; "
+            f"measure it first with `manifoldgd table table={name}`"
         )
-    return folder
-
-
-def _view(
-    result: TableResult, tracker: WandbTracker, folder: Path, entity: str = "", project_id: str | None = None
-) -> dict[str, Any]:
-    """Everything W&B is told, by the names of its mutation; ``spec`` as an object."""
-    project = {"name": tracker.project, "entityName": entity}
-    spec = table_report(
-        result,
-        project if project_id is None else {**project, "id": project_id},
-        group=tracker.group or folder.name,
-        figures=sorted(file.stem for file in (folder / "figures").glob("*.png")),
+    result = TableResult.load(folder / "results.json")
+    figures = sorted(file.stem for file in (folder / "figures").glob("*.png"))
+    return Shown(
+        folder=folder,
+        title=result.title,
+        description=result.question,
+        tracked=any(one.run for one in result.sets),
+        blocks=lambda dashboard, runs: dashboard.table_blocks(result, runs, figures=figures),
     )
-    return {
-        "entityName": entity,
-        "projectName": tracker.project,
-        "type": "runs",
-        "name": f"table-{result.name}",
-        "displayName": result.title[:LONGEST_TITLE],
-        "description": result.question,
-        "spec": spec,
-    }
 
 
-def _publish(
-    file: Path, interface: Interface, result: TableResult, tracker: WandbTracker, before: dict[str, Any] | None
-) -> dict[str, Any]:
-    """Save the report on the server, in the place of the one published ``before`` there; returns where it is."""
-    entity = tracker.entity or interface.default_entity()
-    view = _view(result, tracker, file.parent, entity, interface.project_id(entity, tracker.project))
-    place = {"server": interface.address, "entity": entity, "project": tracker.project}
-    known = before["id"] if before and place.items() <= before.items() else None
-    report = interface.save_report({**view, "id": known})
-    address = interface.report_address(entity, tracker.project, view["displayName"], report)
-    published = {**place, "id": report, "address": address}
-    atomic_write_json(file, {**view, "published": published})
-    return published
+def _sweep(name: str, output: str | None) -> Shown:
+    require(output is None, "output: names the folder of a table's results only; leave it out with sweep=FOLDER")
+    folder = Path(name) if "/" in name else SWEEPS / name
+    records = Sweep(folder).records()
+    if not records:
+        known = sorted(file.name for file in SWEEPS.glob("*") if (file / "jobs").is_dir())
+        raise UserError(
+            f"sweep: no jobs in {folder}{_nearest(name, known, 'sweeps')}; the last line of a sweep names its folder"
+        )
+    judged = [one for one in records if one["result"] and "accuracy" in one["result"]]
+    require(bool(judged), f"sweep: {folder} holds no accuracies; `manifoldgd run` and `evaluate` measure them")
+    results = [one["result"] for one in judged]
+    overrides = [one["overrides"] for one in judged]
+    varied = sorted(varied_keys(overrides))
+    drawn = [key for key in varied if key not in APART and all(_is_number(one.get(key)) for one in overrides)]
+    return Shown(
+        folder=folder,
+        title=f"Sweep {folder.name}",
+        description=f"{len(results)} of {len(records)} jobs judged, varied: {', '.join(varied)}",
+        tracked=any(one["run_url"] for one in results),
+        blocks=lambda dashboard, runs: dashboard.sweep_blocks(results, runs, varied=drawn),
+    )
+
+
+def _nearest(name: str, known: list[str], what: str) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; {what}: {', '.join(known) or 'none'}"
+
+
+def _is_number(value: str | None) -> bool:
+    try:
+        return value is not None and math.isfinite(float(value))
+    except ValueError:
+        return False

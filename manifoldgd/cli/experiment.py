@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.cli.setup import DIFFUSION, IN_LATENT_SPACE, MANY_IN_A_FOLDER, Setup
 from manifoldgd.cli.sweep import FOLDER_VARIABLE
+from manifoldgd.cli.used import USED_KEYS
 from manifoldgd.diffusion.protocol import EnergySource
 from manifoldgd.distill.module import Targets, find_targets
 from manifoldgd.errors import require
@@ -25,9 +26,10 @@ from manifoldgd.report.run import PAGE
 from manifoldgd.stages import classifiers, evaluation, latents, pages, prior, sets, spaces
 from manifoldgd.stages.matching import prepare_matching
 from manifoldgd.stages.overgeneration import keep_one_a_prototype
-from manifoldgd.store.keys import read_json
+from manifoldgd.store.keys import key_of, read_json
 from manifoldgd.store.results import check_claim, check_inputs, claim_result, same_where_held
 from manifoldgd.store.sets import has_set, load_set
+from manifoldgd.tracking.tracker import run_tags
 
 
 class Experiment(Setup):
@@ -215,25 +217,41 @@ class Experiment(Setup):
         return held if same and measured and held.get("student_seeds") == list(self.config.student_seeds) else None
 
     def _evaluate_tracked(self, folder: Path, distilled: DistilledSet) -> dict[str, Any]:
-        self.tracker.start(**self._place(folder), config=OmegaConf.to_container(self.config, resolve=True))
+        self.tracker.start(**self._tracked_run(folder, distilled))
         exit_code = 1
         try:
             result = self._evaluated(folder, distilled)
-            self.tracker.finish(**pages.tracked(result), images=self._write_pages(folder, result, distilled))
+            images = self._write_pages(folder, result, distilled)
+            self.tracker.finish(**pages.tracked(result), images=images, set_folder=distilled.folder)
             exit_code = 0
         finally:
             self.tracker.close(exit_code)
         return result
 
-    def _place(self, folder: Path) -> dict[str, str]:
-        """Name, group and kind of the tracked run."""
-        if (cell := self.config.cell) is not None:
-            return {"name": f"{cell.method}/{cell.column}/seed{cell.seed}", "group": cell.table, "job_type": "cell"}
-        sweep = os.environ.get(FOLDER_VARIABLE)
+    def _tracked_run(self, folder: Path, distilled: DistilledSet) -> dict[str, Any]:
+        """The tracked run: its place among others, what it is, and an id that a run of the same result has again."""
+        cell, sweep = self.config.cell, os.environ.get(FOLDER_VARIABLE)
+        name, group, job_type = folder.name, Path(sweep).name if sweep else self.dataset.name, self.command
+        if cell is not None:
+            name, group, job_type = f"{cell.method}/{cell.column}/seed{cell.seed}", cell.table, "cell"
+        made = distilled.manifest
+        whole = OmegaConf.to_container(self.config, resolve=True)
+        config = made["config"] | {key: whole[key] for key in USED_KEYS[self.command] if key in whole}
+        facts = {
+            "method": made["method"],
+            "dataset": self.dataset.name,
+            "student": self.student.name,
+            "ipc": made["ipc"],
+            "scale": guidance_scale(made["config"]),
+        }
+        named = {key: {**config[key], "name": facts[key]} for key in ("dataset", "student")}
         return {
-            "name": folder.name,
-            "group": Path(sweep).name if sweep else self.dataset.name,
-            "job_type": self.command,
+            "name": name,
+            "group": group,
+            "job_type": job_type,
+            "config": {**config, **facts, **named},
+            "tags": run_tags(facts),
+            "run_id": key_of(group, name, distilled.fingerprint, self.key_of(self.evaluation_config)),
         }
 
     def _evaluated(self, folder: Path, distilled: DistilledSet) -> dict[str, Any]:
@@ -287,6 +305,13 @@ def _alone_in(folder: Path) -> Iterator[None]:
     """Hold a result folder: the same command given twice at once works once, and the second reads what it left."""
     with one_at_a_time(folder / "result", lambda: print(f"{folder}: another process is at work there; waiting for it")):
         yield
+
+
+def guidance_scale(config: Mapping[str, Any]) -> float | None:
+    """Strength of the guidance of a set's configuration; of one that holds another, that one's; ``None`` without."""
+    guidance = config.get("guidance") or {}
+    nodes = (guidance, guidance.get("first") or {}, guidance.get("method") or {})
+    return next((node["scale"] for node in nodes if "scale" in node), None)
 
 
 def _students(count: int) -> str:

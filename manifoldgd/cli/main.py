@@ -35,7 +35,7 @@ COMMANDS = {
     "evaluate": "train students on an existing set and judge it: set=FOLDER",
     "table": "measure a table of methods by columns, cell by cell: table=NAME",
     "prior": "train a small latent diffusion prior on a dataset: output=FOLDER",
-    "dashboard": "write a table's W&B report and publish it where there is an account: table=NAME",
+    "dashboard": "publish the W&B report of a table or a sweep: table=NAME or sweep=FOLDER",
 }
 USAGE = f"""manifoldgd {__version__}: training-free dataset distillation with manifold-guided latent diffusion
 

@@ -88,10 +88,11 @@ class Sweep:
     @property
     def all_failed(self) -> bool:
         """Whether there were jobs and none has a result."""
-        records = self._records()
+        records = self.records()
         return bool(records) and all(record["error"] is not None for record in records)
 
-    def _records(self) -> list[dict[str, Any]]:
+    def records(self) -> list[dict[str, Any]]:
+        """Of each job its ``overrides``, and its ``result`` or its ``error``."""
         return [json.loads(file.read_text(encoding="utf-8")) for file in sorted((self.folder / "jobs").glob("*.json"))]
 
     def conclude(self) -> int:
@@ -99,8 +100,8 @@ class Sweep:
         from manifoldgd.cli.tuning import judged_by
         from manifoldgd.report.sweep import write_sweep_report
 
-        records = self._records()
-        varied = _varied([record["overrides"] for record in records])
+        records = self.records()
+        varied = varied_keys([record["overrides"] for record in records])
         for record in records:
             record["overrides"] = {key: value for key, value in record["overrides"].items() if key in varied}
         finished = [(record["overrides"], record["result"] or {}) for record in records if record["error"] is None]
@@ -127,7 +128,7 @@ def _list_made(finished: list[tuple[dict[str, str], dict[str, Any]]], failed: li
         print(f"{job_name(overrides)}: failed: {reason}")
 
 
-def _varied(overrides: list[dict[str, str]]) -> set[str]:
+def varied_keys(overrides: list[dict[str, str]]) -> set[str]:
     """The keys that tell the jobs apart; all keys of a sweep of one job."""
     keys = {key for each in overrides for key in each}
     return {key for key in keys if len(overrides) == 1 or len({each.get(key) for each in overrides}) > 1}

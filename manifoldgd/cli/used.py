@@ -13,5 +13,5 @@ USED_KEYS = {
     "distill": SET_KEYS | SHARED_KEYS,
     "evaluate": JUDGE_KEYS | SHARED_KEYS | {"set"},
     "prior": {"dataset", "recipe", "seed"} | SHARED_KEYS,
-    "dashboard": {"table", "logger", "output"},
+    "dashboard": {"table", "sweep", "logger", "output"},
 }

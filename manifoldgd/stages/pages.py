@@ -89,12 +89,27 @@ def _latents(
 
 
 def tracked(result: dict[str, Any]) -> dict[str, Any]:
-    """Summary and tables of a result for a tracker."""
+    """Summary, tables and points of curves of a result for a tracker.
+
+    The curves are each student's test accuracy in [0, 1] by epoch, and by step what guidance did, means over images:
+    ``guidance/ratio``, its norm over that of the noise, and ``guidance/kept``, the share of its vector in [0, 1] that
+    the projection kept. Step 0 is the noisiest; steps that guidance left alone have no point.
+    """
     accuracy = result["accuracy"]
     summary = {"last_top1": accuracy["last"]["mean"], "best_top1": accuracy["best"]["mean"]}
     summary |= {f"set/{name}": value for name, value in result["set_metrics"].items() if value is not None}
     columns = ("seed", "last_top1", "best_top1", "last_epoch", "train_accuracy", "seconds")
+    points = [
+        {"epoch": epoch, f"student/{student['seed']}/top1": value}
+        for student in result["students"]
+        for epoch, value in student["curve"]
+    ]
+    for step, record in enumerate((result["guidance"] or {"steps": []})["steps"]):
+        means = {f"guidance/{name}": record[f"{name}_mean"] for name in ("ratio", "kept")}
+        known = {name: mean for name, mean in means.items() if mean is not None}
+        points += [{"guidance/step": step, **known}] if known else []
     return {
         "summary": summary,
         "tables": {"students": {name: [one[name] for one in result["students"]] for name in columns}},
+        "points": points,
     }

@@ -1,80 +1,224 @@
-"""A table as a W&B report: what it shows, from the runs of the table's cells and the run of the table itself."""
+"""W&B reports of a table and of a sweep, made of wandb-workspaces' own objects.
+
+A report shows what the runs of one group hold: those of cells or jobs, and that of the table itself. Only runs of one
+dataset, student and number of images per class stand side by side. Without an account the objects can be built, for an
+:func:`outline`; W&B's own form of a report, and saving it, take the server.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from manifoldgd.tables.results import Column, TableResult
+import wandb
+import wandb_workspaces.reports.v2 as wr
+from wandb_workspaces import expr
+
+from manifoldgd.errors import UserError, require
+from manifoldgd.tables.results import TableResult
 from manifoldgd.tables.wording import student_seeds_text
-from manifoldgd.tracking import panels
-from manifoldgd.tracking.panels import Json
 from manifoldgd.tracking.tables import FIGURES, JOB_TYPE, PER_CLASS, TABLE
+from manifoldgd.tracking.tracker import run_tags
+from manifoldgd.tracking.wandb_tracker import GUIDANCE_STEP, reason
 
-CELL_TYPE = "cell"  # job type of the cells' runs
-METHOD = "cell.method"  # entry of a cell's configuration
+CELL_TYPE = "cell"  # job type of the runs of a table's cells
+ACCURACY = wr.SummaryMetric("last_top1")
+LONGEST_TITLE = 128  # characters, W&B's limit
 SHOWN = 4  # image grids side by side
+WHOLE, HALF = 24, 12  # width of a panel, in columns of a report's grid
 
 
-def table_report(result: TableResult, project: Json, *, group: str, figures: Sequence[str]) -> Json:
-    """The specification of the report.
+@dataclass(frozen=True)
+class Runs:
+    """Where the runs lie that a report shows. Without an ``entity`` the report can be outlined only."""
+
+    entity: str
+    project: str
+    group: str
+
+    def of(self, name: str, *conditions: Any, query: str = "") -> wr.Runset:
+        """Those that meet the conditions and have ``query`` in their names."""
+        return wr.Runset(
+            entity=self.entity,
+            project=self.project if self.entity else "",
+            name=name,
+            query=query,
+            filters=expr.And(expr.Metric("Group") == _selectable(self.group), *conditions),
+        )
+
+
+def table_blocks(result: TableResult, runs: Runs, *, figures: Sequence[str]) -> list[Any]:
+    """The report of a table.
 
     Args:
         result: finished or not.
-        project: ``name`` and ``entityName``, with W&B's ``id`` of it where that is known.
-        group: of the runs.
+        runs: of its cells, and its own.
         figures: names, without suffix, of the pictures that the table's run holds.
     """
-    whole = panels.run_set("Table", project, {"group": group, "jobType": JOB_TYPE})
-    cells = panels.run_set("Cells", project, {"group": group, "jobType": CELL_TYPE})
-    shown = [panels.logged_table(TABLE)]
-    shown += [panels.pictures("Figures", [f"{FIGURES}{name}" for name in figures], columns=2)] if figures else []
-    across = [
-        panels.scatter("Accuracy against images per class", x="ipc", y="last_top1"),
-        panels.scatter("Accuracy against guidance scale", x="guidance.scale", y="last_top1"),
+    is_cell = expr.Metric("JobType") == CELL_TYPE
+    whole, cells = runs.of("Table", expr.Metric("JobType") == JOB_TYPE), runs.of("Cells", is_cell)
+    pictures = [wr.MediaBrowser(title="Figures", media_keys=[f"{FIGURES}{one}" for one in figures], num_columns=2)]
+    across = [_scatter(wr.Config(key), key) for key in ("ipc", "guidance.scale")]
+    columns = [
+        block
+        for column in result.columns
+        for block in _compared(
+            column.title,
+            # The name of a cell's run is <method>/<column>/seed<k>.
+            runs.of(column.title, is_cell, query=f"/{column.key}/"),
+            by="cell.method",
+            student_seeds=result.students[column.key],
+        )
     ]
-    blocks = [
-        *_introduction(result),
-        panels.heading("The table"),
-        panels.grid(whole, shown),
-        *(block for column in result.columns for block in _column(result, column, project, group)),
-        panels.heading("Across columns"),
-        panels.grid(cells, across),
-        panels.heading("Per class"),
-        panels.text("Last-epoch accuracy of each class, mean over all students of a cell."),
-        panels.grid(whole, [panels.logged_table(PER_CLASS)]),
+    return [
+        *map(wr.P, _introduction(result)),
+        wr.H2("The table"),
+        _grid(whole, _logged(TABLE), *(pictures if figures else [])),
+        *columns,
+        wr.H2("Across columns"),
+        _grid(cells, *across),
+        wr.H2("Per class"),
+        wr.P("Last-epoch accuracy of each class, mean over all students of a cell."),
+        _grid(whole, _logged(PER_CLASS)),
     ]
-    return panels.report(blocks)
 
 
-def _introduction(result: TableResult) -> Iterator[Json]:
-    yield panels.text(result.question)
-    yield panels.text(
-        f"Judged on the {result.split} split. Distillation seeds {_listed(result.seeds)}; student seeds "
+def sweep_blocks(results: Sequence[Mapping[str, Any]], runs: Runs, *, varied: Sequence[str]) -> list[Any]:
+    """The report of a sweep.
+
+    Args:
+        results: of its finished jobs, as in ``metrics.json``.
+        runs: of its jobs.
+        varied: keys whose numbers the sweep varied; accuracy is drawn against each.
+    """
+    blocks = [wr.P("Accuracies are those of the last epoch, as fractions.")]
+    kinds = sorted({(one["dataset"], one["student"], one["ipc"]) for one in results})
+    for dataset, student, ipc in kinds:
+        alike = [one for one in results if (one["dataset"], one["student"], one["ipc"]) == (dataset, student, ipc)]
+        title = f"{dataset}, {student}, ipc {ipc}"
+        tags = run_tags({"dataset": dataset, "student": student, "ipc": ipc})
+        blocks += _compared(
+            title,
+            runs.of(title, *(expr.Tags().isin([_selectable(tag)]) for tag in tags)),
+            by="method",
+            student_seeds=sorted({seed for one in alike for seed in one["student_seeds"]}),
+            varied=varied,
+        )
+    return blocks
+
+
+def outline(blocks: Sequence[Any]) -> Iterator[str]:
+    """A report in lines: its headings, and below each the titles of its panels."""
+    for block in blocks:
+        if isinstance(block, wr.H2):
+            yield block.text
+        elif isinstance(block, wr.PanelGrid):
+            yield from (f"  {getattr(panel, 'title', None) or panel.table_name}" for panel in block.panels)
+
+
+def default_entity() -> str:
+    """The account's own user or team.
+
+    Raises:
+        UserError: the server cannot be reached or does not know the account.
+    """
+    try:
+        entity = wandb.Api().default_entity
+    except Exception as error:  # whatever wandb raises
+        raise _refused(error) from error
+    require(bool(entity), "logger.entity: the account has no user or team of its own on W&B; name one")
+    return entity
+
+
+def publish(runs: Runs, title: str, description: str, blocks: Sequence[Any], *, known: str = "") -> tuple[str, str]:
+    """Save a report, in the place of the one whose id is ``known``; returns its id and address.
+
+    Raises:
+        UserError: W&B cannot be reached or refuses.
+    """
+    report = wr.Report(
+        entity=runs.entity,
+        project=runs.project,
+        title=title[:LONGEST_TITLE],
+        description=description,
+        blocks=list(blocks),
+        width="fluid",
+    )
+    report.id = known
+    try:
+        report.save()
+        return report.id, report.url
+    except Exception as error:  # whatever wandb raises
+        raise _refused(error) from error
+
+
+def _refused(error: Exception) -> UserError:
+    said = reason(error)
+    step = "try again later, or run `wandb login` if the account is not known there"
+    if isinstance(error, ValueError) and "not found" in said:  # wandb-workspaces asks for the project of the runs
+        step = "upload the runs first (`wandb sync outputs/wandb/*run-*`), or correct logger.project and logger.entity"
+    return UserError(f"W&B: the report was not published ({said}); {step}")
+
+
+def _introduction(result: TableResult) -> Iterator[str]:
+    yield result.question
+    yield (
+        f"Judged on the {result.split} split. Distillation seeds {', '.join(map(str, result.seeds))}; student seeds "
         f"{student_seeds_text(result)} for each set. Differences are against {result.baseline}, on the same seeds. "
         "Accuracies are those of the last epoch, as fractions; intervals are over distilled sets."
     )
-    for note in result.notes:
-        yield panels.text(note)
+    yield from result.notes
     if result.failed:
-        yield panels.text(f"Failed: {len(result.failed)} sets, the first for this reason: {result.failed[0].reason}")
+        yield f"Failed: {len(result.failed)} sets, the first for this reason: {result.failed[0].reason}"
 
 
-def _column(result: TableResult, column: Column, project: Json, group: str) -> Iterator[Json]:
-    # The name of a cell's run is <method>/<column>/seed<k>.
-    wanted = {"group": group, "jobType": CELL_TYPE}
-    runs = panels.run_set(column.title, project, wanted, search=f"/{column.key}/")
-    histories = [f"student/{seed}/top1" for seed in result.students[column.key]]
-    yield panels.heading(column.title)
-    yield panels.grid(
-        runs,
-        [
-            panels.bars("Accuracy by method: mean and deviation over sets", "last_top1", by=METHOD),
-            panels.curves("Accuracy over epochs", histories, x="epoch", by=METHOD),
-            panels.pictures("Distilled sets", ["set"], columns=SHOWN),
-        ],
+def _compared(
+    title: str, runs: wr.Runset, *, by: str, student_seeds: Sequence[int], varied: Sequence[str] = ()
+) -> list[Any]:
+    """Runs that may be compared, by an entry of their configuration."""
+    by_entry = {"groupby": wr.Config(by), "groupby_aggfunc": "mean"}
+    deviation = "Accuracy by method: mean and deviation over sets"
+    histories = [f"student/{seed}/top1" for seed in student_seeds]
+    panels = [
+        wr.BarPlot(title=deviation, metrics=[ACCURACY], groupby_rangefunc="stddev", layout=_half(), **by_entry),
+        *(_scatter(wr.Config(key), key) for key in varied),
+        wr.LinePlot(
+            title="Accuracy over epochs", x="epoch", y=histories, groupby_rangefunc="minmax", layout=_half(), **by_entry
+        ),
+        *(
+            wr.LinePlot(title=name, x=GUIDANCE_STEP, y=[key], groupby_rangefunc="minmax", layout=_half(), **by_entry)
+            for name, key in (
+                ("Guidance norm / noise norm, by step", "guidance/ratio"),
+                ("Share of the guidance vector kept, by step", "guidance/kept"),
+            )
+        ),
+        wr.MediaBrowser(title="Distilled sets", media_keys=["set"], num_columns=SHOWN, layout=wr.Layout(w=WHOLE, h=9)),
+    ]
+    return [wr.H2(title), _grid(runs, *panels)]
+
+
+def _scatter(number: wr.Config, name: str) -> wr.ScatterPlot:
+    return wr.ScatterPlot(title=f"Accuracy against {name}", x=number, y=ACCURACY, layout=_half())
+
+
+def _half() -> wr.Layout:
+    return wr.Layout(w=HALF, h=9)  # a new one each: a grid moves its panels' layouts
+
+
+def _selectable(name: str) -> str:
+    """The name, unless wandb-workspaces, which takes filters apart as text, would look for another one."""
+    require(
+        not {"=", "'"} & set(name),
+        f"dashboard: W&B's reports cannot select runs by {name!r}, for its ' or =; name the group "
+        "(logger.group) or the dataset without and measure again",
     )
+    return name
 
 
-def _listed(values: Sequence[Any]) -> str:
-    return ", ".join(map(str, values))
+def _logged(table: str) -> wr.WeavePanelSummaryTable:
+    return wr.WeavePanelSummaryTable(table_name=table, layout=wr.Layout(w=WHOLE, h=12))
+
+
+def _grid(runs: wr.Runset, *panels: Any) -> wr.PanelGrid:
+    return wr.PanelGrid(runsets=[runs], panels=list(panels))

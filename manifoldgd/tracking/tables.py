@@ -15,9 +15,10 @@ from manifoldgd.store.keys import key_of
 from manifoldgd.tables.distinct import distinct_sets
 from manifoldgd.tables.results import Column, SetResult, TableResult
 from manifoldgd.tables.timing import computing_seconds
-from manifoldgd.tracking.tracker import Tracker
+from manifoldgd.tracking.tracker import Tracker, run_tags
 
 JOB_TYPE = "table"  # of this run; the cells' runs are of the type "cell"
+TAGGED = ("dataset", "student", "ipc")
 TABLE, PER_CLASS, FIGURES = "table", "per_class", "figure/"  # what the run holds
 
 
@@ -45,6 +46,7 @@ def track_table(tracker: Tracker, result: TableResult, figures: Path, *, group: 
         group=group,
         job_type=JOB_TYPE,
         config={"table": result.name, **_facts(result)},
+        tags=sorted({tag for one in result.columns for tag in run_tags({name: getattr(one, name) for name in TAGGED})}),
         run_id=f"table-{key_of(result.name, group)}",
     )
     exit_code, url = 1, tracker.url

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from manifoldgd.errors import require
-from manifoldgd.tracking.account import api_key
-from manifoldgd.tracking.tracker import Columns
+from manifoldgd.tracking.tracker import Columns, Points
 
 MODES = ("auto", "online", "offline")
 INIT_SECONDS = 30.0  # until a server that does not answer counts as unreachable
 FINISH_SECONDS = 60.0  # until an upload that does not end is left to `wandb sync`
+GUIDANCE_STEP = "guidance/step"  # horizontal axis of what guidance did; everything else goes by epochs
+
+
+def has_account() -> bool:
+    """Whether wandb finds credentials for its server, wherever it looks for them; asks neither people nor the server.
+
+    ``WANDB_MODE=offline`` counts as none, and so do credentials that wandb finds malformed, which it says.
+    """
+    import wandb
+
+    if wandb.run is not None:  # wandb looks for credentials between runs only
+        return not wandb.run.offline
+    wandb.setup(settings=wandb.Settings(silent=True))
+    try:
+        return wandb.login(prompt=False, verify=False)
+    except Exception as error:  # whatever wandb raises, a run does not need an account
+        print(f"W&B: these credentials cannot be used ({reason(error)}); `wandb login` replaces them")
+        return False
 
 
 class WandbTracker:
@@ -28,25 +45,28 @@ class WandbTracker:
         project: W&B project.
         entity: W&B user or team; ``None`` for the default one.
         group: ``None`` to group by table or sweep, or by dataset outside of them.
-        mode: ``auto`` is online with an API key and offline without; ``online`` insists on the key.
+        mode: ``auto`` is online with an account and offline without; ``online`` insists on the account.
         folder: where W&B puts its own folder.
+        sets: whether distilled sets are recorded as artifacts, and uploaded.
 
     Raises:
-        UserError: the mode is unknown, or ``online`` without a key.
+        UserError: the mode is unknown, or ``online`` without an account.
     """
 
-    def __init__(self, *, project: str, entity: str | None, group: str | None, mode: str, folder: str) -> None:
+    def __init__(
+        self, *, project: str, entity: str | None, group: str | None, mode: str, folder: str, sets: bool
+    ) -> None:
         require(mode in MODES, f"logger.mode: expected one of {', '.join(MODES)}, got {mode!r}")
         require(
-            mode != "online" or api_key() is not None,
+            mode != "online" or has_account(),
             "logger.mode: online needs a W&B API key and none was found; run `wandb login`, set WANDB_API_KEY, "
             "or use logger.mode=offline or logger=none",
         )
         self.project, self.entity, self.group = project, entity, group
-        self.mode = ("online" if api_key() else "offline") if mode == "auto" else mode
-        self.folder = folder
+        self.mode, self.folder, self.sets = mode, folder, sets
         self.run: Any = None
         self.online = False  # whether the open run reaches a server
+        self.logged: set[str] = set()  # names of the open run's curves that were drawn while they grew
 
     @property
     def url(self) -> str | None:
@@ -54,14 +74,32 @@ class WandbTracker:
         return self.run.url if self.run is not None and self.online else None
 
     def start(
-        self, *, name: str, group: str, job_type: str, config: Mapping[str, Any], run_id: str | None = None
+        self,
+        *,
+        name: str,
+        group: str,
+        job_type: str,
+        config: Mapping[str, Any],
+        run_id: str,
+        tags: Sequence[str] = (),
     ) -> None:
-        """Open a run of its own, whatever an earlier job of this process left open."""
-        facts = {"name": name, "group": self.group or group, "job_type": job_type, "config": dict(config), "id": run_id}
-        if self.mode != "online":
-            self._try("cannot record", lambda: self._open(self.mode, facts))
-            return
-        self._try("cannot be reached", lambda: self._open("online", facts), otherwise="the run is recorded offline")
+        """Open the run of this id, whatever an earlier job of this process left open.
+
+        An id that the server knows continues its run. Offline, each try has a folder of its own under the same id, so
+        ``wandb sync`` leads to the one run.
+        """
+        facts = {
+            "name": name,
+            "group": self.group or group,
+            "job_type": job_type,
+            "config": dict(config),
+            "id": run_id,
+            "tags": list(tags),
+        }
+        self.logged = set()
+        if self.mode == "online" or (self.mode == "auto" and has_account()):
+            unreached = "the run is recorded offline"
+            self._try("cannot be reached", lambda: self._open("online", facts), otherwise=unreached)
         if self.run is None:
             self._try("cannot record", lambda: self._open("offline", facts))
 
@@ -75,7 +113,7 @@ class WandbTracker:
             entity=self.entity,
             dir=str(folder),
             mode=mode,
-            resume="allow" if facts["id"] and mode == "online" else None,
+            resume="allow",
             reinit="finish_previous",
             settings=wandb.Settings(
                 silent=True,
@@ -87,7 +125,9 @@ class WandbTracker:
             **facts,
         )
         self.online = mode == "online"
-        self.run.define_metric("*", step_metric="epoch")
+        self.run.define_metric("student/*", step_metric="epoch")
+        for share in ("ratio", "kept"):
+            self.run.define_metric(f"guidance/{share}", step_metric=GUIDANCE_STEP)
 
     def student_logger(self, seed: int) -> Any:
         """Curves of one student over its epochs, under ``student/<seed>/``."""
@@ -98,18 +138,40 @@ class WandbTracker:
     def log(self, values: Mapping[str, Any]) -> None:
         """One point of the curves."""
         if self.run is not None:
+            self.logged.update(values)
             self._try("takes no more curves", lambda: self.run.log(dict(values)))
 
     def finish(
-        self, *, summary: Mapping[str, Any], tables: Mapping[str, Columns], images: Mapping[str, Image.Image]
+        self,
+        *,
+        summary: Mapping[str, Any],
+        tables: Mapping[str, Columns],
+        images: Mapping[str, Image.Image],
+        points: Points = (),
+        set_folder: Path | None = None,
     ) -> None:
-        """Set the summary, log pictures and tables."""
+        """Set the summary; log curves that did not grow in this process, pictures, tables and the set.
+
+        Args:
+            summary: numbers of the whole run.
+            tables: by name.
+            images: by name.
+            points: of curves. Those of curves that :meth:`log` drew meanwhile are passed over.
+            set_folder: of the distilled set; it becomes an artifact, stays where it is and must not be changed.
+        """
 
         def record() -> None:
             import wandb
 
+            for point in points:
+                if not self.logged.intersection(point.keys() - {"epoch", GUIDANCE_STEP}):
+                    self.run.log(dict(point))
             self.run.summary.update(dict(summary))
             self.run.log({name: wandb.Image(image) for name, image in images.items()})
+            if self.sets and set_folder is not None:
+                made = wandb.Artifact(f"set-{self.run.id}", "distilled-set")
+                made.add_dir(str(set_folder), policy="immutable", skip_cache=True)  # or wandb copies every image twice
+                self.run.log_artifact(made)
             for name, columns in tables.items():  # last: online, wandb asks the server about each, and waits
                 rows = [list(row) for row in zip(*columns.values(), strict=True)]
                 self.run.log({name: wandb.Table(columns=list(columns), data=rows)})
@@ -127,7 +189,7 @@ class WandbTracker:
         try:
             run.finish(exit_code=exit_code)
         except Exception as error:  # whatever wandb raises, the result is on disk
-            print(f"W&B: not everything was uploaded ({_reason(error)}); {upload}")
+            print(f"W&B: not everything was uploaded ({reason(error)}); {upload}")
             return
         if not self.online:
             print(f"W&B: recorded offline; {upload}")
@@ -137,9 +199,10 @@ class WandbTracker:
         try:
             act()
         except Exception as error:
-            print(f"W&B: {failure} ({_reason(error)}); {otherwise}")
+            print(f"W&B: {failure} ({reason(error)}); {otherwise}")
             self.close(1)
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What an error of wandb says, on one line of at most 200 characters."""
     return " ".join(str(error).split())[:200] or type(error).__name__
