@@ -32,7 +32,7 @@ MEANINGFUL = {
     "cell": "null",
     "dataset.train_per_class dataset.validation dataset.white dataset.prior_labels dataset.expected_counts": "null",
     # Texts.
-    "output set table logger.entity logger.group prior.autoencoder prior.*revision": "abc null",
+    "output set table sweep logger.entity logger.group prior.autoencoder prior.*revision": "abc null",
     "dataset.name dataset.obtain": "abc null",
     "dataset.train dataset.test": "abc",
     "cache logger.project logger.folder student.protocol.name prior.path": "abc",

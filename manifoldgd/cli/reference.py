@@ -48,11 +48,15 @@ def read_reference(conf: Path) -> list[Member]:
     """
     files = sorted(conf.rglob("*.yaml"), key=lambda file: (_group(file, conf), file.stem))
     texts = {file: file.read_text(encoding="utf-8") for file in files}
-    packages = dict(
-        found
-        for file, text in texts.items()
-        for found in _placed(_group(file, conf), yaml.compose(text, yaml.SafeLoader))
-    )
+    trees = {file: yaml.compose(text, yaml.SafeLoader) for file, text in texts.items()}
+    # A group that the whole configuration has keeps its own name, wherever else a file puts members of it.
+    own = {group for file, tree in trees.items() if _group(file, conf) == ROOT for group, _ in _defaults(tree)}
+    packages = {
+        group: place
+        for file, tree in trees.items()
+        for group, place in _placed(_group(file, conf), tree)
+        if group not in own
+    }
     return [
         _member(_group(file, conf), file.stem, text, packages.get(_group(file, conf), _group(file, conf)))
         for file, text in texts.items()
