@@ -15,6 +15,7 @@ from manifoldgd.ranges import Batch, Range, checked
 
 SINGLE = "32-true"
 PRECISIONS = (SINGLE, "bf16-mixed", "16-mixed")
+HELD = ("bf16-true", "16-true")  # weights of the prior themselves in half precision
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 # Lightning's remarks on things that are as we want them: in-memory loaders, iterable datasets, frozen networks.
 EXPECTED_WARNINGS = (
@@ -53,12 +54,12 @@ class Machine:
             self.accelerator != "mps" or torch.backends.mps.is_available(),
             "machine.accelerator: mps asked for, but this is no Mac with Metal; set machine.accelerator=auto",
         )
-        for key in ("precision", "student_precision"):
+        for key, known in (("precision", (*PRECISIONS, *HELD)), ("student_precision", PRECISIONS)):
             value = getattr(self, key)
-            require(value in PRECISIONS, f"machine.{key}: expected one of {', '.join(PRECISIONS)}, got {value!r}")
+            require(value in known, f"machine.{key}: expected one of {', '.join(known)}, got {value!r}")
             require(
-                value != "16-mixed" or self.device.type == "cuda",
-                f"machine.{key}: 16-mixed needs a CUDA device, got {self.device.type}; set bf16-mixed or {SINGLE}",
+                not value.startswith("16") or self.device.type == "cuda",
+                f"machine.{key}: {value} needs a CUDA device, got {self.device.type}; set bf16-mixed or {SINGLE}",
             )
 
     def prepare(self) -> None:
@@ -91,7 +92,8 @@ class Machine:
         return {
             "accelerator": self.accelerator,
             "devices": 1,
-            "precision": self.precision,
+            # Where weights are held in half precision the prior sees to it; all else stays single.
+            "precision": SINGLE if self.precision in HELD else self.precision,
             "plugins": single_process(),
             "logger": False,
             "enable_progress_bar": self.progress,
@@ -131,4 +133,4 @@ def _keep_freed_memory() -> None:
 def half_precision(precision: str, device: torch.device) -> torch.autocast:
     """Autocast as Lightning's ``precision`` asks for, off for single precision."""
     dtype = torch.float16 if precision == "16-mixed" else torch.bfloat16
-    return torch.autocast(device.type, dtype, enabled=precision != SINGLE)
+    return torch.autocast(device.type, dtype, enabled=precision.endswith("-mixed"))

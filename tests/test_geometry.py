@@ -1,6 +1,7 @@
 """Laws of neighbourhoods, posterior weights, kernels and annealing, with brute force as a twin."""
 
 import math
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -232,3 +233,20 @@ def test_unknown_names_are_rejected():
         annealing_multiplier("step", 3, 5, warmup_steps=2, max_multiplier=2.0)
     with pytest.raises(ValueError, match="kind: expected one of"):
         kernel_factor("box", torch.ones(1, 2), 1.0)
+
+
+def test_directions_found_beside_the_denoiser_are_the_same():
+    points, vectors, x_t = randn(5, 30, 40), randn(5, 40, seed=1), randn(5, 40, seed=2)
+    near, entered = Neighbourhoods(points), []
+
+    @contextmanager
+    def beside():
+        entered.append(True)
+        yield
+
+    for share in (0.0, 0.01, 1.0):
+        numbers = {"within": 25, "neighbours": 12, "rank": 4, "uniform_share": share}
+        here = near.project(vectors, x_t, 0.3, **numbers)
+        there = near.project(vectors, x_t, 0.3, **numbers, beside=beside)
+        torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-5)
+    assert len(entered) == 3

@@ -12,7 +12,7 @@ from manifoldgd.errors import UserError
 from manifoldgd.priors import load_prior
 from manifoldgd.priors.denoiser import build_transformer
 from manifoldgd.priors.loading import only_cached
-from manifoldgd.priors.prior import as_images, as_pixels, crop_to, pad_to
+from manifoldgd.priors.prior import HELD, as_images, as_pixels, crop_to, pad_to
 from manifoldgd.priors.training import write_prior
 
 
@@ -223,3 +223,24 @@ def test_a_written_prior_keeps_its_class_names(tmp_path):
     write_prior(tmp_path, vae, build_transformer(**shape, width=8, heads=2, layers=1, patch_size=2), ("cat", "dog"))
     prior = load_prior(path=str(tmp_path), autoencoder=None, cfg_scale=None, cfg_channels=None)
     assert prior.class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16-true", 0.05), ("16-true", 0.01)])
+def test_a_prior_held_in_half_precision_gives_single_precision_close_by(tmp_path, precision, tolerance):
+    folder = write_tiny_prior(tmp_path / "prior")
+    whole, half = load(folder), load(folder).hold(precision)
+    assert whole.hold("32-true") is whole
+    assert half.transformer.dtype == HELD[precision]
+    # diffusers takes autoencoders to overflow in float16 unless their configuration says otherwise
+    assert half.autoencoder.dtype == (torch.bfloat16 if precision == "bf16-true" else torch.float32)
+    images = torch.arange(128, dtype=torch.uint8).view(2, 1, 8, 8)
+    latents, times, labels = whole.encode(images), torch.tensor([3, 500]), torch.tensor([1, 2])
+    for one, other in (
+        (latents, half.encode(images)),
+        (whole.denoise(latents, times, labels), half.denoise(latents, times, labels)),
+        (whole.decode_pixels(latents, (8, 8)), half.decode_pixels(latents, (8, 8)).float()),
+        (whole.block_features(latents, times, labels, 1), half.block_features(latents, times, labels, 1).float()),
+    ):
+        assert float((one - other).abs().max()) <= tolerance * float(one.abs().max())
+    assert half.encode(images).dtype == half.denoise(latents, times, labels).dtype == torch.float32
+    assert half.decode(latents, (8, 8)).dtype == torch.uint8

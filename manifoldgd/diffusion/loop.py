@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -86,7 +88,11 @@ def sample(
     if origin is not None:
         x_t = origin.noised(schedule, x_t)
     checks: list[Tensor] = []  # of each step, on the device
+    aside = torch.cuda.Stream(x_t.device) if x_t.device.type == "cuda" else None
     for index in reversed(range(len(schedule) if origin is None else origin.steps)):
+        beside = None
+        if aside is not None:
+            beside = functools.partial(_beside, aside, torch.cuda.current_stream(x_t.device).record_event())
         timesteps = torch.full_like(labels, int(schedule.timesteps[index]))
         output = denoiser(x_t, timesteps, labels)
         prediction = predict(schedule, index, x_t, output, variance=variance, clip_x0=clip_x0)
@@ -94,7 +100,7 @@ def sample(
         if guidance is not None:
             alpha_bar = float(schedule.alphas_cumprod[index])
             with torch.autocast(x_t.device.type, enabled=False):  # networks may run in half precision, geometry may not
-                pull = guidance(Step(index, len(schedule), x_t, prediction.x0, alpha_bar, noise))
+                pull = guidance(Step(index, len(schedule), x_t, prediction.x0, alpha_bar, noise, beside))
         draws = noise.normal("step", index, shape) if sampler.draws_noise(index) else None
         transition = sampler.step(schedule, index, x_t, prediction, pull, draws)
         x_t = transition.x_prev
@@ -107,6 +113,19 @@ def sample(
     if checks:
         _check(torch.stack(checks).cpu(), noise.rows)
     return x_t
+
+
+@contextmanager
+def _beside(aside: torch.cuda.Stream, ready: torch.cuda.Event) -> Iterator[None]:
+    """Run what is inside on another stream, from the event on at which ``x_t`` was ready.
+
+    The other stream's memory is safe: it reuses a block at the next step at the earliest, which begins with an event of
+    the main stream that comes after all reading of it.
+    """
+    aside.wait_event(ready)
+    with torch.cuda.stream(aside):
+        yield
+    torch.cuda.current_stream().wait_stream(aside)
 
 
 CAUSES = {

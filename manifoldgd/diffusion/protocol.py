@@ -8,6 +8,7 @@ alphas. Shape letters: ``B`` rows of the batch, ``C, H, W`` a latent, ``M`` real
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -34,6 +35,8 @@ class Step:
     x0: Tensor  # [B, C, H, W]
     alpha_bar: float  # abar_t
     noise: RowNoise  # for guidances that need draws of their own
+    # On a GPU: what x_t alone decides can be found inside, beside the denoiser, which may still be at x0.
+    beside: Callable[[], AbstractContextManager[None]] | None = None
 
 
 @dataclass(frozen=True)

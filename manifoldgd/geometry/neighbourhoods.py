@@ -8,12 +8,14 @@ neighbourhood is computed once, and a step costs two passes over the ``[B, M, D]
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
 from manifoldgd.geometry.posterior import log_likelihoods
-from manifoldgd.geometry.tangent import span_coefficients
+from manifoldgd.geometry.tangent import principal_directions, span_coefficients, spread_along, weighted_gram
 
 # Neighbours with less than this share of the largest weight add no direction that `rtol` would let through.
 _NEGLIGIBLE = 1e-8
@@ -41,6 +43,7 @@ class Neighbourhoods:
         neighbours: int,
         rank: int,
         uniform_share: float,
+        beside: Callable[[], AbstractContextManager[None]] | None = None,
     ) -> Tensor:
         """Project vectors on the tangent spaces at the noise level of ``x_t``.
 
@@ -56,10 +59,21 @@ class Neighbourhoods:
             rank: ``R``, below ``K``.
             uniform_share: share of the weight that is spread equally, in [0, 1]; the rest follows the neighbours'
                 posterior probabilities. 1 is the ``clean`` estimator, 0 the posterior alone.
+            beside: where the principal directions are found, which ``x_t`` decides alone; ``None`` for right here.
 
         Returns:
             ``[B, D]``.
         """
+        if beside is not None:
+            points = self.centred[:, :within]
+            with beside():
+                products = (points @ (x_t - math.sqrt(alpha_bar) * self.centre)[:, :, None])[:, :, 0]
+                chosen, weights = self._weighted(products, alpha_bar, neighbours, uniform_share)
+                spectrum = principal_directions(
+                    weighted_gram(self._gram_around_first(chosen), weights), rank, self.floor
+                )
+            along = (points @ vectors[:, :, None])[:, :, 0].gather(1, chosen)
+            return self._combined(chosen, spread_along(*spectrum, along, weights), within)
         chosen, weights, along = self._likeliest(vectors, x_t, alpha_bar, within, neighbours, uniform_share)
         coefficients = span_coefficients(self._gram_around_first(chosen), along, weights, rank, self.floor)
         return self._combined(chosen, coefficients, within)
@@ -105,12 +119,18 @@ class Neighbourhoods:
         """Rows ``[B, K]`` of the neighbours nearest to ``x_t``, their weights, and their products with ``vectors``."""
         around = x_t - math.sqrt(alpha_bar) * self.centre
         products = self.centred[:, :within] @ torch.stack([around, vectors], dim=2)  # [B, within, 2]
-        norms = self.gram.diagonal(dim1=1, dim2=2)[:, :within]
-        values, chosen = log_likelihoods(products[:, :, 0], norms, alpha_bar).topk(neighbours, dim=1)
+        chosen, weights = self._weighted(products[:, :, 0], alpha_bar, neighbours, uniform_share)
+        return chosen, weights, products[:, :, 1].gather(1, chosen)
+
+    def _weighted(
+        self, products: Tensor, alpha_bar: float, neighbours: int, uniform_share: float
+    ) -> tuple[Tensor, Tensor]:
+        """Rows ``[B, K]`` of the neighbours nearest to ``x_t`` and their weights, from the products ``[B, within]``."""
+        norms = self.gram.diagonal(dim1=1, dim2=2)[:, : products.shape[1]]
+        values, chosen = log_likelihoods(products, norms, alpha_bar).topk(neighbours, dim=1)
         weights = (1 - uniform_share) * torch.softmax(values, dim=1) + uniform_share / neighbours
         weights = _without_negligible(weights) if uniform_share == 0 else weights
-        chosen = chosen[:, : weights.shape[1]]
-        return chosen, weights, products[:, :, 1].gather(1, chosen)
+        return chosen[:, : weights.shape[1]], weights
 
     def _combined(self, chosen: Tensor, coefficients: Tensor, within: int) -> Tensor:
         """``[B, D]``: the chosen neighbours, around the centre, times their coefficients ``[B, K]``."""

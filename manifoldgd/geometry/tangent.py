@@ -113,9 +113,20 @@ def principal_directions(gram: Tensor, rank: int, floor: Tensor, rtol: float = 1
     # To unit trace first: collapsed neighbourhoods would reach denormal numbers, in which eigh does not converge.
     trace = gram.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None]
     scale = torch.where(trace > 0, trace, torch.ones_like(trace))
-    values, vectors = torch.linalg.eigh(gram / scale)
+    values, vectors = _eigh(gram / scale)
     values, vectors = values.flip(1)[:, :rank], vectors.flip(2)[:, :, :rank]
     return vectors, values * _significant(values, rtol, floor / scale[:, 0, 0]) * scale[:, :, 0]
+
+
+def _eigh(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """``torch.linalg.eigh`` of ``[B, K, K]``, by the processor where a GPU's libraries would take them one by one.
+
+    They do above 32. Measured on an H100 for ``[64, 48, 48]``: 47 ms there, 12 ms by its host, both copies included.
+    """
+    if gram.device.type != "cuda" or gram.shape[-1] <= 32:
+        return torch.linalg.eigh(gram)
+    values, vectors = torch.linalg.eigh(gram.cpu())
+    return values.to(gram.device), vectors.to(gram.device)
 
 
 def span_coefficients(
@@ -137,7 +148,18 @@ def span_coefficients(
     Returns:
         Coefficients; they sum to zero, so the origin of the ``z_i`` does not matter.
     """
-    directions, variances = principal_directions(weighted_gram(gram, weights), rank, floor, rtol)
+    return spread_along(*principal_directions(weighted_gram(gram, weights), rank, floor, rtol), products, weights)
+
+
+def spread_along(directions: Tensor, variances: Tensor, products: Tensor, weights: Tensor) -> Tensor:
+    """The coefficients of :func:`span_coefficients` from the principal directions of the weighted Gram matrix.
+
+    Args:
+        directions: ``[B, K, R]``, see :func:`principal_directions`.
+        variances: ``[B, R]``.
+        products: ``[B, K]``, ``z_i . v``.
+        weights: ``[B, K]``, rows sum to 1.
+    """
     roots = weights.sqrt()
     centred = roots * (products - (weights * products).sum(dim=1, keepdim=True))
     along = (directions.mT @ centred[:, :, None]) * _inverse(variances)[:, :, None]

@@ -134,6 +134,7 @@ class _BoundManifold:
                 neighbours=method.neighbours,
                 rank=method.tangent_dim,
                 uniform_share=method.equal_share,
+                beside=step.beside,
             )
         near = self.points[:, :size]
         noise = step.noise.normal("neighbours", step.index, near.shape[1:])

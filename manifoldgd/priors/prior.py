@@ -23,6 +23,8 @@ DAMAGED = (
     "machine.precision=32-true)"
 )
 
+HELD = {"bf16-true": torch.bfloat16, "16-true": torch.float16}  # by Lightning's names
+
 
 @dataclass(frozen=True)
 class Prior:
@@ -84,6 +86,22 @@ class Prior:
         self.transformer.to(device)
         return self
 
+    def hold(self, precision: str) -> Prior:
+        """Keep the weights in half precision, in place, where ``precision`` is one of :data:`HELD`.
+
+        Under autocast single-precision weights are rounded anew at every call, and what lies between matrix products
+        stays wide: on a GPU that traffic costs as much as the products. Latents, schedule and geometry stay in single
+        precision either way. An autoencoder whose configuration says that half precision overflows (``force_upcast``,
+        as Stable Diffusion XL's) is left as it is by ``16-true``.
+        """
+        if (dtype := HELD.get(precision)) is None:
+            return self
+        for network in (self.transformer, self.autoencoder):
+            overflows = network is self.autoencoder and network.config.get("force_upcast", False)
+            if dtype is torch.bfloat16 or not overflows:
+                torch.nn.Module.to(network, dtype)  # diffusers' own prints a notice each time
+        return self
+
     def check_images(self, name: str, shape: tuple[int, int, int]) -> None:
         """Raise :class:`UserError` when the prior cannot take images of ``shape`` ``(C, H, W)``."""
         channels, height, width = shape
@@ -108,7 +126,7 @@ class Prior:
             NotFinite: a latent is NaN or infinite.
         """
         pixels = pad_to(as_pixels(images), self.image_size)
-        mean = self.autoencoder.encode(pixels).latent_dist.mean
+        mean = self.autoencoder.encode(pixels.to(self.autoencoder.dtype)).latent_dist.mean.float()
         latents = (mean - (self.autoencoder.config.shift_factor or 0.0)) * self.autoencoder.config.scaling_factor
         check_finite(latents, f"prior {self.name}: the encoder's latents", DAMAGED)
         return latents
@@ -127,18 +145,18 @@ class Prior:
     def decode_pixels(self, latents: Tensor, size: tuple[int, int]) -> Tensor:
         """``[n, C, H, W]`` scaled latents -> ``[n, C, *size]`` float pixels, about in [-1, 1]; differentiable."""
         unscaled = latents / self.autoencoder.config.scaling_factor + (self.autoencoder.config.shift_factor or 0.0)
-        return crop_to(self.autoencoder.decode(unscaled).sample, size)
+        return crop_to(self.autoencoder.decode(unscaled.to(self.autoencoder.dtype)).sample, size)
 
     def denoise(self, x_t: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
         """The denoiser of the sampler's contract: ``[B, C, H, W]`` -> ``[B, C or 2C, H, W]``."""
-        return self.transformer(x_t, timestep=timesteps, class_labels=labels).sample
+        return self.transformer(x_t.to(self.transformer.dtype), timestep=timesteps, class_labels=labels).sample.float()
 
     def block_features(self, x_t: Tensor, timesteps: Tensor, labels: Tensor, blocks: int) -> Tensor:
         """Token means ``[B, E]`` after the first ``blocks`` blocks of the transformer; the others are not run.
 
         Arguments as for :meth:`denoise`; ``blocks`` is 1 ... the transformer's number of blocks.
         """
-        tokens = self.transformer.pos_embed(x_t)
+        tokens = self.transformer.pos_embed(x_t.to(self.transformer.dtype))
         for block in self.transformer.transformer_blocks[:blocks]:
             tokens = block(tokens, timestep=timesteps, class_labels=labels)
         return tokens.mean(1)

@@ -33,6 +33,7 @@ def encode(dataset: ImageDataset, prior: Prior, machine: Machine, cache: Path) -
         UserError: the prior cannot take such images, an image is broken, or the cached file is damaged.
     """
     prior.check_images(dataset.name, dataset.image_shape)
+    prior.hold(machine.precision)
     # Precision is part of the key: half precision gives other latents.
     key = key_of("latents", dataset.name, dataset.train_fingerprint, prior.key, prior.image_size, machine.precision)
 

@@ -71,6 +71,7 @@ def distil(
     writer = SetWriter(folder, dataset.class_names)
     if writer.complete:
         return load_set(folder)
+    prior.hold(machine.precision)
     labels = match_classes(dataset, prior)
     items = work_items(dataset.class_names, labels, ipc, replica=replica)
     batches = [
