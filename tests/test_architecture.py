@@ -27,7 +27,7 @@ LAYERS = {
     1: {"geometry", "prototypes", "diffusion", "metrics"},
     1.5: {"guidance"},
     2: {"data", "priors", "latents", "distill", "students", "matching"},
-    3: {"store", "report", "stages", "tables"},
+    3: {"bench", "store", "report", "stages", "tables"},
     4: {"tracking", "cli", "__main__", "__init__"},
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}

@@ -1,0 +1,236 @@
+"""What is measured. Each section returns rows for the record; the two sides of a ratio are timed in turns.
+
+Shape letters: ``B`` rows, ``D`` numbers of a latent, ``K`` neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+from manifoldgd.bench.timing import alternating, median_seconds
+from manifoldgd.diffusion import DDPM, ClassifierFreeGuidance, sample
+from manifoldgd.diffusion.protocol import Anchors, Guidance
+from manifoldgd.priors.prior import Prior
+from manifoldgd.randomness import RowKey, RowNoise, generator
+from manifoldgd.students.networks import ConvNet
+from manifoldgd.students.student import Student
+
+Row = dict[str, Any]
+MATRIX = 8192  # side of the bfloat16 product that gives the device's own rate
+RELEASED = {"cloud": 300, "neighbours": 12, "rank": 3}  # of the released code (commit 708ce64)
+
+
+def matrix_rate(device: torch.device, repetitions: int) -> float:
+    """Operations a second of a large bfloat16 matrix product, on random numbers."""
+    side = MATRIX if device.type == "cuda" else 1024
+    one, two = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    return 2 * side**3 / median_seconds(lambda: one @ two, device, repetitions)
+
+
+def denoiser_rate(prior: Prior, device: torch.device, batch: int, repetitions: int, *, compiled: bool) -> list[Row]:
+    """Rate of the denoiser over the device's own, with its weights kept in four ways; the last one compiles it."""
+    rows = 2 * batch
+    x_t = torch.randn(rows, *prior.latent_shape, device=device)
+    steps, labels = torch.full((rows,), 500, device=device), torch.zeros(rows, dtype=torch.int64, device=device)
+
+    def forward(autocast: bool) -> Tensor:
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            return prior.denoise(x_t, steps, labels)
+
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        prior.denoise(x_t[:1], steps[:1], labels[:1])
+    flop = rows * counted.get_total_flops()
+    peak = matrix_rate(device, repetitions)
+    took = {"single, autocast": median_seconds(lambda: forward(True), device, repetitions)}
+    prior.hold("bf16-true")
+    took["bfloat16, autocast"] = median_seconds(lambda: forward(True), device, repetitions)
+    took["bfloat16"] = median_seconds(lambda: forward(False), device, repetitions)
+    if compiled:
+        prior.transformer.compile()
+        took["bfloat16, compiled"] = median_seconds(lambda: forward(False), device, repetitions)
+    return [
+        {
+            "weights": kept,
+            "rows": rows,
+            "gflop_a_row": flop / rows / 1e9,
+            "seconds": spent,
+            "tflop_a_second": flop / spent / 1e12,
+            "share_of_matrix_rate": flop / spent / peak,
+            "images_a_second_of_50_steps": batch / spent / 50,
+        }
+        for kept, spent in took.items()
+    ]
+
+
+def guidance_steps(
+    prior: Prior, guidances: Mapping[str, Guidance], device: torch.device, *, batch: int, steps: int, repetitions: int
+) -> list[Row]:
+    """A guided denoising step over an unguided one, every step guided: the worst case."""
+    denoiser = ClassifierFreeGuidance(prior.denoise, prior.cfg_scale, prior.null_class, prior.cfg_channels)
+    schedule = prior.schedule.respaced(steps, "ddpm")
+    noise = RowNoise(0, [RowKey(str(row % 10), row // 10) for row in range(batch)], device)
+    labels = torch.arange(batch) % 10
+    draws = generator("bench")
+
+    def run(guidance: Guidance | None) -> Tensor:
+        size = 0 if guidance is None else guidance.neighbourhood
+        anchors = Anchors(
+            torch.randn(batch, *prior.latent_shape, generator=draws).to(device),
+            torch.randn(batch, size, schedule_size(prior), generator=draws).to(device) if size else None,
+        )
+        bound = None if guidance is None else guidance.bind(anchors)
+
+        def work() -> Tensor:
+            with torch.no_grad():
+                return sample(
+                    denoiser,
+                    schedule,
+                    DDPM(steps=steps, cfg_scale=None),
+                    labels=labels,
+                    noise=noise,
+                    shape=prior.latent_shape,
+                    variance=prior.variance,
+                    guidance=bound,
+                )
+
+        return work
+
+    rows = []
+    for name, guidance in guidances.items():
+        plain, guided = alternating(run(None), run(guidance), device, repetitions)
+        step = {"seconds_a_step": guided / steps, "unguided_seconds_a_step": plain / steps}
+        rows.append({"guidance": name, "batch": batch, "ratio": guided / plain, **step})
+    return rows
+
+
+def schedule_size(prior: Prior) -> int:
+    """``D``."""
+    channels, height, width = prior.latent_shape
+    return channels * height * width
+
+
+def over_released(prior: Prior, device: torch.device, seconds_a_step: float, batch: int, repetitions: int) -> Row:
+    """Images a second over those of the released code's algorithm: one image at a time, a dense ``eigh`` a step.
+
+    Per step: a noised cloud around the prototype, its neighbours, their ``D x D`` covariance and all its eigenvectors.
+    The denoiser is the same.
+    """
+    size = schedule_size(prior)
+    x_t = torch.randn(2, *prior.latent_shape, device=device)
+    steps, labels = torch.full((2,), 500, device=device), torch.zeros(2, dtype=torch.int64, device=device)
+
+    def step() -> Tensor:
+        with torch.no_grad():
+            prior.denoise(x_t, steps, labels)
+        cloud = torch.randn(RELEASED["cloud"], size, device=device)
+        near = cloud[(cloud - x_t[0].flatten()).norm(dim=1).topk(RELEASED["neighbours"], largest=False).indices]
+        centred = near - near.mean(0)
+        basis = torch.linalg.eigh(centred.T @ centred / len(near))[1][:, -RELEASED["rank"] :]
+        return basis @ (basis.T @ x_t[0].flatten())
+
+    released = median_seconds(step, device, repetitions)
+    return {
+        "released_seconds_a_step": released,
+        "ours_seconds_a_step": seconds_a_step,
+        "ratio": released * batch / seconds_a_step,
+    }
+
+
+def encoding(prior: Prior, device: torch.device, batch: int, repetitions: int) -> list[Row]:
+    """Images of the prior's size encoded and decoded a second, with its weights kept in three ways."""
+    images = torch.randint(0, 256, (batch, prior.image_channels, prior.image_size, prior.image_size), dtype=torch.uint8)
+    latents = torch.randn(batch, *prior.latent_shape, device=device)
+    images, side = images.to(device), (prior.image_size, prior.image_size)
+
+    def row(kept: str, autocast: bool) -> Row:
+        with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+            encoded = median_seconds(lambda: prior.encode(images), device, repetitions)
+            decoded = median_seconds(lambda: prior.decode(latents, side), device, repetitions)
+        return {
+            "weights": kept,
+            "batch": batch,
+            "encoded_a_second": batch / encoded,
+            "decoded_a_second": batch / decoded,
+        }
+
+    rows = [row("single, autocast", True)]
+    prior.hold("bf16-true")
+    rows.append(row("bfloat16", False))
+    prior.autoencoder.to(memory_format=torch.channels_last)
+    return [*rows, row("bfloat16, channels last", False)]
+
+
+def tangents(device: torch.device, repetitions: int, *, batch: int = 64, neighbours: int = 48) -> list[Row]:
+    """Eigenvectors of ``[B, K, K]`` Gram matrices: on the device, on the processor and back."""
+    factors = torch.randn(batch, neighbours, 256, generator=generator("bench", "gram")).to(device)
+    gram = factors @ factors.mT
+    ways = {
+        "device": lambda: torch.linalg.eigh(gram),
+        "processor and back": lambda: torch.linalg.eigh(gram.cpu())[1].to(device),
+    }
+    return [{"where": name, "seconds": median_seconds(work, device, repetitions)} for name, work in ways.items()]
+
+
+def students(student: Student, device: torch.device, images: Tensor, labels: Tensor, epochs: int) -> Row:
+    """Epochs a second of a student's training over those of a plain loop on the same network and batches.
+
+    The plain loop has no augmentation but a flip, no schedule and no Lightning.
+    """
+    classes = int(labels.max()) + 1
+    mean, std = (0.3,) * images.shape[1], (0.3,) * images.shape[1]
+    batch = student.protocol.batch_for(len(images) // classes, classes)
+
+    def ours() -> None:
+        student.train(
+            images,
+            labels,
+            images[:classes],
+            labels[:classes],
+            num_classes=classes,
+            mean=mean,
+            std=std,
+            seed=0,
+            ipc=len(images) // classes,
+            progress=False,
+            accelerator=device.type,
+        )
+
+    network = student.network(tuple(images.shape[1:]), classes, seed=0)
+    if isinstance(network, ConvNet):
+        network.fused = False
+    network.to(device).train()
+    held, targets = images.to(device), labels.to(device)
+
+    def plain() -> None:
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+        for _ in range(epochs):
+            for rows in torch.randperm(len(held), device=device).split(batch):
+                pixels = functional.interpolate(
+                    held[rows].float() / 255, student.input_shape(tuple(images.shape[1:]))[1:]
+                )
+                loss = functional.cross_entropy(network((pixels.flip(3) - 0.3) / 0.3), targets[rows])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+    spent, reference = alternating(ours, plain, device, 1)
+    return {
+        "student": student.name,
+        "images": len(images),
+        "epochs": epochs,
+        "epochs_a_second": epochs / spent,
+        "plain_epochs_a_second": epochs / reference,
+        "ratio": reference / spent,
+    }
+
+
+def set_gradient(energy: Any, latents: Tensor, device: torch.device, repetitions: int) -> float:
+    """Seconds of one gradient of a set's energy with respect to its latents."""
+    latents = latents.to(device).requires_grad_(True)
+    return median_seconds(lambda: torch.autograd.grad(energy(latents, 0), latents), device, repetitions)
