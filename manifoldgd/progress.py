@@ -63,7 +63,7 @@ def _lines(title: str, total: int, done: float, unit: str, silent_end: bool) -> 
             seconds = time.perf_counter() - started
             left = seconds * (total - done) / (done - first) if done > first else None
             ahead = "" if left is None else f", about {duration(left)} left"
-            counted = f"{round(done, 6):.6g}/{total} {unit}".rstrip()
+            counted = f"{int(done + 1e-6)}/{total} {unit}".rstrip()  # whole ones: parts of an epoch are no news
             print(f"{title}: {counted} after {duration(seconds)}{ahead}", flush=True)
 
     # A thread, so that a step of minutes does not look like a hang.

@@ -115,6 +115,12 @@ def asked() -> int | None:
     return _request.number
 
 
+def check_lost(error: Exception) -> None:
+    """Raise :class:`Stopped` from a failure that came after a request: a library has wrapped the stop in an error."""
+    if _request.number is not None:
+        raise Stopped(_request.number) from error
+
+
 def _forget() -> None:
     """In the child of a fork: its signals are its own."""
     if signal.getsignal(signal.SIGTERM) is _take:

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job that a shell has put into the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Spinning threads of oversubscribed cores cost more than a second core gives to tensors of this size.
     torch.set_num_threads(1)
     config.stash[ERRORS] = {}

@@ -270,6 +270,21 @@ def test_a_signal_says_that_work_continues(number, capsys, monkeypatch, tiny_pri
     assert capsys.readouterr().err == f"manifoldgd: {said}\n"
 
 
+def test_a_signal_that_a_library_takes_for_its_own_failure_still_stops(capsys, monkeypatch, tiny_prior, tmp_path):
+    from manifoldgd.cli.experiment import Experiment
+    from manifoldgd.errors import UserError
+
+    def wrapped(self):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except BaseException as error:
+            raise UserError("prior.path: could not be loaded") from error
+
+    monkeypatch.setattr(Experiment, "run", wrapped)
+    assert quick("run", tiny_prior, tmp_path / "c", tmp_path / "o") == 143
+    assert capsys.readouterr().err.startswith("manifoldgd: stopped by SIGTERM")
+
+
 def test_results_are_named_by_what_they_are(tiny_prior, tmp_path):
     """Without ``output`` the folder's name depends on all that the set depends on, and on nothing else."""
     names = []

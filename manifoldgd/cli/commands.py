@@ -21,6 +21,7 @@ from manifoldgd.cli.tuning import check_split, objective
 from manifoldgd.cli.used import USED_KEYS
 from manifoldgd.errors import RunError, UserError, require
 from manifoldgd.ranges import Million, Seed, check
+from manifoldgd.stopping import check_lost
 
 CELL_KEYS = {"table", "method", "column", "seed"}  # what names a table's cell
 PLAIN_KEYS: dict[str, Any] = {
@@ -55,6 +56,7 @@ def run_job(command: str, config: DictConfig) -> float | None:
     try:
         result = _run(command, config)
     except Exception as error:
+        check_lost(error)
         if not isinstance(error, UserError | RunError | OSError):
             traceback.print_exc()
         reason = explain_system(error) if isinstance(error, OSError) else f"{error}" or type(error).__name__

@@ -26,7 +26,7 @@ from manifoldgd.cli.table import run_table
 from manifoldgd.cli.targets import allowing
 from manifoldgd.cli.used import USED_KEYS
 from manifoldgd.errors import RunError, UserError
-from manifoldgd.stopping import Stopped, listening
+from manifoldgd.stopping import Stopped, check_lost, listening
 from manifoldgd.tables.jobs import importing
 
 COMMANDS = {
@@ -84,7 +84,11 @@ def run(arguments: list[str]) -> int:
     """
     try:
         with listening():
-            return _run(arguments)
+            try:
+                return _run(arguments)
+            except Exception as error:
+                check_lost(error)
+                raise
     except (UserError, HydraException, OmegaConfBaseException) as error:
         return _say(f"error: {explain(error, conf_dir())}", 2)
     except RunError as error:
