@@ -100,7 +100,7 @@ def test_a_table_builds_nothing_foreign(capsys, overrides, flags):
         ("--config-dir", "/tmp", "expected a key of `manifoldgd run`"),
         ("+guidance.x", 1, "expected a key of `manifoldgd run`"),
         ("experiment", "../../elsewhere", "expected the name of a choice"),
-        ("guidance", "/tmp/mine", "expected the name of a choice"),
+        ("guidance", "/somewhere/mine", "expected the name of a choice"),
         ("student/protocol", "../x", "expected the name of a choice"),
         ("logger.project", "${oc.env:HOME}", "calls no resolvers"),
         ("logger.project", "${${seed}:x}", "calls no resolvers"),
