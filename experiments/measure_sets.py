@@ -35,12 +35,12 @@ from manifoldgd.dataset import ImageDataset
 from manifoldgd.files import atomic_path, atomic_write_json, atomic_write_text
 from manifoldgd.machine import SINGLE, Machine
 from manifoldgd.metrics import functional
+from manifoldgd.pipeline.classifiers import embedding_network
 from manifoldgd.prototypes import DRAW_NOTHING
 from manifoldgd.randomness import generator
-from manifoldgd.stages.classifiers import embedding_network
 from manifoldgd.store.sets import has_set, load_set
-from manifoldgd.tables.definition import override, read_definition
-from manifoldgd.tables.statistics import Interval, mean_interval, paired_difference
+from manifoldgd.study.definition import override, read_definition
+from manifoldgd.study.statistics import Interval, mean_interval, paired_difference
 
 HOME = Path(__file__).parent
 REAL_PER_CLASS = 200

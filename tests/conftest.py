@@ -11,7 +11,7 @@ import pytest
 import torch
 from fake_tables import rich_table
 
-from manifoldgd.tables.rendering import write_table
+from manifoldgd.study.rendering import write_table
 
 DEFAULT_VECTORS = Path(__file__).parent / "data" / "manifoldgd_reference_vectors.npz"
 ERRORS = pytest.StashKey[dict[str, dict[str, float]]]()
@@ -117,7 +117,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     from fake_cells import fake_job
 
     from manifoldgd.cli import table_work
-    from manifoldgd.tables.runner import run_left
+    from manifoldgd.study.runner import run_left
 
     def use(scripts: dict[str, str] | None = None, **how: Any) -> None:
         monkeypatch.setattr(table_work, "run_left", functools.partial(run_left, job=fake_job(scripts, **how)))

@@ -5,9 +5,9 @@ import sys
 
 from manifoldgd import __version__
 from manifoldgd.store.keys import FORMAT
-from manifoldgd.tables.cells import Cell
-from manifoldgd.tables.jobs import Job
-from manifoldgd.tables.results import Column, TableResult
+from manifoldgd.study.cells import Cell
+from manifoldgd.study.jobs import Job
+from manifoldgd.study.results import Column, TableResult
 
 COLUMN = Column(key="c", dataset="digits", ipc=1, student="ConvNet-3", label_protocol="hard_small")
 

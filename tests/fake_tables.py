@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
-from manifoldgd.tables.results import Column, FailedSet, SetResult, TableResult
+from manifoldgd.study.results import Column, FailedSet, SetResult, TableResult
 
 METHODS = ("random", "herding", "k_center", "kmeans_nearest", "unguided", "mode", "manifold", "manifold_released")
 GARMENTS = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")

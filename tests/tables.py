@@ -1,6 +1,6 @@
 """Tables as the runner leaves them, with numbers that are easy to check by hand."""
 
-from manifoldgd.tables.results import Column, FailedSet, SetResult, TableResult
+from manifoldgd.study.results import Column, FailedSet, SetResult, TableResult
 
 COLUMNS = tuple(
     Column(key=f"ipc{ipc}", dataset="digits", ipc=ipc, student="ConvNet-3", label_protocol="hard_small")

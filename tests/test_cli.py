@@ -15,8 +15,8 @@ from tiny import cpu, write_tiny_prior
 
 from manifoldgd import __version__
 from manifoldgd.data import digits
+from manifoldgd.pipeline import latents
 from manifoldgd.priors import load_prior
-from manifoldgd.stages import latents
 from manifoldgd.store.results import claim_result
 
 

@@ -15,7 +15,7 @@ from data_parts import message_of
 
 from manifoldgd.data import digits, fashion_mnist
 from manifoldgd.dataset import ImageDataset, in_memory_split, limit_per_class
-from manifoldgd.matching.networks import RandomNetworks
+from manifoldgd.set_guidance.networks import RandomNetworks
 from manifoldgd.students.training import Pixels
 
 # The package binds the functions' names, so the modules of the same name are fetched by path.

@@ -15,8 +15,8 @@ from manifoldgd.distill.items import work_items
 from manifoldgd.distill.module import DistillModule, find_targets
 from manifoldgd.distill.synthesis import fixed_batches, synthesise
 from manifoldgd.guidance import ManifoldGuidance, ManifoldReleasedGuidance, ModeGuidance, NoGuidance
+from manifoldgd.pipeline.sets import choose_real, distil, reconstruct
 from manifoldgd.priors import load_prior
-from manifoldgd.stages.sets import choose_real, distil, reconstruct
 from manifoldgd.store.sets import SetWriter
 
 NAMES = tuple("0123456789")

@@ -9,13 +9,13 @@ from fake_tables import set_result, table
 
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.report.sweep import sweep_tables
-from manifoldgd.tables.distinct import distinct_sets
-from manifoldgd.tables.layout import detail_table, main_table
-from manifoldgd.tables.rendering import markdown_text
-from manifoldgd.tables.results import TableResult
-from manifoldgd.tables.summary import summarise
-from manifoldgd.tables.timing import computing_seconds
-from manifoldgd.tables.wording import explanations
+from manifoldgd.study.distinct import distinct_sets
+from manifoldgd.study.layout import detail_table, main_table
+from manifoldgd.study.rendering import markdown_text
+from manifoldgd.study.results import TableResult
+from manifoldgd.study.summary import summarise
+from manifoldgd.study.timing import computing_seconds
+from manifoldgd.study.wording import explanations
 
 RECORD = Path(__file__).parents[1] / "experiments" / "fashion_mnist" / "results.json"
 

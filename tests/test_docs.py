@@ -21,9 +21,9 @@ from manifoldgd.cli.main import COMMANDS, conf_dir
 from manifoldgd.cli.table_options import read_options
 from manifoldgd.cli.used import USED_KEYS
 from manifoldgd.diffusion.protocol import Anchors, Step
-from manifoldgd.tables.definition import read_definition
-from manifoldgd.tables.finding import find_table
-from manifoldgd.tables.published import published_results
+from manifoldgd.study.definition import read_definition
+from manifoldgd.study.finding import find_table
+from manifoldgd.study.published import published_results
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -19,11 +19,11 @@ from manifoldgd.distill.module import DistillModule
 from manifoldgd.errors import RunError
 from manifoldgd.finite import NotFinite, check_finite, row_sums
 from manifoldgd.guidance import NoGuidance
+from manifoldgd.pipeline import latents, sets
+from manifoldgd.pipeline.spaces import FeatureTable
 from manifoldgd.priors import load_prior
 from manifoldgd.priors.prior import Prior
 from manifoldgd.randomness import RowKey, RowNoise
-from manifoldgd.stages import latents, sets
-from manifoldgd.stages.spaces import FeatureTable
 from manifoldgd.store.sets import load_set
 from manifoldgd.students import train_classifier
 from manifoldgd.students.recipe import STANDARD

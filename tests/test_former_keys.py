@@ -14,10 +14,10 @@ from tiny import cpu
 from manifoldgd.artifacts import Key
 from manifoldgd.data import digits
 from manifoldgd.errors import UserError
+from manifoldgd.pipeline import latents, spaces
 from manifoldgd.priors import load_prior
 from manifoldgd.priors.prior import Prior
 from manifoldgd.prototypes import DenoiserFeatures, Random
-from manifoldgd.stages import latents, spaces
 from manifoldgd.store.cache import cache_entry
 from manifoldgd.store.keys import key_of, read_json
 from manifoldgd.store.results import check_claim, check_inputs, claim_result, same_config

@@ -12,7 +12,7 @@ from PIL import Image
 
 from manifoldgd.data.transforms import image_tensor
 from manifoldgd.errors import UserError
-from manifoldgd.stages.classifiers import embedding_key
+from manifoldgd.pipeline.classifiers import embedding_key
 from manifoldgd.store.keys import key_of
 
 

@@ -14,9 +14,9 @@ from tiny import cpu, write_tiny_prior
 from manifoldgd.artifacts import Key
 from manifoldgd.data import digits
 from manifoldgd.errors import UserError
+from manifoldgd.pipeline import latents
 from manifoldgd.priors import load_prior
 from manifoldgd.prototypes import Divisive, Random
-from manifoldgd.stages import latents
 from manifoldgd.store import rows
 from manifoldgd.store.cache import cached_latents
 

@@ -13,10 +13,10 @@ from manifoldgd.diffusion.protocol import Anchors, FeatureSpace, Pull
 from manifoldgd.diffusion.samplers import Prediction
 from manifoldgd.errors import UserError
 from manifoldgd.guidance import CombinedGuidance, ManifoldGuidance, MatchingGuidance, ModeGuidance, NoGuidance
-from manifoldgd.matching.energy import Matching, MatchingEnergy
-from manifoldgd.matching.networks import RandomNetworks, depth_for, real_means
+from manifoldgd.pipeline.matching import prepare_matching
 from manifoldgd.priors.prior import as_pixels
-from manifoldgd.stages.matching import prepare_matching
+from manifoldgd.set_guidance.energy import Matching, MatchingEnergy
+from manifoldgd.set_guidance.networks import RandomNetworks, depth_for, real_means
 
 MATCHING = {
     "rate": 0.1,

@@ -17,10 +17,10 @@ from manifoldgd.distill.items import work_items
 from manifoldgd.distill.module import DistillModule
 from manifoldgd.distill.synthesis import fixed_batches, synthesise
 from manifoldgd.guidance import CombinedGuidance, MatchingGuidance
+from manifoldgd.pipeline.evaluation import guidance_steps
+from manifoldgd.pipeline.matching import prepare_matching
+from manifoldgd.pipeline.sets import distil
 from manifoldgd.priors import load_prior
-from manifoldgd.stages.evaluation import guidance_steps
-from manifoldgd.stages.matching import prepare_matching
-from manifoldgd.stages.sets import distil
 from manifoldgd.store.sets import SetWriter
 
 SAMPLER = DDPM(steps=4, cfg_scale=2.0)

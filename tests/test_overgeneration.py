@@ -18,11 +18,11 @@ from manifoldgd.data import digits
 from manifoldgd.distill.items import work_items
 from manifoldgd.distill.overgeneration import Overgeneration
 from manifoldgd.errors import UserError
+from manifoldgd.pipeline.overgeneration import class_means, keep_one_a_prototype
+from manifoldgd.pipeline.sets import distil
 from manifoldgd.priors import load_prior
 from manifoldgd.prototypes import herding
 from manifoldgd.prototypes.coresets import herding_by_group
-from manifoldgd.stages.overgeneration import class_means, keep_one_a_prototype
-from manifoldgd.stages.sets import distil
 from manifoldgd.store.sets import SetWriter
 
 FACTS = {"method": "test", "config": {}}

@@ -18,9 +18,9 @@ from manifoldgd.guidance import (
     TransportGuidance,
 )
 from manifoldgd.latents.features import common_noise, noised_features
-from manifoldgd.matching.denoiser import DenoiserEnergy
-from manifoldgd.matching.transport import Transport, TransportEnergy, transport_plan
 from manifoldgd.priors import load_prior
+from manifoldgd.set_guidance.denoiser import DenoiserEnergy
+from manifoldgd.set_guidance.transport import Transport, TransportEnergy, transport_plan
 
 TRANSPORT = {"scale": 0.3, "clusterer": None, "centres": 3, "regularisation": 0.02, "t_stop": 0.2}
 DENOISER = {"rate": 0.1, "inner_steps": 4, "t_start": 0.2, "space": None, "real_per_class": 5}

@@ -10,13 +10,13 @@ from tiny import cpu
 
 from manifoldgd.data import digits
 from manifoldgd.errors import RunError, UserError
+from manifoldgd.pipeline.prior import some_of
 from manifoldgd.priors import fit as fitting
 from manifoldgd.priors import load_prior
 from manifoldgd.priors.autoencoder import exponential_average, warmup_cosine
 from manifoldgd.priors.batches import StepBatches
 from manifoldgd.priors.loading import CARD
 from manifoldgd.priors.training import AutoencoderRecipe, DenoiserRecipe, train_prior
-from manifoldgd.stages.prior import some_of
 from manifoldgd.stopping import Stopped, listening
 
 AUTOENCODER = AutoencoderRecipe(

@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from manifoldgd.errors import UserError
-from manifoldgd.tables.published import find_published, labels_of, not_run, published_results, read_published
+from manifoldgd.study.published import find_published, labels_of, not_run, published_results, read_published
 
 HEADER = "dataset,number_family,labels,student,ipc,method,kind,top1_percent,std,source\n"
 ROWS = (

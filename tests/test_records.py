@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from manifoldgd.tables.rendering import latex_text, markdown_text
-from manifoldgd.tables.results import TableResult
-from manifoldgd.tables.spreadsheets import cells_csv, students_csv
-from manifoldgd.tables.summary import summarise
+from manifoldgd.study.rendering import latex_text, markdown_text
+from manifoldgd.study.results import TableResult
+from manifoldgd.study.spreadsheets import cells_csv, students_csv
+from manifoldgd.study.summary import summarise
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 RECORDS = sorted(file.parent for file in EXPERIMENTS.glob("*/results.json"))

@@ -31,14 +31,14 @@ from manifoldgd.guidance import (
     OnPrediction,
     RegressionGuidance,
 )
-from manifoldgd.matching import networks as networks_module
-from manifoldgd.matching.networks import AugmentedCopies, real_features, real_labels, real_means
-from manifoldgd.matching.regression import Regression, RegressionEnergy, RegressionPool, ridge_outputs
+from manifoldgd.pipeline import sets
+from manifoldgd.pipeline.matching import prepare_matching
+from manifoldgd.pipeline.sets import distil
 from manifoldgd.priors import load_prior
 from manifoldgd.priors.prior import as_pixels
-from manifoldgd.stages import sets
-from manifoldgd.stages.matching import prepare_matching
-from manifoldgd.stages.sets import distil
+from manifoldgd.set_guidance import networks as networks_module
+from manifoldgd.set_guidance.networks import AugmentedCopies, real_features, real_labels, real_means
+from manifoldgd.set_guidance.regression import Regression, RegressionEnergy, RegressionPool, ridge_outputs
 from manifoldgd.students.augmentation import DSA, DSA_OPERATIONS
 
 NUMBERS = {

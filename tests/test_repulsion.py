@@ -13,9 +13,9 @@ from manifoldgd.data import digits
 from manifoldgd.diffusion.protocol import LatentSpace
 from manifoldgd.errors import UserError
 from manifoldgd.guidance import CombinedGuidance, RepulsionGuidance
-from manifoldgd.matching.repulsion import RepulsionEnergy
+from manifoldgd.pipeline.matching import prepare_matching
 from manifoldgd.priors import load_prior
-from manifoldgd.stages.matching import prepare_matching
+from manifoldgd.set_guidance.repulsion import RepulsionEnergy
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from command import quick
 from safetensors.torch import load_file, save_file
 
 from manifoldgd.data.digits import digits
-from manifoldgd.stages import classifiers, evaluation
+from manifoldgd.pipeline import classifiers, evaluation
 from manifoldgd.store.keys import read_json, write_json
 from manifoldgd.store.sets import load_set
 from manifoldgd.students import Student

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from manifoldgd.errors import UserError
-from manifoldgd.tables.results import Column, SetResult, TableResult
-from manifoldgd.tables.scored import with_scores, without_scores
-from manifoldgd.tables.scores import (
+from manifoldgd.study.results import Column, SetResult, TableResult
+from manifoldgd.study.scored import with_scores, without_scores
+from manifoldgd.study.scores import (
     augmentation_robust_score,
     hard_label_recovery,
     improvement_over_random,

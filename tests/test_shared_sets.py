@@ -15,13 +15,13 @@ from manifoldgd.cli import table_launch
 from manifoldgd.errors import UserError
 from manifoldgd.store.results import claim_result
 from manifoldgd.store.sets import copy_set, has_set
-from manifoldgd.tables.board import Board
-from manifoldgd.tables.cells import in_turn
-from manifoldgd.tables.recording import recorded_sets
-from manifoldgd.tables.runner import run_left
-from manifoldgd.tables.sharing import in_waves, share_set, take_sets
-from manifoldgd.tables.timing import computing_seconds
-from manifoldgd.tables.watching import Watch
+from manifoldgd.study.board import Board
+from manifoldgd.study.cells import in_turn
+from manifoldgd.study.recording import recorded_sets
+from manifoldgd.study.runner import run_left
+from manifoldgd.study.sharing import in_waves, share_set, take_sets
+from manifoldgd.study.timing import computing_seconds
+from manifoldgd.study.watching import Watch
 
 MAKE = """
 import pathlib, sys, time

@@ -10,8 +10,8 @@ from command import quick
 from soft_parts import SOFT, few_digits, small_student, student
 
 from manifoldgd.errors import UserError
+from manifoldgd.pipeline import classifiers
 from manifoldgd.report.sweep import sweep_tables
-from manifoldgd.stages import classifiers
 from manifoldgd.students import Student
 from manifoldgd.students.objectives import Batch, TeacherOutputs, class_labels, softened_divergence
 from manifoldgd.students.training import Pixels, Supervised

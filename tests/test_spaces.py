@@ -19,11 +19,11 @@ from manifoldgd.cli.main import conf_dir
 from manifoldgd.data import digits
 from manifoldgd.errors import UserError
 from manifoldgd.latents.features import transformer_features
+from manifoldgd.pipeline import classifiers, latents, spaces
 from manifoldgd.priors import load_prior
 from manifoldgd.priors.denoiser import build_transformer
 from manifoldgd.prototypes import ClassifierEmbedding, DenoiserFeatures, PrincipalComponents
 from manifoldgd.prototypes.spaces import principal_components
-from manifoldgd.stages import classifiers, latents, spaces
 from manifoldgd.store.classifiers import save_classifier
 from manifoldgd.store.keys import key_of
 

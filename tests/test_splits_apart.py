@@ -16,10 +16,10 @@ from manifoldgd.artifacts import Key
 from manifoldgd.data import digits
 from manifoldgd.dataset import ImageDataset, hold_out, in_memory_split
 from manifoldgd.errors import UserError
+from manifoldgd.pipeline import classifiers, latents
+from manifoldgd.pipeline.latents import check_ipc
 from manifoldgd.priors import load_prior
 from manifoldgd.prototypes import select_classes
-from manifoldgd.stages import classifiers, latents
-from manifoldgd.stages.latents import check_ipc
 from manifoldgd.store.classifiers import save_classifier
 from manifoldgd.store.keys import CHECKSUM, key_of
 from manifoldgd.store.results import NOTE

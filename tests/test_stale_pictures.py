@@ -3,8 +3,8 @@
 import pytest
 from fake_tables import column, set_result, table
 
-from manifoldgd.tables.rendering import write_table
-from manifoldgd.tables.stale import remove_figures
+from manifoldgd.study.rendering import write_table
+from manifoldgd.study.stale import remove_figures
 
 COLUMNS = tuple(column(ipc) for ipc in (1, 10))
 

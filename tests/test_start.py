@@ -17,9 +17,9 @@ from manifoldgd.distill.items import work_items
 from manifoldgd.distill.module import DistillModule
 from manifoldgd.errors import UserError
 from manifoldgd.guidance import NoGuidance
+from manifoldgd.pipeline.evaluation import guidance_steps
+from manifoldgd.pipeline.sets import distil
 from manifoldgd.priors import load_prior
-from manifoldgd.stages.evaluation import guidance_steps
-from manifoldgd.stages.sets import distil
 from manifoldgd.store.sets import SetWriter
 
 HALF = Start(strength=0.5)

@@ -11,8 +11,8 @@ from fake_cells import NO_DISK, WRONG, fake_job, metrics_of
 from toy_table import CONF, HOME, OUTPUT, TOY, ran, table, write
 
 from manifoldgd.stopping import Stopped
-from manifoldgd.tables.definition import read_definition
-from manifoldgd.tables.results import TableResult
+from manifoldgd.study.definition import read_definition
+from manifoldgd.study.results import TableResult
 
 pytestmark = pytest.mark.usefixtures("toy_table")
 
@@ -88,7 +88,7 @@ def test_a_disk_that_fills_up_under_the_table_itself(capsys, fakes, monkeypatch)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_the_pages_and_says_how_to_continue(number, capsys, fakes, monkeypatch):
-    from manifoldgd.tables.watching import Watch
+    from manifoldgd.study.watching import Watch
 
     def tick(watch):
         if len(watch.board.sets) == 2:

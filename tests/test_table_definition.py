@@ -7,8 +7,8 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from manifoldgd.errors import UserError
-from manifoldgd.tables.definition import check_labels, merged, override, read_definition
-from manifoldgd.tables.finding import find_table, known_tables, table_name
+from manifoldgd.study.definition import check_labels, merged, override, read_definition
+from manifoldgd.study.finding import find_table, known_tables, table_name
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 SHIPPED = sorted(EXPERIMENTS.glob("*/table.yaml"))

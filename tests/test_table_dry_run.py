@@ -10,10 +10,10 @@ from toy_table import CONF, EXPERIMENTS, HOME, OUTPUT, STUDENTS, TOY, change, ra
 
 from manifoldgd.cli import table_dry_run
 from manifoldgd.cli.table_plan import plan_table
-from manifoldgd.tables.cells import runs
-from manifoldgd.tables.cost import Work
-from manifoldgd.tables.definition import read_definition
-from manifoldgd.tables.results import TableResult
+from manifoldgd.study.cells import runs
+from manifoldgd.study.cost import Work
+from manifoldgd.study.definition import read_definition
+from manifoldgd.study.results import TableResult
 
 pytestmark = pytest.mark.usefixtures("toy_table")
 

@@ -8,8 +8,8 @@ import pytest
 from command import manifoldgd
 from toy_table import HOME, OUTPUT, TOY, change, complaint, table
 
-from manifoldgd.tables.lock import locked
-from manifoldgd.tables.results import TableResult
+from manifoldgd.study.lock import locked
+from manifoldgd.study.results import TableResult
 
 pytestmark = pytest.mark.usefixtures("toy_table")
 

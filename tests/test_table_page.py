@@ -9,8 +9,8 @@ from PIL import Image
 
 from manifoldgd.report.numbers import Spread
 from manifoldgd.report.table_figures import heat_map, line_plot
-from manifoldgd.tables.layout import run_link
-from manifoldgd.tables.rendering import write_table
+from manifoldgd.study.layout import run_link
+from manifoldgd.study.rendering import write_table
 
 
 def test_page_fetches_nothing_and_escapes_everything(rich, tmp_path):

@@ -7,7 +7,7 @@ from fake_cells import WRONG
 from toy_table import HOME, TOY, change, ran, table
 
 from manifoldgd.cli.table_work import TableWork
-from manifoldgd.tables.results import TableResult
+from manifoldgd.study.results import TableResult
 
 pytestmark = pytest.mark.usefixtures("toy_table")
 

@@ -6,12 +6,12 @@ import pytest
 from fake_tables import METHODS, NASTY, Page, column, rich_table, rows_of, set_result, table
 
 from manifoldgd.errors import UserError
-from manifoldgd.tables.layout import detail_table, foreign_signs, main_table, published_text
-from manifoldgd.tables.rendering import latex_text, markdown_text, write_table
-from manifoldgd.tables.results import FailedSet, TableResult
-from manifoldgd.tables.spreadsheets import cells_csv
-from manifoldgd.tables.summary import summarise
-from manifoldgd.tables.wording import notices
+from manifoldgd.study.layout import detail_table, foreign_signs, main_table, published_text
+from manifoldgd.study.rendering import latex_text, markdown_text, write_table
+from manifoldgd.study.results import FailedSet, TableResult
+from manifoldgd.study.spreadsheets import cells_csv
+from manifoldgd.study.summary import summarise
+from manifoldgd.study.wording import notices
 
 PAIRED = [
     set_result("unguided", 0, (0.70, 0.72)),

@@ -13,11 +13,11 @@ from manifoldgd.errors import UserError
 from manifoldgd.progress import duration
 from manifoldgd.provenance import code_version, release
 from manifoldgd.store.results import claim_result
-from manifoldgd.tables.board import START_SECONDS, Board, seconds_for
-from manifoldgd.tables.gathering import check_folder, check_same_table, finished_set
-from manifoldgd.tables.recording import check_nothing_lost, recorded_sets, write_record
-from manifoldgd.tables.results import SetResult, TableResult
-from manifoldgd.tables.scored import with_scores
+from manifoldgd.study.board import START_SECONDS, Board, seconds_for
+from manifoldgd.study.gathering import check_folder, check_same_table, finished_set
+from manifoldgd.study.recording import check_nothing_lost, recorded_sets, write_record
+from manifoldgd.study.results import SetResult, TableResult
+from manifoldgd.study.scored import with_scores
 
 
 def result(method="a", column="c", seconds=10.0, **changes):

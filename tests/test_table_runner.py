@@ -16,14 +16,14 @@ from rich.console import Console
 
 from manifoldgd import __version__
 from manifoldgd.errors import UserError
-from manifoldgd.tables import jobs
-from manifoldgd.tables.board import Board
-from manifoldgd.tables.cells import in_turn
-from manifoldgd.tables.lock import locked
-from manifoldgd.tables.results import TableResult
-from manifoldgd.tables.runner import run_left
-from manifoldgd.tables.watching import Watch
-from manifoldgd.tables.wording import student_seeds_text
+from manifoldgd.study import jobs
+from manifoldgd.study.board import Board
+from manifoldgd.study.cells import in_turn
+from manifoldgd.study.lock import locked
+from manifoldgd.study.results import TableResult
+from manifoldgd.study.runner import run_left
+from manifoldgd.study.watching import Watch
+from manifoldgd.study.wording import student_seeds_text
 
 METHODS = ("a", "b")
 
@@ -153,7 +153,7 @@ def test_a_disk_that_fills_up_under_us_stops_the_jobs(tmp_path, monkeypatch):
 
 
 def spy_on_jobs(monkeypatch):
-    from manifoldgd.tables import runner
+    from manifoldgd.study import runner
 
     started, real = [], runner.start
 
@@ -244,7 +244,7 @@ import sys, time
 sys.path[:0] = [{str(Path(__file__).parents[1])!r}]
 from dataclasses import replace
 from pathlib import Path
-from manifoldgd.tables.lock import locked
+from manifoldgd.study.lock import locked
 with locked(Path({str(tmp_path)!r})):
     print("locked", flush=True)
     time.sleep(60)

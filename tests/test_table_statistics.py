@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from manifoldgd.tables.statistics import Interval, cell_statistics, mean_interval, paired_difference
+from manifoldgd.study.statistics import Interval, cell_statistics, mean_interval, paired_difference
 
 SETS = [[0.70, 0.72, 0.71], [0.74, 0.76, 0.72], [0.69, 0.73, 0.74]]
 

@@ -16,8 +16,8 @@ from manifoldgd.cli.components import build
 from manifoldgd.cli.main import conf_dir
 from manifoldgd.cli.targets import REGISTERED, allowing
 from manifoldgd.errors import UserError
-from manifoldgd.tables.jobs import Job, importing, run
-from manifoldgd.tables.results import TableResult
+from manifoldgd.study.jobs import Job, importing, run
+from manifoldgd.study.results import TableResult
 
 OWN = """
 from dataclasses import dataclass
@@ -165,7 +165,7 @@ def test_allowed_names_are_read_from_the_command_line_only(capsys, monkeypatch, 
 @pytest.mark.usefixtures("toy_table")
 def test_cells_are_told_what_is_allowed(monkeypatch, tmp_path):
     from manifoldgd.cli.table_plan import plan_table
-    from manifoldgd.tables.definition import read_definition
+    from manifoldgd.study.definition import read_definition
 
     definition = read_definition(Path("experiments/toy/table.yaml"))
     with allowing(["own.Mine"]):
@@ -207,7 +207,7 @@ def test_a_record_names_pictures_of_its_folder_only(tmp_path, grid):
 
     from fake_tables import rich_table
 
-    from manifoldgd.tables.recording import read_record
+    from manifoldgd.study.recording import read_record
 
     file = tmp_path / "home" / "results.json"
     file.parent.mkdir()

@@ -14,9 +14,9 @@ from manifoldgd.artifacts import Key
 from manifoldgd.data import digits
 from manifoldgd.dataset import Split
 from manifoldgd.errors import UserError
+from manifoldgd.pipeline import classifiers
+from manifoldgd.pipeline.classifiers import _embedding_key, check_memory, full_data_accuracy, teacher_of
 from manifoldgd.priors import load_prior
-from manifoldgd.stages import classifiers
-from manifoldgd.stages.classifiers import _embedding_key, check_memory, full_data_accuracy, teacher_of
 from manifoldgd.students import Recipe, fused
 from manifoldgd.students.recipe import STANDARD
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from manifoldgd.cli import tuning
 from manifoldgd.cli.sweep import FOLDER_VARIABLE
 from manifoldgd.errors import UserError
-from manifoldgd.stages import classifiers
+from manifoldgd.pipeline import classifiers
 from manifoldgd.students import recipe as recipes
 
 OPTUNA = "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"

@@ -8,10 +8,10 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel
 
 from manifoldgd.data import digits
 from manifoldgd.machine import Machine
+from manifoldgd.pipeline import classifiers
 from manifoldgd.priors.autoencoder import build_autoencoder
 from manifoldgd.priors.denoiser import build_transformer
 from manifoldgd.priors.training import write_prior
-from manifoldgd.stages import classifiers
 from manifoldgd.students import recipe as recipes
 
 IMAGENET_LIKE = (

@@ -29,11 +29,11 @@ import yaml
 from latex2mathml.converter import convert
 
 from manifoldgd.cli.reference import Key, Member, read_reference
-from manifoldgd.tables.statistics import Interval, mean_interval, paired_difference
+from manifoldgd.study.statistics import Interval, mean_interval, paired_difference
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = ROOT / "experiments"
-PUBLISHED = ROOT / "manifoldgd" / "tables" / "published_results.csv"
+PUBLISHED = ROOT / "manifoldgd" / "study" / "published_results.csv"
 MARKER = re.compile(r"^<!-- (\w+)(?:: (.+?))? -->$", re.MULTILINE)
 INLINE = re.compile(r"\{\{ (\w+) (.+?) \}\}")
 LEFT = re.compile(r"<!--.*|\{\{.*")

@@ -24,9 +24,9 @@ from manifoldgd.bench import agreement, lookalikes, sections
 from manifoldgd.cli.main import conf_dir
 from manifoldgd.data import digits
 from manifoldgd.files import atomic_write_json
+from manifoldgd.pipeline.matching import prepare_matching
 from manifoldgd.priors import load_prior
 from manifoldgd.provenance import code_version, hardware
-from manifoldgd.stages.matching import prepare_matching
 
 POINTWISE = ("mode", "manifold", "manifold_released", "posterior")
 SET = ("matching", "regression", "regression_augmented")

@@ -19,7 +19,7 @@ from hydra.errors import HydraException
 
 from manifoldgd.cli.targets import KEY, read_allowed
 from manifoldgd.errors import UserError, require
-from manifoldgd.tables.definition import spelled as spelled_text
+from manifoldgd.study.definition import spelled as spelled_text
 
 # Hydra's options by all their names, the first being the one handed on.
 ALONE = {"--help": ("-h",), "--hydra-help": (), "--resolve": (), "--run": ("-r",), "--multirun": ("-m",)}

@@ -16,7 +16,7 @@ from manifoldgd.cli.sweep import Sweep, varied_keys
 from manifoldgd.errors import UserError, require
 from manifoldgd.files import atomic_write_json
 from manifoldgd.store.keys import read_json
-from manifoldgd.tables.results import TableResult
+from manifoldgd.study.results import TableResult
 from manifoldgd.tracking import WandbTracker
 from manifoldgd.tracking.wandb_tracker import has_account
 

@@ -21,11 +21,11 @@ from manifoldgd.diffusion.protocol import EnergySource
 from manifoldgd.distill.module import Targets, find_targets
 from manifoldgd.errors import require
 from manifoldgd.files import atomic_write_text, one_at_a_time
+from manifoldgd.pipeline import classifiers, evaluation, latents, pages, prior, sets, spaces
+from manifoldgd.pipeline.matching import prepare_matching
+from manifoldgd.pipeline.overgeneration import keep_one_a_prototype
 from manifoldgd.priors.prior import Prior
 from manifoldgd.report.run import PAGE
-from manifoldgd.stages import classifiers, evaluation, latents, pages, prior, sets, spaces
-from manifoldgd.stages.matching import prepare_matching
-from manifoldgd.stages.overgeneration import keep_one_a_prototype
 from manifoldgd.store.keys import key_of, read_json
 from manifoldgd.store.results import check_claim, check_inputs, claim_result, same_where_held
 from manifoldgd.store.sets import has_set, load_set

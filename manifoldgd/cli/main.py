@@ -27,7 +27,7 @@ from manifoldgd.cli.targets import allowing
 from manifoldgd.cli.used import USED_KEYS
 from manifoldgd.errors import RunError, UserError
 from manifoldgd.stopping import Stopped, check_lost, listening
-from manifoldgd.tables.jobs import importing
+from manifoldgd.study.jobs import importing
 
 COMMANDS = {
     "run": "distil a set and evaluate it: set, metrics, report",

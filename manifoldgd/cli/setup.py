@@ -17,12 +17,12 @@ from manifoldgd.diffusion.protocol import FeatureSpace
 from manifoldgd.distill.overgeneration import Overgeneration
 from manifoldgd.errors import require
 from manifoldgd.machine import SINGLE, Machine
+from manifoldgd.pipeline import classifiers, latents, sets, spaces
 from manifoldgd.priors.prior import Prior
 from manifoldgd.prototypes import DRAW_NOTHING, SELECTIONS, Clusterer
 from manifoldgd.prototypes.spaces import ClassifierEmbedding
 from manifoldgd.provenance import code_version
 from manifoldgd.ranges import Guided, Million, check
-from manifoldgd.stages import classifiers, latents, sets, spaces
 from manifoldgd.store.keys import FETCHING, essence, key_of
 from manifoldgd.tracking import Tracker
 

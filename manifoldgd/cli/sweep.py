@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from manifoldgd.cli.arguments import Arguments, first_values, is_many, parse, plain_range
 from manifoldgd.errors import require
 from manifoldgd.files import atomic_write_json
-from manifoldgd.tables.definition import override
+from manifoldgd.study.definition import override
 
 FOLDER_VARIABLE = "MANIFOLDGD_SWEEP"  # reaches jobs that a launcher runs in other processes
 

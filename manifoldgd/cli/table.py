@@ -7,8 +7,8 @@ from pathlib import Path
 
 from manifoldgd.cli.table_options import HELP, TableOptions, read_options
 from manifoldgd.cli.targets import allowing
-from manifoldgd.tables.definition import read_definition
-from manifoldgd.tables.finding import known_tables
+from manifoldgd.study.definition import read_definition
+from manifoldgd.study.finding import known_tables
 
 
 def run_table(arguments: Sequence[str], conf: Path) -> int:

@@ -14,10 +14,10 @@ from manifoldgd.cli.table_plan import Plan, Row
 from manifoldgd.errors import UserError
 from manifoldgd.progress import duration
 from manifoldgd.store.keys import key_of
-from manifoldgd.tables.board import seconds_for
-from manifoldgd.tables.cells import Cell, runs
-from manifoldgd.tables.cost import ASSUMPTIONS, CLASSES, Work
-from manifoldgd.tables.results import SetResult
+from manifoldgd.study.board import seconds_for
+from manifoldgd.study.cells import Cell, runs
+from manifoldgd.study.cost import ASSUMPTIONS, CLASSES, Work
+from manifoldgd.study.results import SetResult
 
 LARGE_IMAGES = 128  # pixels a side from which on a table is work for a GPU
 

@@ -18,13 +18,13 @@ from manifoldgd.errors import UserError, require
 from manifoldgd.files import atomic_write_json, atomic_write_text
 from manifoldgd.stopping import Stopped
 from manifoldgd.store.keys import read_json
-from manifoldgd.tables.board import Board
-from manifoldgd.tables.cells import Cell
-from manifoldgd.tables.definition import override
-from manifoldgd.tables.gathering import finished_set
-from manifoldgd.tables.jobs import Job, importing, run
-from manifoldgd.tables.runner import ONE_THREAD, job_of
-from manifoldgd.tables.sharing import in_waves, share_set
+from manifoldgd.study.board import Board
+from manifoldgd.study.cells import Cell
+from manifoldgd.study.definition import override
+from manifoldgd.study.gathering import finished_set
+from manifoldgd.study.jobs import Job, importing, run
+from manifoldgd.study.runner import ONE_THREAD, job_of
+from manifoldgd.study.sharing import in_waves, share_set
 
 LIST = "cells.json"
 # What a launcher calls the number of processes at a time. Joblib would take all cores, Slurm decides where nobody asks.

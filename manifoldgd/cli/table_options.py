@@ -13,7 +13,7 @@ from manifoldgd.cli.arguments import parse, read_arguments
 from manifoldgd.cli.explain import suggest
 from manifoldgd.errors import require
 from manifoldgd.ranges import Range, Seed, check
-from manifoldgd.tables.definition import RUN_KEYS, check_reserved
+from manifoldgd.study.definition import RUN_KEYS, check_reserved
 
 # Keys that change no number of the table. A machine as a whole, and its precisions, do.
 NEUTRAL = (

@@ -25,9 +25,9 @@ from manifoldgd.priors.loading import find_autoencoder
 from manifoldgd.priors.prior import Prior
 from manifoldgd.store.keys import key_of
 from manifoldgd.store.results import differences
-from manifoldgd.tables.cells import Cell, in_turn
-from manifoldgd.tables.definition import ColumnDefinition, Overrides, TableDefinition, check_labels, merged, override
-from manifoldgd.tables.results import Column
+from manifoldgd.study.cells import Cell, in_turn
+from manifoldgd.study.definition import ColumnDefinition, Overrides, TableDefinition, check_labels, merged, override
+from manifoldgd.study.results import Column
 
 Built = dict[str, Any]  # what was built, or the UserError that it raised, by what describes it
 

@@ -9,9 +9,9 @@ from hydra import compose, initialize_config_dir
 from manifoldgd.cli.components import build
 from manifoldgd.cli.table_plan import Plan, Row
 from manifoldgd.errors import require
-from manifoldgd.stages.classifiers import full_data_accuracy
-from manifoldgd.tables.results import TableResult
-from manifoldgd.tables.scored import HARD, with_scores
+from manifoldgd.pipeline.classifiers import full_data_accuracy
+from manifoldgd.study.results import TableResult
+from manifoldgd.study.scored import HARD, with_scores
 
 RANDOM = "random"  # the source whose sets every other one is compared with
 

@@ -21,17 +21,17 @@ from manifoldgd.errors import UserError
 from manifoldgd.files import one_at_a_time
 from manifoldgd.priors.loading import only_cached
 from manifoldgd.stopping import Stopped
-from manifoldgd.tables.board import Board
-from manifoldgd.tables.definition import TableDefinition, read_definition
-from manifoldgd.tables.finding import RECORD, find_table, table_name
-from manifoldgd.tables.gathering import check_folder, check_same_table, place_of
-from manifoldgd.tables.lock import locked
-from manifoldgd.tables.recording import check_nothing_lost, read_record, recorded_sets, write_record
-from manifoldgd.tables.rendering import write_table
-from manifoldgd.tables.results import SetResult, TableResult
-from manifoldgd.tables.runner import cores, run_left
-from manifoldgd.tables.sharing import take_sets
-from manifoldgd.tables.watching import Watch
+from manifoldgd.study.board import Board
+from manifoldgd.study.definition import TableDefinition, read_definition
+from manifoldgd.study.finding import RECORD, find_table, table_name
+from manifoldgd.study.gathering import check_folder, check_same_table, place_of
+from manifoldgd.study.lock import locked
+from manifoldgd.study.recording import check_nothing_lost, read_record, recorded_sets, write_record
+from manifoldgd.study.rendering import write_table
+from manifoldgd.study.results import SetResult, TableResult
+from manifoldgd.study.runner import cores, run_left
+from manifoldgd.study.sharing import take_sets
+from manifoldgd.study.watching import Watch
 from manifoldgd.tracking import track_table
 
 

@@ -20,7 +20,7 @@ from manifoldgd.ranges import Range, checked
 @checked
 @dataclass(frozen=True, kw_only=True)
 class DenoiserFeatureGuidance(Descent):
-    """Descent of :class:`manifoldgd.matching.denoiser.DenoiserEnergy`; for its other numbers see :class:`Descent`.
+    """Descent of :class:`manifoldgd.set_guidance.denoiser.DenoiserEnergy`; for its other numbers see :class:`Descent`.
 
     Attributes:
         space: which features, a ``manifoldgd.prototypes.DenoiserFeatures``.

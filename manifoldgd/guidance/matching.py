@@ -19,7 +19,7 @@ from manifoldgd.ranges import checked
 @checked
 @dataclass(frozen=True, kw_only=True)
 class MatchingGuidance(SetDescent):
-    """Descent of :class:`manifoldgd.matching.energy.MatchingEnergy`; for its numbers see :class:`SetDescent`."""
+    """Descent of :class:`manifoldgd.set_guidance.energy.MatchingEnergy`; for its numbers see :class:`SetDescent`."""
 
     @property
     def features(self) -> FeatureSpace | None:

@@ -31,7 +31,7 @@ from manifoldgd.ranges import Range, checked
 @checked
 @dataclass(frozen=True, kw_only=True)
 class RegressionGuidance(SetDescent):
-    """Descent of :class:`manifoldgd.matching.regression.RegressionEnergy`.
+    """Descent of :class:`manifoldgd.set_guidance.regression.RegressionEnergy`.
 
     The classes of a set are told apart by one regression, so all images of the set are sampled as one batch, and a run
     that is killed while sampling begins its set again. The rate falls to zero along a half cosine over all gradient

@@ -17,7 +17,7 @@ from manifoldgd.ranges import checked
 @checked
 @dataclass(frozen=True, kw_only=True)
 class RepulsionGuidance(Descent):
-    """Descent of :class:`manifoldgd.matching.repulsion.RepulsionEnergy`; for its numbers see :class:`Descent`.
+    """Descent of :class:`manifoldgd.set_guidance.repulsion.RepulsionEnergy`; for its numbers see :class:`Descent`.
 
     The energy has no minimum at a finite distance, so ``rate * inner_steps`` times the steps that it acts in bounds how
     far the images go.

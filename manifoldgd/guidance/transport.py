@@ -24,7 +24,7 @@ from manifoldgd.ranges import Range, Share, Strength, checked
 @checked
 @dataclass(frozen=True, kw_only=True)
 class TransportGuidance:
-    """``pull = scale * (T(x0) - x0)``, minus the gradient of :class:`manifoldgd.matching.transport.TransportEnergy`.
+    """``pull = scale * (T(x0) - x0)``: descent of :class:`manifoldgd.set_guidance.transport.TransportEnergy`.
 
     Attributes:
         scale: strength, >= 0; 0 is the unguided run bit for bit.

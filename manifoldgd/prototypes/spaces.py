@@ -2,7 +2,7 @@
 
 Two spaces are functions of the latents at hand and are named by a word. The others are described by an object that
 holds their scientific numbers; their features take a network or the whole class, so they are computed for all images at
-once (:mod:`manifoldgd.stages.spaces`) and handed to the clusterer. Prototypes are latents whatever the space.
+once (:mod:`manifoldgd.pipeline.spaces`) and handed to the clusterer. Prototypes are latents whatever the space.
 
 Shape letters: ``n`` images of one class, ``C, H, W`` a latent, ``D = C*H*W``, ``E`` numbers of a feature.
 """

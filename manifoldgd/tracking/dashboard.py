@@ -16,8 +16,8 @@ import wandb_workspaces.reports.v2 as wr
 from wandb_workspaces import expr
 
 from manifoldgd.errors import UserError, require
-from manifoldgd.tables.results import TableResult
-from manifoldgd.tables.wording import student_seeds_text
+from manifoldgd.study.results import TableResult
+from manifoldgd.study.wording import student_seeds_text
 from manifoldgd.tracking.tables import FIGURES, JOB_TYPE, PER_CLASS, TABLE
 from manifoldgd.tracking.tracker import run_tags
 from manifoldgd.tracking.wandb_tracker import GUIDANCE_STEP, reason

@@ -10,11 +10,11 @@ from typing import Any
 
 from PIL import Image
 
-from manifoldgd.stages.evaluation import summary
+from manifoldgd.pipeline.evaluation import summary
 from manifoldgd.store.keys import key_of
-from manifoldgd.tables.distinct import distinct_sets
-from manifoldgd.tables.results import Column, SetResult, TableResult
-from manifoldgd.tables.timing import computing_seconds
+from manifoldgd.study.distinct import distinct_sets
+from manifoldgd.study.results import Column, SetResult, TableResult
+from manifoldgd.study.timing import computing_seconds
 from manifoldgd.tracking.tracker import Tracker, run_tags
 
 JOB_TYPE = "table"  # of this run; the cells' runs are of the type "cell"

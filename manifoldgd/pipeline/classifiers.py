@@ -1,0 +1,162 @@
+"""Classifiers of the real training split, trained once and kept in the cache: instrument, teacher, upper bound."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from manifoldgd.artifacts import Key
+from manifoldgd.dataset import ImageDataset
+from manifoldgd.errors import require
+from manifoldgd.files import one_at_a_time
+from manifoldgd.machine import Machine
+from manifoldgd.priors.weights import check_files
+from manifoldgd.store.cache import cache_entry
+from manifoldgd.store.classifiers import load_classifier, save_classifier
+from manifoldgd.store.keys import key_of, read_json, write_json
+from manifoldgd.students import Classifier, Recipe, Student, train_classifier
+
+CLASSIFIER_SEED = 0  # these are instruments: one for a dataset, whatever the run's seed
+BUNDLED_FOLDER = Path(__file__).parents[1] / "weights" / "classifiers"
+
+
+def embedding_network(dataset: ImageDataset, machine: Machine, cache: Path) -> Classifier:
+    """The classifier whose embeddings the metrics and the real-image baselines compare, and which judges priors.
+
+    Trained on two processors it differs enough for herding and k-center to choose other images in it. That of whole
+    Fashion-MNIST is therefore bundled, as the cache kept it; with the same weights they choose the same.
+    """
+    key = _embedding_key(dataset)
+    if bundled := _bundled(key):
+        check_files(BUNDLED_FOLDER, "measures", {}, remedy="install the package again")
+        network = load_classifier(bundled, ours=False).to(machine.device)
+        return _judged(network, dataset, [bundled, cache / "classifiers" / bundled.name])
+    return _kept(cache / "classifiers", key, dataset, machine)
+
+
+def check_memory(dataset: ImageDataset, cache: Path) -> None:
+    """Raise :class:`UserError` if training :func:`embedding_network` would take more memory than the machine has."""
+    key = _embedding_key(dataset)
+    if _bundled(key) or any((cache / "classifiers" / f"{name}.safetensors").is_file() for name in key.names):
+        return
+    images = len(dataset.train) * math.prod(dataset.image_shape)  # bytes
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    require(
+        images < there,
+        f"measures: the classifier in whose features sets are measured, or real images chosen, is trained with the "
+        f"{len(dataset.train):,} training images in memory, {images / 2**30:.1f} GiB; this machine has "
+        f"{there / 2**30:.1f} GiB; set measures=false, choose images by source=random, or fewer of them "
+        "(dataset.train_per_class)",
+    )
+
+
+def embedding_key(dataset: ImageDataset) -> Key:
+    """A hash of what :func:`embedding_network` is: of the bundled weights, else of the data that it is trained on."""
+    key = _embedding_key(dataset)
+    bundled = _bundled(key)
+    return key_of(key, None if bundled is None else hashlib.blake2b(bundled.read_bytes(), digest_size=8).hexdigest())
+
+
+def _embedding_key(dataset: ImageDataset) -> Key:
+    return key_of("classifier", *dataset.as_learned, CLASSIFIER_SEED)
+
+
+def _bundled(key: Key) -> Path | None:
+    file = BUNDLED_FOLDER / f"{key}.safetensors"
+    return file if file.is_file() else None
+
+
+def teacher_of(dataset: ImageDataset, student: Student, recipe: Recipe, machine: Machine, cache: Path) -> Classifier:
+    """The teacher of a student on a dataset, trained with class labels on the real training split alone.
+
+    Args:
+        dataset: its training split teaches; its test split gives :attr:`Classifier.test_accuracy` afterwards.
+        student: gives the network where the recipe names none, and the size of the images.
+        recipe: what it is and how it is trained.
+        machine: where to run.
+        cache: keeps it under ``teachers/``.
+
+    Raises:
+        UserError: images too small for the network, or a damaged file in the cache.
+    """
+    recipe = student.of_own_design(recipe)
+    shape = student.input_shape(dataset.image_shape)
+    key = key_of("teacher", *dataset.as_learned, CLASSIFIER_SEED, shape, recipe.describe())
+    return _kept(cache / "teachers", key, dataset, machine, recipe=recipe, size=shape[1:], title="teacher")
+
+
+def full_data_accuracy(dataset: ImageDataset, student: Student, recipe: Recipe, machine: Machine, cache: Path) -> float:
+    """Test accuracy, in [0, 1], of the student's own network trained with class labels on all real training images.
+
+    The upper bound that the hard-label recovery of :mod:`manifoldgd.study.scores` compares with. A distilled set's
+    protocol would show every image hundreds of times, so a recipe of its own says how long; it is the same network as
+    the teacher of that recipe, and shares its file.
+
+    Args:
+        dataset: see :func:`teacher_of`.
+        student: gives the network.
+        recipe: how it is trained, as in ``conf/student/teacher``; must not name a network of its own.
+        machine: where to run.
+        cache: see :func:`teacher_of`.
+
+    Raises:
+        ValueError: the recipe names another network.
+        UserError: see :func:`teacher_of`.
+    """
+    if recipe.architecture is not None:
+        raise ValueError(f"recipe.architecture: expected None, the student's own network, got {recipe.architecture!r}")
+    return teacher_of(dataset, student, recipe, machine, cache).test_accuracy
+
+
+def _kept(folder: Path, key: Key, dataset: ImageDataset, machine: Machine, **choices: Any) -> Classifier:
+    """The classifier of ``key``, trained now if there is none; ``choices`` go to :func:`train_classifier`.
+
+    Runs side by side need the same one: the first trains it, the others wait.
+    """
+    file = cache_entry(folder, key, ".safetensors")
+    if not file.is_file():
+        with one_at_a_time(file, lambda: print(f"{file}: being trained by another process; waiting for it")):
+            if not file.is_file():
+                classifier = train_classifier(
+                    dataset.train.images(),
+                    dataset.train.labels,
+                    num_classes=len(dataset.class_names),
+                    mean=dataset.mean,
+                    std=dataset.std,
+                    seed=CLASSIFIER_SEED,
+                    flip=dataset.flip,
+                    progress=machine.progress,
+                    accelerator=machine.accelerator,
+                    **choices,
+                )
+                save_classifier(classifier, file)
+    return _judged(load_classifier(file).to(machine.device), dataset, [file])
+
+
+def _judged(classifier: Classifier, dataset: ImageDataset, files: Sequence[Path]) -> Classifier:
+    """The classifier with its accuracy on the test split, which is read once for it.
+
+    The accuracy lies beside the weights, in a file of the test split's own: weights depend on training images alone.
+    Earlier versions kept it with the weights, under a name that stood for both splits; so weights beside which no
+    accuracy lies are of such a name, and theirs is that of this test split.
+
+    Args:
+        classifier: on its device.
+        dataset: its test split judges.
+        files: names of the weights beside which accuracies lie; the last is where a new one goes.
+    """
+    judged = f"-{key_of('test', dataset.test_fingerprint)}.json"
+    notes = [file.with_name(file.stem + judged) for file in files]
+    known = next((note for note in notes if note.is_file()), None)
+    if known is None:
+        accuracy = classifier.description.get("test_accuracy")
+        if accuracy is None or any(any(file.parent.glob(f"{file.stem}-*.json")) for file in files):
+            accuracy = classifier.accuracy(dataset.test.images(), dataset.test.labels)
+        known = notes[-1]
+        write_json(known, {"test_accuracy": accuracy})
+    classifier.description["test_accuracy"] = read_json(known)["test_accuracy"]
+    return classifier

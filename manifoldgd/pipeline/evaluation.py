@@ -1,0 +1,245 @@
+"""Judge a set: students trained from scratch on it, and measures of its embeddings."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from manifoldgd.artifacts import DistilledSet
+from manifoldgd.dataset import ImageDataset, judging_split
+from manifoldgd.errors import require
+from manifoldgd.machine import Machine
+from manifoldgd.metrics import set_metrics
+from manifoldgd.pipeline.classifiers import embedding_network, teacher_of
+from manifoldgd.provenance import code_version, hardware
+from manifoldgd.randomness import generator
+from manifoldgd.store.keys import FORMAT, read_json, write_json
+from manifoldgd.store.results import same_where_held
+from manifoldgd.students import Classifier, Student
+
+METRIC_IMAGES = 5000  # real images that a set is compared with
+FINGERPRINT = "fingerprint"  # of the set that a student learned; students of older versions lack it
+JUDGED_ON = "dataset_fingerprint"  # of the test split that judged, formerly of both splits; as above
+LEARNED_FROM = "train_fingerprint"  # of the training split that taught a teacher, or that a set was compared with
+LEAKED = "test_images_in_train"  # how many of the images that judge show, pixel for pixel, what a training image shows
+NEIGHBOURS = 5  # of precision, recall, density and coverage (Naeem et al. 2020)
+
+
+def check_set(distilled: DistilledSet, dataset: ImageDataset) -> None:
+    """Raise :class:`UserError` unless the set has the classes and the image shape of the dataset."""
+    require(
+        distilled.class_names == dataset.class_names,
+        f"set: {distilled.folder} has the classes {list(distilled.class_names)[:5]}..., dataset {dataset.name} has "
+        f"{list(dataset.class_names)[:5]}...; choose the dataset that the set was made from",
+    )
+    shape = tuple(distilled.images.shape[1:])
+    require(
+        shape == dataset.image_shape,
+        f"set: {distilled.folder} has images of shape {shape}, dataset {dataset.name} has {dataset.image_shape}; "
+        "choose the dataset, with the image size, that the set was made from",
+    )
+
+
+def check_held_out(distilled: DistilledSet, dataset: ImageDataset) -> None:
+    """Raise :class:`UserError` where images that a set may have been made from would judge it.
+
+    They are held out of the training split of their own dataset only. Sets of unknown origin are taken as they are.
+    """
+    made_from = distilled.manifest.get("inputs", {}).get("dataset")
+    require(
+        judging_split(dataset.name) == "test" or made_from in (None, *dataset.train_fingerprint.names),
+        f"set: {distilled.folder} was not made from the training split of {dataset.name}, so the images held out of "
+        "it may be among those it was made from; make the set with the same dataset settings, or judge it on the test "
+        "split",
+    )
+
+
+def train_students(
+    folder: Path,
+    distilled: DistilledSet,
+    dataset: ImageDataset,
+    student: Student,
+    seeds: Sequence[int],
+    teacher: Classifier | None,
+    *,
+    machine: Machine,
+    logger_of: Callable[[int], Any],
+) -> list[dict[str, Any]]:
+    """One student for each seed; a finished one of the same images lies in ``folder`` and is not trained again.
+
+    Returns:
+        For each seed the fields of a :class:`StudentResult`.
+    """
+    results = []
+    origin = {FINGERPRINT: distilled.fingerprint, JUDGED_ON: dataset.test_fingerprint}
+    origin |= {LEARNED_FROM: dataset.train_fingerprint} if teacher else {}
+    for seed in seeds:
+        file = folder / f"{seed}.json"
+        if not _judged(file, origin):
+            result = student.train(
+                distilled.images,
+                distilled.labels,
+                dataset.test.images(),
+                dataset.test.labels,
+                num_classes=len(dataset.class_names),
+                mean=dataset.mean,
+                std=dataset.std,
+                seed=seed,
+                ipc=len(distilled.images) // len(dataset.class_names),
+                flip=dataset.flip,
+                teacher=teacher,
+                progress=machine.progress,
+                accelerator=machine.accelerator,
+                logger=logger_of(seed),
+                precision=machine.student_precision,
+            )
+            write_json(file, asdict(result) | origin)
+        held = read_json(file)
+        results.append({name: value for name, value in held.items() if name not in origin})
+    return results
+
+
+def _judged(file: Path, origin: dict[str, str]) -> bool:
+    """Whether a student's file is there, and is of these images and this data."""
+    return file.is_file() and same_where_held(read_json(file), origin)
+
+
+def measure(distilled: DistilledSet, dataset: ImageDataset, network: Classifier) -> dict[str, float | None]:
+    """Every set metric between the set and real *training* images, on embeddings of ``network``.
+
+    The real side is a fixed draw of :data:`METRIC_IMAGES` training images, as some metrics compare all pairs. The test
+    split is left to the students. ``None`` stands for a metric that so few images do not define.
+    """
+    draw = torch.randperm(len(dataset.train), generator=generator("metrics", dataset.name))[:METRIC_IMAGES]
+    metrics = set_metrics(k=NEIGHBOURS)
+    metrics.update(embeddings=network.embed(distilled.images), real=False, labels=distilled.labels)
+    metrics.update(embeddings=network.embed(dataset.train.load(draw)), real=True, labels=dataset.train.labels[draw])
+    values = {name: float(value) for name, value in metrics.compute().items()}
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
+
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    """Mean, sample standard deviation and half the 95 % interval (Student's t) of accuracies in [0, 1]."""
+    from scipy.stats import t
+
+    numbers = torch.tensor(values, dtype=torch.float64)
+    count = len(values)
+    std = float(numbers.std()) if count > 1 else None
+    half = float(t.ppf(0.975, count - 1)) * std / math.sqrt(count) if std is not None else None
+    return {"mean": float(numbers.mean()), "std": std, "ci95": half, "values": list(values)}
+
+
+def evaluate(
+    folder: Path,
+    distilled: DistilledSet,
+    dataset: ImageDataset,
+    student: Student,
+    seeds: Sequence[int],
+    *,
+    machine: Machine,
+    cache: Path,
+    logger_of: Callable[[int], Any],
+    measures: bool,
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Train students, measure the set, write ``folder/metrics.json`` and return its content.
+
+    Args:
+        folder: result folder.
+        distilled: the set.
+        dataset: where it comes from; its test split judges.
+        student: architecture and protocol.
+        seeds: one student each.
+        machine: where to run.
+        cache: holds the embedding network, and the teacher where the labels are soft.
+        logger_of: Lightning logger for a student's seed, or ``False``.
+        measures: whether to measure the set's embeddings too.
+        facts: go into the result beside what is known here.
+    """
+    started = time.perf_counter()
+    recipe = student.teacher_recipe
+    teacher = None if recipe is None else teacher_of(dataset, student, recipe, machine, cache)
+    taught = time.perf_counter() - started
+    students = train_students(
+        folder / "students", distilled, dataset, student, seeds, teacher, machine=machine, logger_of=logger_of
+    )
+    judged = time.perf_counter()
+    set_measures, embedding = _measured(distilled, dataset, machine, cache) if measures else ({}, None)
+    seconds = {"teacher": taught} if teacher else {}
+    seconds |= {"students": sum(one["seconds"] for one in students), "metrics": time.perf_counter() - judged}
+    result = {
+        "format": FORMAT,
+        "dataset": dataset.name,
+        **facts,
+        "num_images": len(distilled.images),
+        "fingerprint": distilled.fingerprint,
+        JUDGED_ON: dataset.test_fingerprint,
+        LEARNED_FROM: dataset.train_fingerprint,
+        "test_images": len(dataset.test),
+        LEAKED: dataset.leaked,
+        "label_protocol": student.protocol.name,
+        "epochs": students[0]["last_epoch"],
+        "student": student.name,
+        "student_seeds": list(seeds),
+        "student_precision": machine.student_precision,
+        "teacher": None if teacher is None else {"name": teacher.name, "test_accuracy": teacher.test_accuracy},
+        "accuracy": {epoch: summary([one[f"{epoch}_top1"] for one in students]) for epoch in ("last", "best")},
+        "students": students,
+        "set_metrics": set_measures,
+        "embedding": embedding,
+        "guidance": guidance_steps(distilled),
+        "code_version": code_version(),
+        "hardware": hardware(machine.device),
+        "seconds": distilled.manifest.get("seconds", {}) | {name: round(value, 2) for name, value in seconds.items()},
+    }
+    write_json(folder / "metrics.json", result)
+    return result
+
+
+def _measured(
+    distilled: DistilledSet, dataset: ImageDataset, machine: Machine, cache: Path
+) -> tuple[dict[str, float | None], dict[str, Any]]:
+    """The set metrics, and in whose embeddings they were measured."""
+    network = embedding_network(dataset, machine, cache)
+    described = {
+        "name": "classifier of the real training split",
+        "test_accuracy": network.test_accuracy,
+        "size": network.embedding_size,
+    }
+    return measure(distilled, dataset, network), described
+
+
+def guidance_steps(distilled: DistilledSet) -> dict[str, Any] | None:
+    """What guidance did at each step, mean and spread over images, and how many images ran away, from the manifest.
+
+    ``None`` if it did nothing.
+    """
+    curves = [row["guidance"] for row in distilled.manifest.get("images", []) if "guidance" in row]
+    if not curves:
+        return None
+    ratio, kept = (
+        torch.tensor([[math.nan if value is None else value for value in curve[name]] for curve in curves])
+        for name in ("ratio", "kept")
+    )
+    steps = ratio.shape[1]
+    return {
+        "runaway": sum(bool(curve.get("runaway")) for curve in curves),  # images; sets of older versions do not say
+        "steps": [
+            {"index": steps - 1 - step, **_spread("ratio", ratio[:, step]), **_spread("kept", kept[:, step])}
+            for step in range(steps)
+        ],
+    }
+
+
+def _spread(name: str, values: torch.Tensor) -> dict[str, float | None]:
+    known = values[values.isfinite()]
+    return {
+        f"{name}_mean": float(known.mean()) if len(known) else None,
+        f"{name}_std": float(known.std(correction=0)) if len(known) else None,
+    }

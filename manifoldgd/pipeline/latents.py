@@ -1,0 +1,122 @@
+"""Encode the training split once; cluster it once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from manifoldgd.artifacts import LatentSet, PrototypeSet
+from manifoldgd.dataset import ImageDataset
+from manifoldgd.errors import require
+from manifoldgd.finite import check_finite
+from manifoldgd.latents.encoding import encode_split
+from manifoldgd.machine import Machine
+from manifoldgd.pipeline.spaces import FeatureTable
+from manifoldgd.priors.prior import DAMAGED, Prior
+from manifoldgd.progress import progress_bar
+from manifoldgd.prototypes.classes import Clusterer, cluster_classes
+from manifoldgd.store.cache import cached_latents, cached_prototypes
+from manifoldgd.store.keys import key_of
+from manifoldgd.store.rows import RowWriter
+
+AGAIN = "set cache=FOLDER to an empty one to have them made again"
+
+
+def encode(dataset: ImageDataset, prior: Prior, machine: Machine, cache: Path) -> tuple[LatentSet, bool]:
+    """The scaled latents of the training split, and whether they were in the cache.
+
+    An encoding that was stopped is continued, in the same batches as one that was not.
+
+    Raises:
+        UserError: the prior cannot take such images, an image is broken, or the cached file is damaged.
+    """
+    prior.check_images(dataset.name, dataset.image_shape)
+    prior.hold(machine.precision)
+    # Precision is part of the key: half precision gives other latents.
+    key = key_of("latents", dataset.name, dataset.train_fingerprint, prior.key, prior.image_size, machine.precision)
+
+    def write(rows: RowWriter) -> None:
+        left = len(dataset.train) - rows.rows
+        batches = -(-left // machine.batch_size)
+
+        def append(latents: Tensor) -> None:
+            rows.append(latents.numpy())
+            advance()
+
+        with progress_bar(f"encode {left} images", batches, enabled=machine.progress) as advance:
+            trainer = machine.trainer(enable_progress_bar=False)
+            encode_split(prior, dataset.train, append, start=rows.rows, batch_size=machine.batch_size, trainer=trainer)
+
+    shape, batch_size = prior.latent_shape, machine.batch_size
+    return cached_latents(
+        cache, key, dataset.train.labels, dataset.class_names, write, shape=shape, batch_size=batch_size
+    )
+
+
+def check_ipc(dataset: ImageDataset, ipc: int) -> None:
+    """Raise :class:`UserError` unless every class has ``ipc`` different training images and ``ipc`` is positive.
+
+    Copies of an image count once, whatever chooses or clusters: no set holds an image twice.
+    """
+    require(ipc >= 1, f"ipc: expected at least 1 image per class, got {ipc}; set ipc=1 or more")
+    labels, classes = dataset.train.labels, len(dataset.class_names)
+    counts = labels.bincount(minlength=classes).tolist()
+    different = labels[dataset.train.distinct].bincount(minlength=classes).tolist()
+    few = [
+        f"{name!r} has {some}" + (f" ({count} with copies)" if count > some else "")
+        for name, count, some in zip(dataset.class_names, counts, different, strict=True)
+        if some < ipc
+    ]
+    require(
+        not few,
+        f"ipc: expected at most the number of different training images of every class, got {ipc}, but class "
+        f"{', '.join(few[:5])}; lower ipc or add images",
+    )
+
+
+def cluster(
+    latents: LatentSet,
+    clusterer: Clusterer,
+    clusterer_config: dict[str, Any],
+    features: FeatureTable | None = None,
+    *,
+    distinct: Tensor | None = None,
+    ipc: int,
+    seed: int,
+    machine: Machine,
+    cache: Path,
+) -> tuple[PrototypeSet, bool]:
+    """``ipc`` prototypes for each class, and whether they were in the cache.
+
+    ``clusterer_config`` names what ``clusterer`` was built from; it goes into the key. ``features`` are those that its
+    space asks for (:func:`manifoldgd.pipeline.spaces.features_of`); they are loaded only if there is something to find.
+    ``distinct`` ``[m]`` are the rows of the images that are no copies within their class.
+    """
+    # Without features the key is what it was before there were any, and so are the caches that hold it.
+    parts = [latents.key, clusterer_config, ipc, seed] + ([features.key] if features else [])
+    key = key_of("prototypes", *parts)
+
+    def find() -> PrototypeSet:
+        compared = features.load() if features else None
+        # As they lie in the cache: an older version wrote without looking.
+        check_finite(latents.latents, "clusterer: the latents of the training images", f"{DAMAGED}; {AGAIN}")
+        if compared is not None:
+            check_finite(compared, "clusterer: the features of the training images", f"{DAMAGED}; {AGAIN}")
+        with progress_bar(
+            f"cluster {len(latents.class_names)} classes", len(latents.class_names), enabled=machine.progress
+        ) as advance:
+            return cluster_classes(latents, clusterer, ipc, seed, key, lambda name: advance(), compared, distinct)
+
+    return cached_prototypes(cache, key, find)
+
+
+def check_neighbourhood(dataset: ImageDataset, size: int) -> None:
+    """Raise :class:`UserError` unless every class has at least ``size`` training images."""
+    smallest = int(dataset.train.labels.bincount(minlength=len(dataset.class_names)).min())
+    require(
+        size <= smallest,
+        f"guidance.neighbourhood: expected at most the {smallest} training images of the smallest class, got {size}; "
+        "lower guidance.neighbourhood",
+    )

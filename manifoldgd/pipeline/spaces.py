@@ -1,0 +1,128 @@
+"""Features of the real training images in which classes are clustered, computed once and kept in the cache."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from manifoldgd.artifacts import Key, LatentSet
+from manifoldgd.dataset import ImageDataset
+from manifoldgd.errors import require
+from manifoldgd.finite import check_finite
+from manifoldgd.latents.features import transformer_features
+from manifoldgd.machine import Machine
+from manifoldgd.pipeline import classifiers
+from manifoldgd.pipeline.sets import match_classes
+from manifoldgd.priors.prior import DAMAGED, Prior
+from manifoldgd.progress import progress_bar
+from manifoldgd.prototypes.spaces import DenoiserFeatures, Features, PrincipalComponents, principal_components
+from manifoldgd.store.cache import cached_tensor
+from manifoldgd.store.keys import key_of
+
+CHUNK = 1024  # images embedded between two steps of the progress bar
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Features of all training images of a dataset, computed or read when they are asked for."""
+
+    key: Key  # hash of all that they depend on
+    load: Callable[[], Tensor]  # [N, E] float32
+
+
+def check_space(space: Features | None, dataset: ImageDataset, prior: Prior) -> None:
+    """Raise :class:`UserError` where a number of the space does not suit the dataset or the prior."""
+    if isinstance(space, PrincipalComponents):
+        numbers = math.prod(prior.latent_shape)
+        images = int(dataset.train.labels.bincount(minlength=len(dataset.class_names)).min())
+        most = min(numbers, images)
+        require(
+            space.components <= most,
+            f"clusterer.space.components: expected at most the {numbers} numbers of a latent and the {images} training "
+            f"images of the smallest class, got {space.components}; set clusterer.space.components={most} or less",
+        )
+    if isinstance(space, DenoiserFeatures):
+        last = len(prior.schedule) - 1
+        require(
+            space.timestep <= last,
+            f"clusterer.space.timestep: expected at most {last}, the last of prior {prior.name}, got {space.timestep}; "
+            "lower clusterer.space.timestep",
+        )
+
+
+def features_of(
+    space: Features | None, dataset: ImageDataset, prior: Prior, encoded: LatentSet, machine: Machine, cache: Path
+) -> FeatureTable | None:
+    """The features that a clustering space asks for; ``None`` where latents will do.
+
+    Args:
+        space: what is asked for, with its numbers.
+        dataset: the images.
+        prior: the latent diffusion model.
+        encoded: its latents of the training split; their key holds dataset, prior and precision.
+        machine: where to run.
+        cache: keeps them under ``features/``.
+    """
+    if space is None:
+        return None
+    if isinstance(space, PrincipalComponents):
+        key = key_of("components", encoded.key, space.components)
+        return _kept(cache, key, lambda: _components(space, encoded, machine))
+    if isinstance(space, DenoiserFeatures):
+        labels = match_classes(dataset, prior)
+        key = key_of("denoiser", encoded.key, labels, space.layer, space.timestep)
+        return _kept(cache, key, lambda: _denoiser(space, prior, encoded, torch.tensor(labels), machine))
+    key = key_of("embedding", dataset.name, dataset.train_fingerprint, classifiers.embedding_key(dataset))
+    return _kept(cache, key, lambda: _embedding(dataset, machine, cache))
+
+
+def _kept(cache: Path, key: Key, make: Callable[[], Tensor]) -> FeatureTable:
+    def found() -> Tensor:
+        features = make()
+        check_finite(features, "clusterer.space: the features of the training images", DAMAGED)
+        return features
+
+    return FeatureTable(key, lambda: cached_tensor(cache / "features", key, found))
+
+
+def _components(space: PrincipalComponents, encoded: LatentSet, machine: Machine) -> Tensor:
+    found = torch.empty(len(encoded.latents), space.components)
+    count = len(encoded.class_names)
+    with progress_bar(f"principal components of {count} classes", count, enabled=machine.progress) as advance:
+        for label in range(count):
+            rows = encoded.indices_of(label)
+            found[rows] = principal_components(encoded.latents[rows].flatten(1), space.components)
+            advance()
+    return found
+
+
+def _denoiser(space: DenoiserFeatures, prior: Prior, encoded: LatentSet, labels: Tensor, machine: Machine) -> Tensor:
+    count = len(encoded.latents)
+    batches = -(-count // machine.batch_size)
+    with progress_bar(f"denoiser features of {count} images", batches, enabled=machine.progress) as advance:
+        return transformer_features(
+            prior,
+            encoded.latents,
+            labels[encoded.labels],
+            timestep=space.timestep,
+            blocks=space.blocks(len(prior.transformer.transformer_blocks)),
+            batch_size=machine.batch_size,
+            on_batch=advance,
+            trainer=machine.trainer(enable_progress_bar=False),
+        )
+
+
+def _embedding(dataset: ImageDataset, machine: Machine, cache: Path) -> Tensor:
+    network = classifiers.embedding_network(dataset, machine, cache)
+    parts = torch.arange(len(dataset.train)).split(CHUNK)
+    with progress_bar(f"embed {len(dataset.train)} images", len(parts), enabled=machine.progress) as advance:
+        found = []
+        for positions in parts:
+            found.append(network.embed(dataset.train.load(positions)))
+            advance()
+    return torch.cat(found)

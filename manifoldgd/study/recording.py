@@ -1,0 +1,107 @@
+"""The recorded result beside ``table.yaml``: written, extended, never shortened unasked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from manifoldgd.errors import require
+from manifoldgd.study.cells import Cell
+from manifoldgd.study.finding import RECORD
+from manifoldgd.study.gathering import Place, place_of
+from manifoldgd.study.rendering import write_texts
+from manifoldgd.study.results import SetResult, TableResult
+from manifoldgd.study.scored import without_scores
+
+SHOWN = 5  # cells named in an error
+
+
+def read_record(file: Path) -> TableResult:
+    """A recorded result. Its pictures lie in its folder: a record may come from elsewhere.
+
+    Raises:
+        UserError: the file is no record, or names a picture outside of its folder.
+    """
+    record = TableResult.load(file)
+    home = file.parent.resolve()
+    for one in record.sets:
+        require(
+            one.grid is None or (home / one.grid).resolve().is_relative_to(home),
+            f"{file}: the picture of {one.column}/{one.method} lies outside of its folder, at {one.grid}; correct it",
+        )
+    return record
+
+
+def recorded_sets(record: TableResult, cells: Iterable[Cell], students: Mapping[str, Sequence[int]]) -> list[SetResult]:
+    """The sets of a record that may stand for cells: those of the same key, with the students wanted that they have.
+
+    A set that lacks some of them is shown as it is; :class:`manifoldgd.study.board.Board` has it measured again.
+
+    Args:
+        record: what was recorded.
+        cells: of the table as it is now.
+        students: the student seeds wanted, by column; others are left out.
+    """
+    wanted = {place_of(cell): cell for cell in cells}
+    return [
+        replace(_with_students(one, students[one.column]), grid=None)
+        for one in record.sets
+        if (cell := wanted.get(place_of(one))) is not None
+        and cell.key == one.key
+        and set(students[one.column]) & set(one.student_seeds)
+        and (one.measures or not cell.measures)
+    ]
+
+
+def _with_students(one: SetResult, student_seeds: Sequence[int]) -> SetResult:
+    rows = [one.student_seeds.index(seed) for seed in student_seeds if seed in one.student_seeds]
+    names = ("student_seeds", "last", "best", "per_class")
+    parts: dict[str, Any] = {name: tuple(getattr(one, name)[row] for row in rows) for name in names}
+    share = len(rows) / len(one.student_seeds)  # students of a set take as long as one another
+    seconds = {stage: value * share if stage == "students" else value for stage, value in one.seconds.items()}
+    return replace(one, **parts, seconds=seconds)
+
+
+def check_nothing_lost(
+    file: Path, record: TableResult, places: Iterable[Place], students: Mapping[str, Sequence[int]], *, extending: bool
+) -> None:
+    """Raise :class:`UserError` if a new record would lack sets, or students, of the old one.
+
+    Args:
+        file: of the record.
+        record: the old one.
+        places: what the new one will hold.
+        students: and the student seeds of each column there.
+        extending: whether the new one takes over what it can of the old one.
+    """
+    held = set(places)
+    lost = [
+        one
+        for one in record.sets
+        if place_of(one) not in held or not set(one.student_seeds) <= set(students[one.column])
+    ]
+    cells = ", ".join(sorted({f"{one.column}/{one.method}" for one in lost})[:SHOWN])
+    advice = (
+        "they were measured with other settings or fewer students: ask for these cells too, which measures them again, "
+        "or remove it first"
+        if extending
+        else "add extend=true, ask for all its seeds, or remove it first"
+    )
+    require(
+        not lost,
+        f"record: {file} holds {len(lost)} sets, or students of them, that the new record would lack ({cells}); "
+        f"{advice}",
+    )
+
+
+def write_record(home: Path, result: TableResult, *, scores: bool = False) -> None:
+    """Write the numbers of a result beside ``table.yaml``, as JSON and as texts.
+
+    Its page with all figures is made of them by ``manifoldgd table table=NAME pages=true``, and is not kept; nor are
+    the pictures of its sets, which take a thousand times the room.
+    """
+    recorded = replace(result, sets=tuple(replace(one, grid=None) for one in result.sets))
+    without_scores(recorded).save(home / RECORD)  # they follow from all rows, which may be measured again
+    write_texts(home, recorded, scores=scores)
