@@ -32,6 +32,7 @@ from manifoldgd.cli.main import run
 from manifoldgd.cli.used import USED_KEYS
 from manifoldgd.data import fashion_mnist
 from manifoldgd.dataset import ImageDataset
+from manifoldgd.estimates import Estimate, estimate
 from manifoldgd.files import atomic_path, atomic_write_json, atomic_write_text
 from manifoldgd.machine import SINGLE, Machine
 from manifoldgd.metrics import functional
@@ -40,7 +41,7 @@ from manifoldgd.prototypes import DRAW_NOTHING
 from manifoldgd.randomness import generator
 from manifoldgd.store.sets import has_set, load_set
 from manifoldgd.study.definition import override, read_definition
-from manifoldgd.study.statistics import Interval, mean_interval, paired_difference
+from manifoldgd.study.statistics import paired_difference
 
 HOME = Path(__file__).parent
 REAL_PER_CLASS = 200
@@ -198,7 +199,7 @@ def _sections(study: dict[str, Any], rows: list[dict[str, Any]]) -> Iterator[str
                 if (row["ipc"], row["embedding"]) == (ipc, embedding):
                     by_method.setdefault(row["method"], {})[row["seed"]] = row
             yield f"\n## {ipc} images a class, {embedding}\n"
-            yield from _table(by_method, lambda values, name: mean_interval([row[name] for row in values.values()]), "")
+            yield from _table(by_method, lambda values, name: estimate([row[name] for row in values.values()]), "")
             for baseline in study["baselines"]:
                 if baseline in by_method:
                     yield f"\nDifference to `{baseline}`:\n"
@@ -206,14 +207,14 @@ def _sections(study: dict[str, Any], rows: list[dict[str, Any]]) -> Iterator[str
                     yield from _table(others, _difference_to(by_method[baseline]), "+")
 
 
-def _difference_to(base: dict[int, dict[str, float]]) -> Callable[[dict[int, dict[str, float]], str], Interval | None]:
-    def difference(values: dict[int, dict[str, float]], name: str) -> Interval | None:
+def _difference_to(base: dict[int, dict[str, float]]) -> Callable[[dict[int, dict[str, float]], str], Estimate | None]:
+    def difference(values: dict[int, dict[str, float]], name: str) -> Estimate | None:
         return paired_difference(*({(seed, 0): row[name] for seed, row in each.items()} for each in (values, base)))
 
     return difference
 
 
-def _table(by_method: dict[str, Any], interval_of: Callable[..., Interval | None], sign: str) -> Iterator[str]:
+def _table(by_method: dict[str, Any], interval_of: Callable[..., Estimate | None], sign: str) -> Iterator[str]:
     yield "| set | sets | " + " | ".join(heading for heading, _, _ in MEASURES.values()) + " |"
     yield "|---" * (len(MEASURES) + 2) + "|"
     for method, values in by_method.items():
@@ -223,7 +224,7 @@ def _table(by_method: dict[str, Any], interval_of: Callable[..., Interval | None
         yield f"| {method} | {count} | " + " | ".join(cells) + " |"
 
 
-def _cell(interval: Interval | None, digits: int, more_is_better: bool | None, sign: str) -> str:
+def _cell(interval: Estimate | None, digits: int, more_is_better: bool | None, sign: str) -> str:
     if interval is None or not math.isfinite(interval.mean):
         return "-"
     half = "" if interval.half is None else f" ± {interval.half:.{digits}f}"

@@ -15,6 +15,7 @@ LAYERS = {
         "artifacts",
         "randomness",
         "errors",
+        "estimates",
         "files",
         "finite",
         "machine",

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from manifoldgd.study.statistics import Interval, cell_statistics, mean_interval, paired_difference
+from manifoldgd.estimates import Estimate, estimate
+from manifoldgd.study.statistics import cell_statistics, paired_difference
 
 SETS = [[0.70, 0.72, 0.71], [0.74, 0.76, 0.72], [0.69, 0.73, 0.74]]
 
@@ -40,7 +41,7 @@ def test_one_way_analysis_of_variance_agrees():
 
 def test_one_set_has_no_interval_and_no_deviation_between_sets():
     cell = cell_statistics([[0.7, 0.8]])
-    assert cell.interval == Interval(0.75, None, 1)
+    assert cell.interval == Estimate(0.75, None, 1)
     assert (cell.between, cell.interval.low, cell.interval.high, cell.interval.verdict) == (None, None, None, None)
     assert cell.within == pytest.approx(0.1 / math.sqrt(2))
     assert cell_statistics([[0.7]]).within is None
@@ -89,7 +90,7 @@ def test_pairing_sees_what_unpaired_intervals_cannot():
     """Seeds that move both methods together cancel."""
     baseline = {(seed, 0): 0.70 + 0.05 * seed for seed in range(4)}
     method = {key: value + 0.01 + 0.001 * (key[0] % 2) for key, value in baseline.items()}
-    assert mean_interval(list(method.values())).half > 0.05
+    assert estimate(list(method.values())).half > 0.05
     assert paired_difference(method, baseline).verdict == "better"
     assert paired_difference(baseline, method).verdict == "worse"
 
@@ -127,7 +128,7 @@ def test_equal_methods_are_never_separated():
     [(0.1, 0.09, "better"), (-0.1, 0.09, "worse"), (0.1, 0.1, None), (-0.1, 0.1, None), (0.1, 0.2, None)],
 )
 def test_verdict_needs_the_whole_interval_on_one_side(mean, half, verdict):
-    assert Interval(mean, half, 3).verdict == verdict
+    assert Estimate(mean, half, 3).verdict == verdict
 
 
 @pytest.mark.parametrize(("sets", "students"), [(2, 1), (3, 3), (5, 3)])
@@ -150,6 +151,6 @@ def test_counting_students_as_independent_would_not_cover():
     source, tables, missed = np.random.default_rng(4), 500, 0
     for _ in range(tables):
         held = random_accuracies(source, range(5), range(3), 0.01, 0.004)
-        naive = mean_interval(list(held.values()))
+        naive = estimate(list(held.values()))
         missed += not naive.low <= 0.75 <= naive.high
     assert missed / tables > 0.12

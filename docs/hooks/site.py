@@ -29,7 +29,8 @@ import yaml
 from latex2mathml.converter import convert
 
 from manifoldgd.cli.reference import Key, Member, read_reference
-from manifoldgd.study.statistics import Interval, mean_interval, paired_difference
+from manifoldgd.estimates import Estimate, estimate
+from manifoldgd.study.statistics import paired_difference
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPERIMENTS = ROOT / "experiments"
@@ -172,7 +173,7 @@ def _accuracy(table: str, column: str, method: str) -> str:
     by_set: dict[int, list[float]] = {}
     for (seed, _), value in _results(table)[column, method].items():
         by_set.setdefault(seed, []).append(value)
-    return _points(mean_interval([sum(each) / len(each) for each in by_set.values()]))
+    return _points(estimate([sum(each) / len(each) for each in by_set.values()]))
 
 
 def _difference(table: str, column: str, method: str, baseline: str) -> str:
@@ -183,7 +184,7 @@ def _difference(table: str, column: str, method: str, baseline: str) -> str:
     return _points(found, sign="+")
 
 
-def _points(interval: Interval, sign: str = "") -> str:
+def _points(interval: Estimate, sign: str = "") -> str:
     """Hundredths, one digit after the point: ``84.8 ± 0.3``."""
     mean = f"{100 * interval.mean:{sign}.1f}".replace("-", "−")
     return mean if interval.half is None else f"{mean} ± {100 * interval.half:.1f}"

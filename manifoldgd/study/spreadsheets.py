@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from manifoldgd.study.statistics import Interval
+from manifoldgd.estimates import Estimate
 from manifoldgd.study.summary import CellSummary, Summary
 
 STUDENT_FIELDS = (
@@ -93,7 +93,7 @@ def _cell_row(summary: Summary, cell: CellSummary) -> dict[str, Any]:
     }
 
 
-def _interval(name: str, found: Interval | None) -> dict[str, float | None]:
+def _interval(name: str, found: Estimate | None) -> dict[str, float | None]:
     low, high = (found.low, found.high) if found else (None, None)
     return {name: found and found.mean, f"{name}_low": low, f"{name}_high": high}
 

@@ -3,7 +3,7 @@
 A cell is ``G`` distilled sets (distillation seeds ``g``), each judged by ``m_g`` students (student seeds ``i``) with
 accuracies ``a_gi``. The *sets are the independent unit*: students of one set saw the same images, so they share that
 set's luck, and an interval that counted them one by one would be too narrow by up to ``sqrt(m_g)``.
-Everything below is Student's t over one number a set (Student, *The probable error of a mean*, Biometrika 1908).
+Every interval is that of :func:`manifoldgd.estimates.estimate` over one number a set.
 
 Accuracies are fractions in [0, 1]; the functions work in any unit.
 """
@@ -14,83 +14,20 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev, variance
-from typing import Literal
 
-from scipy.stats import t as student_t
+from manifoldgd.estimates import Estimate, estimate
 
-LEVEL = 0.95  # of every interval; tables say "95 %" in their headings
-
-Verdict = Literal["better", "worse"]
 Accuracies = Mapping[tuple[int, int], float]  # (distillation seed, student seed) -> accuracy
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over ``count`` independent values with half the width of its 95 % interval."""
-
-    mean: float
-    half: float | None  # None where one value gives no interval
-    count: int  # at least 1
-
-    @property
-    def low(self) -> float | None:
-        """Lower end."""
-        return None if self.half is None else self.mean - self.half
-
-    @property
-    def high(self) -> float | None:
-        """Upper end."""
-        return None if self.half is None else self.mean + self.half
-
-    @property
-    def verdict(self) -> Verdict | None:
-        """On which side of zero the whole interval lies; ``None`` where it holds zero or there is none.
-
-        >>> Interval(0.02, 0.01, 5).verdict, Interval(-0.02, 0.01, 5).verdict
-        ('better', 'worse')
-        >>> Interval(0.02, 0.02, 5).verdict is None, Interval(0.02, None, 1).verdict is None
-        (True, True)
-        """
-        if self.low is None or self.high is None or self.low <= 0 <= self.high:
-            return None
-        return "better" if self.mean > 0 else "worse"
 
 
 @dataclass(frozen=True)
 class Cell:
     """One cell: its mean with interval, and how far sets and students scatter."""
 
-    interval: Interval  # of the mean over sets
+    interval: Estimate  # of the mean over sets
     between: float | None  # standard deviation of the set means; None for one set
     within: float | None  # pooled standard deviation of the students of one set; None where no set has two
     students: int  # over all sets
-
-
-def mean_interval(values: Sequence[float]) -> Interval:
-    """Mean and 95 % interval of independent values.
-
-    ``mean ± t(0.975, n - 1) s / sqrt(n)`` with the sample standard deviation ``s`` (divisor ``n - 1``). One value has a
-    mean and no interval. Exact where the values are normal; for ``n`` of a few, as here, that is an assumption.
-
-    Args:
-        values: at least one, each from an independent repetition.
-
-    Raises:
-        ValueError: no value.
-
-    >>> interval = mean_interval([0.70, 0.72, 0.74])
-    >>> round(interval.mean, 4), round(interval.half, 4)
-    (0.72, 0.0497)
-    >>> mean_interval([0.7]).half is None
-    True
-    """
-    if not values:
-        raise ValueError("values: expected at least one")
-    count = len(values)
-    if count < 2:
-        return Interval(float(values[0]), None, 1)
-    quantile = float(student_t.ppf((1 + LEVEL) / 2, count - 1))
-    return Interval(fmean(values), quantile * stdev(values) / math.sqrt(count), count)
 
 
 def cell_statistics(sets: Sequence[Sequence[float]]) -> Cell:
@@ -119,14 +56,14 @@ def cell_statistics(sets: Sequence[Sequence[float]]) -> Cell:
     freedom = sum(len(students) - 1 for students in repeated)
     squares = sum((len(students) - 1) * variance(students) for students in repeated)
     return Cell(
-        interval=mean_interval(means),
+        interval=estimate(means),
         between=stdev(means) if len(means) > 1 else None,
         within=math.sqrt(squares / freedom) if freedom else None,
         students=sum(map(len, sets)),
     )
 
 
-def paired_difference(method: Accuracies, baseline: Accuracies) -> Interval | None:
+def paired_difference(method: Accuracies, baseline: Accuracies) -> Estimate | None:
     """How much better ``method`` is than ``baseline`` on the same seeds; ``None`` where they share none.
 
     Only (distillation seed, student seed) pairs that both have count. Each distillation seed gives one value, the mean
@@ -144,4 +81,4 @@ def paired_difference(method: Accuracies, baseline: Accuracies) -> Interval | No
     by_seed: dict[int, list[float]] = {}
     for seed, student_seed in sorted(method.keys() & baseline.keys()):
         by_seed.setdefault(seed, []).append(method[seed, student_seed] - baseline[seed, student_seed])
-    return mean_interval([fmean(values) for values in by_seed.values()]) if by_seed else None
+    return estimate([fmean(values) for values in by_seed.values()]) if by_seed else None

@@ -10,10 +10,11 @@ from statistics import fmean
 from typing import Literal
 
 from manifoldgd.errors import require
+from manifoldgd.estimates import Estimate
 from manifoldgd.study.distinct import distinct_sets
 from manifoldgd.study.published import Published, find_published, labels_of, not_run, published_results
 from manifoldgd.study.results import Column, SetResult, TableResult
-from manifoldgd.study.statistics import Accuracies, Cell, Interval, cell_statistics, paired_difference
+from manifoldgd.study.statistics import Accuracies, Cell, cell_statistics, paired_difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,7 @@ class CellSummary:
     students_asked: int  # of each set
     last: Cell | None  # last epoch: the headline; None before the first set is judged
     best: Cell | None  # best epoch: chosen on the images that judge, so never ranked by
-    difference: Interval | None  # last epoch, paired with the baseline; None for the baseline itself
+    difference: Estimate | None  # last epoch, paired with the baseline; None for the baseline itself
     published: tuple[Published, ...]  # of the table's family, or else of others
 
     @property
@@ -179,13 +180,13 @@ def _cell(result: TableResult, method: str, column: Column) -> CellSummary:
     )
 
 
-def _difference(sets: Sequence[SetResult], baseline: Sequence[SetResult]) -> Interval | None:
+def _difference(sets: Sequence[SetResult], baseline: Sequence[SetResult]) -> Estimate | None:
     """Paired over the seeds that both have; one set against one set is one value, over however many seeds."""
     common = {one.seed for one in sets} & {one.seed for one in baseline}
     pair = [[one for one in each if one.seed in common] for each in (sets, baseline)]
     found = paired_difference(*map(_accuracies, pair))
     alone = all(len(distinct_sets(each)) == 1 for each in pair)
-    return Interval(found.mean, None, 1) if found and alone else found
+    return Estimate(found.mean, None, 1) if found and alone else found
 
 
 def _place(column: Column) -> dict[str, str | int]:
