@@ -6,7 +6,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from manifoldgd.errors import UserError
-from manifoldgd.study.published import find_published, labels_of, not_run, published_results, read_published
+from manifoldgd.study.published import find_published, not_run, published_results, read_published
 
 HEADER = "dataset,number_family,labels,student,ipc,method,kind,top1_percent,std,source\n"
 ROWS = (
@@ -84,20 +84,6 @@ def test_the_packaged_file_is_whole():
     assert [(row.top1, row.std, row.kind) for row in dsa] == [
         (pytest.approx(0.846), pytest.approx(0.003), "training-based")
     ]
-
-
-@pytest.mark.parametrize(
-    ("protocol", "labels"),
-    [
-        ("hard_small", "hard"),
-        ("hard_many_classes", "hard"),
-        ("soft_large", "soft"),
-        ("soft", "soft"),
-        ("other", "other"),
-    ],
-)
-def test_labels_of_protocols(protocol, labels):
-    assert labels_of(protocol) == labels
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,8 @@ def measured(method, seed, last, column="ten"):
                      per_class=(), seconds={}, measures={"diversity": 2.0})  # fmt: skip
 
 
-def table(*sets, label_protocol="hard_small"):
-    column = Column(key="ten", dataset="digits", ipc=10, student="ConvNet-3", label_protocol=label_protocol)
+def table(*sets, labels="hard"):
+    column = Column(key="ten", dataset="digits", ipc=10, student="ConvNet-3", label_protocol="small", labels=labels)
     return TableResult(name="t", title="", question="", columns=(column,), methods=("random", "mode"),
                        class_names=("0",), seeds=(0, 1), student_seeds=(0, 1), baseline="random", split="test",
                        number_family="none", sets=sets)  # fmt: skip
@@ -113,7 +113,7 @@ def test_scores_that_are_not_defined_are_missing():
     sets = [measured("random", 0, (0.6, 0.6)), measured("mode", 0, (0.7, 0.8))]
     without = with_scores(table(*sets), random="random", full={}, weight=0.5)
     assert set(without.sets[1].measures) == {"diversity", "ior"}
-    soft = with_scores(table(*sets, label_protocol="soft_small"), random="random", full={"ten": 0.9}, weight=0.5)
+    soft = with_scores(table(*sets, labels="soft"), random="random", full={"ten": 0.9}, weight=0.5)
     assert set(soft.sets[1].measures) == {"diversity", "ior"}
 
 

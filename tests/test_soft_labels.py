@@ -132,10 +132,15 @@ def test_the_schedule_is_rededs_half_of_a_cosine(small):
     assert rates == pytest.approx([1e-3 * (1 + np.cos(np.pi * epoch / 20)) / 2 for epoch in range(10)])
 
 
+@pytest.mark.parametrize("name", ["hard_small", "hard_many_classes"])
+def test_without_a_teacher_labels_are_hard(name):
+    assert student(protocol=name).protocol.labels == "hard"
+
+
 def test_the_numbers_are_rededs():
     for name in ("soft_small", "soft_large"):
         protocol = student(protocol=name).protocol
-        assert protocol.name == name
+        assert (protocol.name, protocol.labels) == (name, "soft")
         assert protocol.epochs_for(10, 10) == protocol.epochs_for(50, 100) == 300
         assert [protocol.batch_for(ipc, 10) for ipc in (1, 2, 10, 50)] == [10, 50, 50, 100]
         assert [protocol.batch_for(ipc, 100) for ipc in (1, 10, 50)] == [20, 100, 200]

@@ -1,6 +1,7 @@
 """``table.yaml``: what is read, and the one line for each thing that can be wrong with it."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -149,10 +150,12 @@ def test_the_part_that_was_asked_for(tmp_path):
 
 
 def test_hard_and_soft_labels_never_share_a_table():
-    check_labels({"a": "hard_small", "b": "hard_large"})
-    check_labels({"a": "soft_rded"})
-    with pytest.raises(UserError, match=r"columns: a has hard labels \(hard_small\), b soft ones \(soft_rded\)"):
-        check_labels({"a": "hard_small", "b": "soft_rded"})
+    hard, long, soft = (SimpleNamespace(name=name, labels=labels) for name, labels in
+                        (("hard_small", "hard"), ("long", "hard"), ("rded", "soft")))  # fmt: skip
+    check_labels({"a": hard, "b": long})
+    check_labels({"a": soft})
+    with pytest.raises(UserError, match=r"columns: a has hard labels \(hard_small\), b soft ones \(rded\)"):
+        check_labels({"a": hard, "b": soft})
 
 
 TEXTS = ["mode", "bundled:digits", "facebook/DiT-XL-2-256", "a b", "it's", "null", "1e3", "/data/x,y", "~/x", ""]

@@ -6,6 +6,7 @@ import pytest
 from fake_tables import METHODS, NASTY, Page, column, rich_table, rows_of, set_result, table
 
 from manifoldgd.errors import UserError
+from manifoldgd.store.keys import read_json, write_json
 from manifoldgd.study.layout import detail_table, foreign_signs, main_table, published_text
 from manifoldgd.study.rendering import latex_text, markdown_text, write_table
 from manifoldgd.study.results import FailedSet, TableResult
@@ -165,8 +166,17 @@ def test_validation_tables_say_so_everywhere_and_show_no_published_test_numbers(
     assert {row["split"] for row in rows_of(tmp_path / "results.csv")} == {"validation"}
 
 
+def test_the_labels_of_earlier_records_are_told_by_the_protocol_s_name(tmp_path):
+    for name, labels in (("hard_small", "hard"), ("soft_small", "soft")):
+        table(columns=(column(label_protocol=name, labels=labels),)).save(tmp_path / "results.json")
+        held = read_json(tmp_path / "results.json")
+        del held["columns"][0]["labels"]
+        write_json(tmp_path / "results.json", held)
+        assert TableResult.load(tmp_path / "results.json").columns[0].labels == labels
+
+
 def test_soft_labels_are_in_the_caption_and_never_beside_hard_ones(tmp_path):
-    soft = column(label_protocol="soft_small")
+    soft = column(label_protocol="soft_small", labels="soft")
     assert "soft labels" in write_table(tmp_path, table(PAIRED, columns=(soft,)))
     with pytest.raises(UserError, match="hard and soft labels in one table"):
         summarise(table(columns=(soft, column(key="other"))))

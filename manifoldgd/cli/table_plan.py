@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -120,9 +120,13 @@ class Row:
         except UserError:
             name = self.column.dataset
         student = self.setup.student
-        protocol = student.protocol.name
         return Column(
-            key=self.column.key, dataset=name, ipc=self.config.ipc, student=student.name, label_protocol=protocol
+            key=self.column.key,
+            dataset=name,
+            ipc=self.config.ipc,
+            student=student.name,
+            label_protocol=student.protocol.name,
+            labels=student.protocol.labels,
         )
 
 
@@ -204,7 +208,11 @@ def plan_table(table: TableDefinition, extra: Overrides, conf: Path) -> Plan:
     plan = Plan(rows=tuple(rows), seeds=table.seeds)
     for row in rows:
         _check_comparable(plan.columns[row.column.key], row)
-    check_labels({key: row.config.student.protocol.name for key, row in plan.columns.items()})
+    protocols = {}
+    for key, row in plan.columns.items():
+        with suppress(UserError):  # a student that cannot be built is named with the other problems of its cells
+            protocols[key] = row.setup.student.protocol
+    check_labels(protocols)
     return plan
 
 

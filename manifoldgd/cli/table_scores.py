@@ -11,7 +11,7 @@ from manifoldgd.cli.table_plan import Plan, Row
 from manifoldgd.errors import require
 from manifoldgd.pipeline.classifiers import full_data_accuracy
 from manifoldgd.study.results import TableResult
-from manifoldgd.study.scored import HARD, with_scores
+from manifoldgd.study.scored import with_scores
 
 RANDOM = "random"  # the source whose sets every other one is compared with
 
@@ -33,7 +33,7 @@ class Scoring:
         with initialize_config_dir(config_dir=str(conf), version_base="1.3"):
             self._config = compose("scores")
         self._random = rows[0].method
-        self._columns = {key: row for key, row in plan.columns.items() if _protocol(row).startswith(HARD)}
+        self._columns = {key: row for key, row in plan.columns.items() if row.setup.student.protocol.labels == "hard"}
         for key, row in self._columns.items():
             require(
                 _protocol(row) in self._config.full_data,

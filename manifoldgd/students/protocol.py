@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import nn
@@ -73,6 +73,11 @@ class LabelProtocol(ABC):
     def teacher_recipe(self) -> Recipe | None:
         """The teacher that gives the labels; ``None`` where the set's own labels count."""
         return None
+
+    @property
+    def labels(self) -> Literal["hard", "soft"]:
+        """What students learn: ``hard`` class labels, or a teacher's ``soft`` ones. The two are never compared."""
+        return "hard" if self.teacher_recipe is None else "soft"
 
     @abstractmethod
     def objective(self, teacher: nn.Module | None) -> Objective:

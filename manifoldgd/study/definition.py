@@ -19,6 +19,7 @@ from yaml import YAMLError
 
 from manifoldgd.errors import UserError, require
 from manifoldgd.ranges import Million, Seed, check
+from manifoldgd.students.protocol import LabelProtocol
 
 Overrides = Mapping[str, Any]  # key of `manifoldgd run` -> value
 
@@ -132,20 +133,20 @@ def read_definition(file: Path) -> TableDefinition:
     return table
 
 
-def check_labels(protocols: Mapping[str, str]) -> None:
+def check_labels(protocols: Mapping[str, LabelProtocol]) -> None:
     """Refuse a table that mixes hard-label and soft-label protocols.
 
     Args:
-        protocols: name of the protocol by column; those that train on a teacher's labels begin with ``soft``.
+        protocols: by column.
 
     Raises:
         UserError: both kinds occur; names a column of each.
     """
-    soft = [key for key, name in protocols.items() if name.startswith("soft")]
-    hard = [key for key in protocols if key not in soft]
+    soft, hard = ([key for key, each in protocols.items() if each.labels == kind] for kind in ("soft", "hard"))
     if soft and hard:
+        names = protocols[hard[0]].name, protocols[soft[0]].name
         raise UserError(
-            f"columns: {hard[0]} has hard labels ({protocols[hard[0]]}), {soft[0]} soft ones ({protocols[soft[0]]}); "
+            f"columns: {hard[0]} has hard labels ({names[0]}), {soft[0]} soft ones ({names[1]}); "
             "their accuracies cannot be compared: make two tables"
         )
 

@@ -36,15 +36,6 @@ class Published:
     source: str
 
 
-def labels_of(label_protocol: str) -> str:
-    """The kind of labels that a label protocol trains on, as ``published_results.csv`` calls it.
-
-    >>> labels_of("hard_small"), labels_of("soft_rded")
-    ('hard', 'soft')
-    """
-    return next((kind for kind in ("soft", "hard") if kind in label_protocol.split("_")), label_protocol)
-
-
 @cache
 def published_results() -> tuple[Published, ...]:
     """Every row of the packaged file."""

@@ -14,6 +14,8 @@ from typing import Any, Literal
 from manifoldgd.errors import UserError, require
 from manifoldgd.store.keys import read_json, write_json
 
+Labels = Literal["hard", "soft"]
+
 FORMAT = 1  # of results.json; raised when a reader of the old format would misread the new
 
 
@@ -25,7 +27,8 @@ class Column:
     dataset: str  # name of the dataset, variant included
     ipc: int
     student: str  # as results call it, for instance "ConvNet-3"
-    label_protocol: str  # for instance "hard_small"; hard and soft labels never share a table
+    label_protocol: str  # for instance "hard_small"
+    labels: Labels = "hard"  # of the protocol; hard and soft ones never share a table
     student_seeds: tuple[int, ...] | None = None  # asked for here; None: those of the table
 
     @property
@@ -129,7 +132,9 @@ class TableResult:
 
 def _column(held: dict[str, Any]) -> Column:
     seeds = held.get("student_seeds")
-    return Column(**{**held, "student_seeds": None if seeds is None else tuple(seeds)})
+    # Records from before the labels were noted: there the names of soft-label protocols begin with the word.
+    labels = held.get("labels") or ("soft" if held["label_protocol"].startswith("soft") else "hard")
+    return Column(**{**held, "labels": labels, "student_seeds": None if seeds is None else tuple(seeds)})
 
 
 def _set_result(held: dict[str, Any]) -> SetResult:

@@ -11,8 +11,6 @@ from manifoldgd.study.results import SetResult, TableResult
 from manifoldgd.study.scores import hard_label_recovery, improvement_over_random, label_robust_score
 from manifoldgd.study.wording import SCORES
 
-HARD = "hard"  # how names of label protocols with class labels begin
-
 
 def with_scores(result: TableResult, *, random: str, full: Mapping[str, float], weight: float) -> TableResult:
     """The table with ``hlr``, ``ior`` and ``lrs`` among the measures of its sets, where they are defined.
@@ -32,8 +30,8 @@ def with_scores(result: TableResult, *, random: str, full: Mapping[str, float], 
         UserError: the table has no such method or column.
     """
     require(random in result.methods, f"scores: no method {random!r} in {result.name}; name the random real images")
-    protocols = {column.key: column.label_protocol for column in result.columns}
-    unknown = [key for key in full if key not in protocols]
+    labels = {column.key: column.labels for column in result.columns}
+    unknown = [key for key in full if key not in labels]
     require(not unknown, f"scores: no columns {', '.join(unknown)} in {result.name}; correct their keys")
     baselines = {(one.column, one.seed): fmean(one.last) for one in result.sets if one.method == random}
     return replace(
@@ -42,7 +40,7 @@ def with_scores(result: TableResult, *, random: str, full: Mapping[str, float], 
             _scored(
                 one,
                 baselines.get((one.column, one.seed)),
-                full.get(one.column) if protocols[one.column].startswith(HARD) else None,
+                full.get(one.column) if labels[one.column] == "hard" else None,
                 weight,
             )
             for one in result.sets

@@ -12,7 +12,7 @@ from typing import Literal
 from manifoldgd.errors import require
 from manifoldgd.estimates import Estimate
 from manifoldgd.study.distinct import distinct_sets
-from manifoldgd.study.published import Published, find_published, labels_of, not_run, published_results
+from manifoldgd.study.published import Published, find_published, not_run, published_results
 from manifoldgd.study.results import Column, SetResult, TableResult
 from manifoldgd.study.statistics import Accuracies, Cell, cell_statistics, paired_difference
 
@@ -86,7 +86,7 @@ class Summary:
     @property
     def labels(self) -> str:
         """``"hard"`` or ``"soft"``, the same in every column."""
-        return labels_of(self.result.columns[0].label_protocol)
+        return self.result.columns[0].labels
 
     @property
     def missing(self) -> int:
@@ -142,7 +142,7 @@ def summarise(result: TableResult) -> Summary:
         UserError: no column, or columns under hard and soft labels in one table.
     """
     require(bool(result.columns), f"table {result.name}: no columns; name at least one in table.yaml")
-    kinds = {labels_of(column.label_protocol) for column in result.columns}
+    kinds = {column.labels for column in result.columns}
     require(
         len(kinds) == 1,
         f"table {result.name}: columns with {' and '.join(sorted(kinds))} labels in one table; "
@@ -191,8 +191,7 @@ def _difference(sets: Sequence[SetResult], baseline: Sequence[SetResult]) -> Est
 
 def _place(column: Column) -> dict[str, str | int]:
     """Where published results may stand beside ``column``."""
-    labels = labels_of(column.label_protocol)
-    return {"dataset": column.dataset, "labels": labels, "student": column.student, "ipc": column.ipc}
+    return {"dataset": column.dataset, "labels": column.labels, "student": column.student, "ipc": column.ipc}
 
 
 def _accuracies(sets: Sequence[SetResult]) -> Accuracies:
