@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from toy_table import complaint
 
 from manifoldgd.cli.arguments import check_overrides, parse, plain_range, read_arguments
-from manifoldgd.cli.main import conf_dir
+from manifoldgd.cli.compose import Config, conf_dir
 from manifoldgd.cli.sweep import FOLDER_VARIABLE, plan_sweep
 from manifoldgd.cli.tuning import GRID, check_search
 from manifoldgd.errors import UserError
@@ -157,12 +157,8 @@ def test_tables_take_them_too(capsys, tmp_path):
 
 
 def sweep_config(sweeper, validation=10, experiment="none"):
-    return OmegaConf.create(
-        {
-            "dataset": {"validation": validation},
-            "hydra": {"sweeper": sweeper, "runtime": {"choices": {"experiment": experiment}}},
-        }
-    )
+    hydra = {"sweeper": sweeper, "runtime": {"choices": {"experiment": experiment}}}
+    return Config(OmegaConf.create({"dataset": {"validation": validation}}), OmegaConf.create(hydra))
 
 
 @pytest.mark.parametrize(

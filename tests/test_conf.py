@@ -15,7 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from manifoldgd.cli.commands import PLAIN_KEYS, USED_KEYS
 from manifoldgd.cli.components import build, checked_node
-from manifoldgd.cli.main import conf_dir
+from manifoldgd.cli.compose import conf_dir
 from manifoldgd.cli.setup import Setup
 from manifoldgd.errors import UserError
 from manifoldgd.ranges import Range, annotations_of

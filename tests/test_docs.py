@@ -17,7 +17,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from manifoldgd.cli.main import COMMANDS, conf_dir
+from manifoldgd.cli.compose import conf_dir
+from manifoldgd.cli.main import COMMANDS
 from manifoldgd.cli.table_options import read_options
 from manifoldgd.cli.used import USED_KEYS
 from manifoldgd.diffusion.protocol import Anchors, Step

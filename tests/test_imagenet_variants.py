@@ -11,7 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
 from manifoldgd.cli.components import build
-from manifoldgd.cli.main import conf_dir
+from manifoldgd.cli.compose import conf_dir
 from manifoldgd.errors import UserError
 
 SUBSETS = ("imagenette", "imagewoof", "imagenet100")  # of ImageNet-1K

@@ -13,7 +13,7 @@ from test_distill import SAMPLER, Killed, contents, make, manifold, mode, target
 from tiny import cpu
 
 from manifoldgd.cli.components import build
-from manifoldgd.cli.main import conf_dir
+from manifoldgd.cli.compose import conf_dir
 from manifoldgd.data import digits
 from manifoldgd.distill.items import work_items
 from manifoldgd.distill.overgeneration import Overgeneration

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from manifoldgd.cli.main import conf_dir
+from manifoldgd.cli.compose import conf_dir
 from manifoldgd.cli.reference import Key, read_reference
 
 MODE = """\

@@ -15,7 +15,7 @@ from test_prototypes import CLUSTERERS
 from tiny import cpu, write_tiny_prior
 
 from manifoldgd.cli.components import build, checked_node
-from manifoldgd.cli.main import conf_dir
+from manifoldgd.cli.compose import conf_dir
 from manifoldgd.data import digits
 from manifoldgd.errors import UserError
 from manifoldgd.latents.features import transformer_features

@@ -13,7 +13,7 @@ from hydra.utils import get_object
 from toy_table import TOY, change, complaint, table
 
 from manifoldgd.cli.components import build
-from manifoldgd.cli.main import conf_dir
+from manifoldgd.cli.compose import conf_dir
 from manifoldgd.cli.targets import REGISTERED, allowing
 from manifoldgd.errors import UserError
 from manifoldgd.study.jobs import Job, importing, run

@@ -3,7 +3,6 @@
 import functools
 import json
 import sys
-from types import SimpleNamespace
 
 import pytest
 from command import QUICK, manifoldgd
@@ -11,6 +10,7 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from manifoldgd.cli import tuning
+from manifoldgd.cli.compose import Config
 from manifoldgd.cli.sweep import FOLDER_VARIABLE
 from manifoldgd.errors import UserError
 from manifoldgd.pipeline import classifiers
@@ -31,28 +31,28 @@ def sweep(prior, cache, *changes):
     return manifoldgd("run", "-m", "dataset=digits", *keys, f"prior.path={prior}", f"cache={cache}", *changes)
 
 
-def check(monkeypatch, *, sweeper, experiment, validation):
-    hydra = SimpleNamespace(
-        mode=RunMode.MULTIRUN,
-        sweeper={"_target_": sweeper},
-        runtime=SimpleNamespace(choices={"experiment": experiment}),
-    )
-    monkeypatch.setattr(tuning.HydraConfig, "get", lambda: hydra)
-    tuning.check_split(OmegaConf.create({"dataset": {"validation": validation}}))
+def check(*, sweeper, experiment, validation):
+    hydra = {
+        "mode": RunMode.MULTIRUN,
+        "sweeper": {"_target_": sweeper},
+        "runtime": {"choices": {"experiment": experiment}},
+    }
+    values = OmegaConf.create({"dataset": {"validation": validation}})
+    tuning.check_split(Config(values, OmegaConf.create(hydra)))
 
 
 @pytest.mark.parametrize(
     ("sweeper", "experiment"),
     [(OPTUNA, "none"), (tuning.GRID, "tuning"), (OPTUNA, "tuning_optuna")],
 )
-def test_what_chooses_by_results_may_not_read_the_test_split(monkeypatch, sweeper, experiment):
-    check(monkeypatch, sweeper=sweeper, experiment=experiment, validation=10)
+def test_what_chooses_by_results_may_not_read_the_test_split(sweeper, experiment):
+    check(sweeper=sweeper, experiment=experiment, validation=10)
     with pytest.raises(UserError, match=r"dataset\.validation: expected .* got null"):
-        check(monkeypatch, sweeper=sweeper, experiment=experiment, validation=None)
+        check(sweeper=sweeper, experiment=experiment, validation=None)
 
 
-def test_a_plain_sweep_may(monkeypatch):
-    check(monkeypatch, sweeper=tuning.GRID, experiment="none", validation=None)
+def test_a_plain_sweep_may():
+    check(sweeper=tuning.GRID, experiment="none", validation=None)
 
 
 def test_hydra_s_own_sweeper_is_still_called_so():

@@ -4,13 +4,11 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
-from hydra import compose
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from manifoldgd.cli.commands import PLAIN_KEYS, check_keys
 from manifoldgd.cli.components import TARGET, build, checked_node
-from manifoldgd.cli.main import conf_dir
+from manifoldgd.cli.compose import Config, composing, conf_dir
 from manifoldgd.cli.setup import recipe_of
 from manifoldgd.errors import UserError
 
@@ -72,17 +70,18 @@ def leaves(config: DictConfig, path: str) -> Iterator[str]:
             yield from leaves(config, f"{path}.{key}")
 
 
-def outcome(config: DictConfig, key: str, value: object) -> str:
+def outcome(config: Config, key: str, value: object) -> str:
     """``accepted``, ``answered``, ``unnamed`` (answered without naming the key) or the name of an exception."""
-    before = OmegaConf.select(config, key)
-    OmegaConf.update(config, key, value, merge=False)
+    before = OmegaConf.select(config.values, key)
+    OmegaConf.update(config.values, key, value, merge=False)
     try:
         return _answer(config, key)
     finally:
-        OmegaConf.update(config, key, before, merge=False)
+        OmegaConf.update(config.values, key, before, merge=False)
 
 
-def _answer(changed: DictConfig, key: str) -> str:
+def _answer(config: Config, key: str) -> str:
+    changed = config.values
     group = key.partition(".")[0]
     try:
         if group == "recipe":
@@ -90,7 +89,7 @@ def _answer(changed: DictConfig, key: str) -> str:
         elif group in UNBUILT:
             checked_node(changed, group)
         elif group in PLAIN_KEYS and group not in ("start", "overgeneration"):
-            check_keys("run", changed)
+            check_keys("run", config)
         else:
             build(changed, group)
     except UserError as error:
@@ -101,20 +100,20 @@ def _answer(changed: DictConfig, key: str) -> str:
 
 
 def walk() -> Iterator[tuple[str, str, str]]:
-    """Key, odd value and outcome, for all of them; the configuration folder is initialised by the caller."""
+    """Key, odd value and outcome, for all of them."""
     seen = Counter()
-    for path, overrides in choices():
-        config = compose("config", overrides, return_hydra_config=True)
-        HydraConfig.instance().set_config(config)
-        config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-        OmegaConf.set_struct(config, False)
-        for key in leaves(config, path):
-            target = str(OmegaConf.select(config, key.rpartition(".")[0] + "." + TARGET)) if "." in key else ""
-            seen[key, target] += 1
-            if seen[key, target] > 1:
-                continue
-            for name, value in (ODD | _inside(OmegaConf.select(config, key))).items():
-                yield key, name, outcome(config, key, value)
+    with composing() as compose:
+        for path, overrides in choices():
+            config = compose(overrides)
+            values = config.values
+            OmegaConf.set_struct(values, False)
+            for key in leaves(values, path):
+                target = str(OmegaConf.select(values, key.rpartition(".")[0] + "." + TARGET)) if "." in key else ""
+                seen[key, target] += 1
+                if seen[key, target] > 1:
+                    continue
+                for name, value in (ODD | _inside(OmegaConf.select(values, key))).items():
+                    yield key, name, outcome(config, key, value)
 
 
 def _inside(held: object) -> dict[str, object]:

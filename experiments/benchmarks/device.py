@@ -21,7 +21,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
 from manifoldgd.bench import agreement, lookalikes, sections
-from manifoldgd.cli.main import conf_dir
+from manifoldgd.cli.compose import conf_dir
 from manifoldgd.data import digits
 from manifoldgd.files import atomic_write_json
 from manifoldgd.pipeline.matching import prepare_matching

@@ -7,11 +7,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any, Literal
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from manifoldgd.cli.components import plain
+from manifoldgd.cli.compose import Config
 from manifoldgd.cli.dashboard import publish_dashboard
 from manifoldgd.cli.experiment import Experiment
 from manifoldgd.cli.explain import explain_system, suggest
@@ -42,17 +41,17 @@ PLAIN_KEYS: dict[str, Any] = {
 }
 
 
-def run_job(command: str, config: DictConfig) -> float | None:
+def run_job(command: str, config: Config) -> float | None:
     """One job of a command; in a sweep its outcome is recorded and an error does not stop the other jobs.
 
     Returns:
         What a sweeper that chooses jobs by their results maximises (see :func:`manifoldgd.cli.tuning.objective`).
     """
     check_split(config)
-    hydra = HydraConfig.get()
-    if hydra.mode != RunMode.MULTIRUN:
+    if not config.in_sweep:
         return objective(_run(command, config))
-    varied = {key: value for key, _, value in (override.partition("=") for override in hydra.overrides.task)}
+    varied = {key: value for key, _, value in (override.partition("=") for override in config.overrides)}
+    number = config.hydra.job.num
     try:
         result = _run(command, config)
     except Exception as error:
@@ -60,17 +59,17 @@ def run_job(command: str, config: DictConfig) -> float | None:
         if not isinstance(error, UserError | RunError | OSError):
             traceback.print_exc()
         reason = explain_system(error) if isinstance(error, OSError) else f"{error}" or type(error).__name__
-        record_job(hydra.job.num, varied, None, reason)
-        print(f"job {hydra.job.num}: error: {reason}")
+        record_job(number, varied, None, reason)
+        print(f"job {number}: error: {reason}")
         return None
-    record_job(hydra.job.num, varied, result, None)
+    record_job(number, varied, result, None)
     return objective(result)
 
 
-def _run(command: str, config: DictConfig) -> dict[str, Any] | None:
+def _run(command: str, config: Config) -> dict[str, Any] | None:
     check_keys(command, config)
     if command == "dashboard":
-        return publish_dashboard(config)
+        return publish_dashboard(config.values)
     stages: dict[str, Callable[[Experiment], dict[str, Any] | None]] = {
         "run": Experiment.run,
         "distill": Experiment.distill,
@@ -80,8 +79,9 @@ def _run(command: str, config: DictConfig) -> dict[str, Any] | None:
     return stages[command](Experiment(command, config))
 
 
-def check_keys(command: str, config: DictConfig) -> None:
+def check_keys(command: str, given: Config) -> None:
     """No key may be unknown, also not one added with ``+``, and none given that the command does not use."""
+    config = given.values
     known = {*PLAIN_KEYS, *(key for keys in USED_KEYS.values() for key in keys)}
     for key in config:
         require(str(key) in known, f"unknown key {str(key)!r}{suggest(str(key), sorted(known))}")
@@ -98,7 +98,7 @@ def check_keys(command: str, config: DictConfig) -> None:
     used = USED_KEYS[command]
     if command == "distill" and "${student." in str(OmegaConf.to_container(config.guidance, resolve=False)):
         used = used | {"student"}  # a guidance may take something of it, as the augmentation
-    for override in HydraConfig.get().overrides.task:
+    for override in given.overrides:
         key = override.lstrip("+~").split("=", 1)[0].split("@")[0]
         top = key.replace("/", ".").split(".")[0]
         require(

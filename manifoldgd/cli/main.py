@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import hydra
@@ -20,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from manifoldgd import __version__
 from manifoldgd.cli.arguments import Arguments, arguments_given, check_overrides, read_arguments
+from manifoldgd.cli.compose import Config, conf_dir
 from manifoldgd.cli.explain import explain, explain_system
 from manifoldgd.cli.sweep import Sweep, plan_sweep
 from manifoldgd.cli.table import run_table
@@ -52,15 +52,6 @@ examples:
   manifoldgd COMMAND --help          what can be chosen and set
   eval "$(manifoldgd -sc install=bash)"   tab completion (also zsh, fish)"""
 COMPLETION = ("-sc", "--shell-completion")
-
-
-def conf_dir() -> Path:
-    """The configuration folder: inside the package in a wheel, beside it in a checkout."""
-    package = Path(__file__).parents[1]
-    for folder in (package / "conf", package.parent / "conf"):
-        if (folder / "config.yaml").is_file():
-            return folder
-    raise FileNotFoundError(f"no conf/config.yaml in {package} or beside it: the installation is incomplete")
 
 
 def main() -> None:
@@ -156,7 +147,7 @@ def _compose_and_run(command: str, words: list[str], allowed: tuple[str, ...]) -
 
         try:
             with allowing(allowed):
-                return run_job(command, config)
+                return run_job(command, Config.of_job(config))
         except Exception as error:  # carried past Hydra, which would print a line of its own about it
             errors.append(error)
 

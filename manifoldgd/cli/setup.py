@@ -7,10 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from manifoldgd.cli.components import build, plain
+from manifoldgd.cli.compose import Config
 from manifoldgd.dataset import judging_split
 from manifoldgd.diffusion import Start
 from manifoldgd.diffusion.protocol import FeatureSpace
@@ -42,13 +42,12 @@ class Setup:
     Building checks a component's numbers, so :meth:`check` builds all that a command needs before any long work.
     """
 
-    def __init__(self, command: str, config: DictConfig) -> None:
-        self.command, self.config = command, config
+    def __init__(self, command: str, config: Config) -> None:
+        self.command, self.config = command, config.values
         code_version()  # kept from now on: files may change while this works with what it has loaded
-        # Read now: another configuration may have been composed before it is asked for.
-        self.guidance_name: str = HydraConfig.get().runtime.choices["guidance"]  # the chosen member of the group
-        self.cache = Path(config.cache)
-        self.machine: Machine = build(config, "machine")
+        self.guidance_name = config.choice("guidance")
+        self.cache = Path(self.config.cache)
+        self.machine: Machine = build(self.config, "machine")
         self.machine.prepare()
 
     @cached_property

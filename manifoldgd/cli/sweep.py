@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-
 from manifoldgd.cli.arguments import Arguments, first_values, is_many, parse, plain_range
+from manifoldgd.cli.compose import compose
 from manifoldgd.errors import require
 from manifoldgd.files import atomic_write_json
 from manifoldgd.study.definition import override
@@ -47,8 +46,7 @@ def plan_sweep(arguments: Arguments, conf: Path) -> SweepPlan:
     parsed = parse(arguments.overrides)
     extra = arguments.value("--config-dir")
     search = [] if extra is None else [override("hydra.searchpath", [f"file://{Path(extra).absolute()}"])]
-    with initialize_config_dir(config_dir=str(conf), version_base="1.3"):
-        config = compose("config", [*first_values(parsed), *search], return_hydra_config=True)
+    config = compose([*first_values(parsed), *search], conf=conf)
     seeks = check_search(config)
     (output,) = [each for each in parsed if each.key_or_group == "output"][-1:] or [None]
     shared = output is not None and not output.is_sweep_override() and "${" not in str(output.input_line)

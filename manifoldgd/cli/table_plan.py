@@ -9,15 +9,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from manifoldgd.cli.commands import check_keys
 from manifoldgd.cli.components import build
-from manifoldgd.cli.explain import explain
+from manifoldgd.cli.compose import Config, composing
 from manifoldgd.cli.setup import DIFFUSION, MANY_IN_A_FOLDER, Setup
 from manifoldgd.cli.targets import KEY, allowed
 from manifoldgd.errors import UserError, require
@@ -38,10 +34,10 @@ class CellSetup(Setup):
     Nothing runs here, so everything is kept on the processor.
     """
 
-    def __init__(self, config: DictConfig, built: Built) -> None:
-        config = config.copy()
-        config.machine.accelerator, config.machine.threads = "cpu", None
-        super().__init__("run", config)
+    def __init__(self, config: Config, built: Built) -> None:
+        values = config.values.copy()
+        values.machine.accelerator, values.machine.threads = "cpu", None
+        super().__init__("run", replace(config, values=values))
         self._built = built
 
     def set_config_of(self, seed: int) -> dict[str, Any]:
@@ -81,10 +77,14 @@ class Row:
 
     method: str
     column: ColumnDefinition
-    config: DictConfig  # as composed, with the first seed
-    hydra: DictConfig  # the same with Hydra's own part
+    composed: Config  # with the first seed
     setup: CellSetup
     cells: tuple[Cell, ...]
+
+    @property
+    def config(self) -> DictConfig:
+        """The values."""
+        return self.composed.values
 
     @property
     def name(self) -> str:
@@ -200,11 +200,11 @@ def plan_table(table: TableDefinition, extra: Overrides, conf: Path) -> Plan:
     """
     rows: list[Row] = []
     built: Built = {}
-    with initialize_config_dir(config_dir=str(conf), version_base="1.3"):
+    with composing(conf) as compose:
         for column in table.columns:
             for method in table.methods:
-                with _named(f"{column.key}/{method}", conf):
-                    rows.append(_row(table, column, method, extra, built))
+                with _named(f"{column.key}/{method}"):
+                    rows.append(_row(table, column, method, extra, built, compose))
     plan = Plan(rows=tuple(rows), seeds=table.seeds)
     for row in rows:
         _check_comparable(plan.columns[row.column.key], row)
@@ -216,17 +216,22 @@ def plan_table(table: TableDefinition, extra: Overrides, conf: Path) -> Plan:
     return plan
 
 
-def _row(table: TableDefinition, column: ColumnDefinition, method: str, extra: Overrides, built: Built) -> Row:
+def _row(
+    table: TableDefinition,
+    column: ColumnDefinition,
+    method: str,
+    extra: Overrides,
+    built: Built,
+    compose: Callable[..., Config],
+) -> Row:
     own = merged(column.choices, table.overrides, column.overrides, table.methods[method], extra)
     texts = [override(key, value) for key, value in own.items()]
     texts.append(override("student_seeds", table.students[column.key]))
     permitted = [override(KEY, list(allowed()))] if allowed() else []  # of the command line, to each cell's
-    config = compose("config", [*texts, override("seed", table.seeds[0])], return_hydra_config=True)
-    HydraConfig.instance().set_config(config)
-    whole, config = config, OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-    check_keys("run", config)
-    _check_split(table.split, config)
-    setup = CellSetup(config, built)
+    composed = compose([*texts, override("seed", table.seeds[0])])
+    check_keys("run", composed)
+    _check_split(table.split, composed.values)
+    setup = CellSetup(composed, built)
     judge = {key: value for key, value in setup.evaluation_config.items() if key not in MANY_IN_A_FOLDER}
     cells = tuple(
         Cell(
@@ -236,11 +241,11 @@ def _row(table: TableDefinition, column: ColumnDefinition, method: str, extra: O
             overrides=(*texts, *permitted, override("seed", seed)),
             set_config=setup.set_config_of(seed),
             judge_config=judge,
-            measures=config.measures,
+            measures=composed.values.measures,
         )
         for seed in table.seeds
     )
-    return Row(method=method, column=column, config=config, hydra=whole, setup=setup, cells=cells)
+    return Row(method=method, column=column, composed=composed, setup=setup, cells=cells)
 
 
 def _check_split(split: str, config: DictConfig) -> None:
@@ -262,9 +267,9 @@ def _check_comparable(first: Row, row: Row) -> None:
 
 
 @contextmanager
-def _named(cell: str, conf: Path) -> Iterator[None]:
+def _named(cell: str) -> Iterator[None]:
     """Put the name of a cell before whatever is wrong with it."""
     try:
         yield
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        raise UserError(f"cell {cell}: {explain(error, conf)}") from error
+    except UserError as error:
+        raise UserError(f"cell {cell}: {error}") from error

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-
 from manifoldgd.cli.components import build
+from manifoldgd.cli.compose import compose
 from manifoldgd.cli.table_plan import Plan, Row
 from manifoldgd.errors import require
 from manifoldgd.pipeline.classifiers import full_data_accuracy
@@ -30,8 +29,7 @@ class Scoring:
             "scores: no row of random real images in this table; add `random: {source: random}` to methods of "
             "table.yaml, or random to methods=",
         )
-        with initialize_config_dir(config_dir=str(conf), version_base="1.3"):
-            self._config = compose("scores")
+        self._config = compose(name="scores", conf=conf).values
         self._random = rows[0].method
         self._columns = {key: row for key, row in plan.columns.items() if row.setup.student.protocol.labels == "hard"}
         for key, row in self._columns.items():

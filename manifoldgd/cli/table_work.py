@@ -8,8 +8,6 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from manifoldgd import __version__
 from manifoldgd.cli.sweep import FOLDER_VARIABLE
 from manifoldgd.cli.table_dry_run import describe, missing, time_needed
@@ -97,9 +95,7 @@ class TableWork:
     def show(self, part: str) -> int:
         """Print the configuration of every row: ``job``, ``hydra`` or ``all``."""
         for row in self.plan.rows:
-            hydra = OmegaConf.masked_copy(row.hydra, "hydra")
-            shown = {"job": row.config, "hydra": hydra}.get(part) or row.hydra
-            print(f"# {row.name}\n{OmegaConf.to_yaml(shown)}")
+            print(f"# {row.name}\n{row.composed.text(part)}")
         return 0
 
     def dry_run(self) -> int:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
+from manifoldgd.cli.compose import Config
 from manifoldgd.dataset import judging_split
 from manifoldgd.errors import require
 
@@ -24,11 +23,11 @@ GRID = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"  # runs what it
 DIRECTIONS = {"direction": "maximize", "optim.maximize": True, "ax_config.experiment.minimize": False}
 
 
-def check_search(config: DictConfig) -> bool:
+def check_search(config: Config) -> bool:
     """Whether a sweep chooses its jobs by their results; such a one maximises accuracy on held-out images.
 
     Args:
-        config: of the first job, with Hydra's own part.
+        config: of the first job.
 
     Raises:
         UserError: it would minimise, or be judged by test images.
@@ -45,24 +44,20 @@ def check_search(config: DictConfig) -> bool:
             f"hydra.sweeper.{key}: expected {spelled}, got {value}: accuracy is sought, the higher the better; set "
             f"hydra.sweeper.{key}={spelled}, or take experiment=tuning_optuna",
         )
-    tunes = seeks or config.hydra.runtime.choices["experiment"].startswith(EXPERIMENT)
-    require(not tunes or OmegaConf.select(config, "dataset.validation") is not None, NOT_HELD_OUT)
+    tunes = seeks or config.choice("experiment").startswith(EXPERIMENT)
+    require(not tunes or OmegaConf.select(config.values, "dataset.validation") is not None, NOT_HELD_OUT)
     return seeks
 
 
-def check_split(config: DictConfig) -> None:
+def check_split(config: Config) -> None:
     """Refuse to choose numbers on the test split: a sweeper that looks at results, or a tuning experiment.
 
     Raises:
         UserError: such a job would be judged by test images.
     """
-    hydra = HydraConfig.get()
-    seeks = hydra.mode == RunMode.MULTIRUN and hydra.sweeper["_target_"] != GRID
-    tunes = seeks or hydra.runtime.choices["experiment"].startswith(EXPERIMENT)
-    require(
-        not tunes or config.dataset.validation is not None,
-        NOT_HELD_OUT,
-    )
+    seeks = config.in_sweep and config.hydra.sweeper["_target_"] != GRID
+    tunes = seeks or config.choice("experiment").startswith(EXPERIMENT)
+    require(not tunes or config.values.dataset.validation is not None, NOT_HELD_OUT)
 
 
 def objective(result: Mapping[str, Any] | None) -> float | None:
