@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import signal
 
 import pytest
@@ -10,13 +11,14 @@ from tiny import cpu
 
 from manifoldgd.data import digits
 from manifoldgd.errors import RunError, UserError
-from manifoldgd.pipeline.prior import some_of
+from manifoldgd.pipeline.prior import some_of, train_and_judge
 from manifoldgd.priors import fit as fitting
 from manifoldgd.priors import load_prior
 from manifoldgd.priors.autoencoder import exponential_average, warmup_cosine
 from manifoldgd.priors.batches import StepBatches
 from manifoldgd.priors.loading import CARD
 from manifoldgd.priors.training import AutoencoderRecipe, DenoiserRecipe, train_prior
+from manifoldgd.priors.weights import CHECKSUMS
 from manifoldgd.stopping import Stopped, listening
 
 AUTOENCODER = AutoencoderRecipe(
@@ -171,6 +173,29 @@ def test_a_finished_prior_is_not_overwritten(trained):
     with pytest.raises(UserError, match="already holds a trained prior"):
         train(trained[0])
     (trained[0] / CARD).unlink()
+
+
+def test_the_same_command_again_finds_the_finished_prior(shared_cache, tmp_path):
+    """Also where the first was ended between the card, which says that it is done, and the rest."""
+
+    def ask(seed=0):
+        dataset = digits(train_per_class=None, validation=None)
+        numbers = {"cfg_scale": 1.5, "judge_samples": 10, "seed": seed, "machine": cpu(), "cache": shared_cache}
+        return train_and_judge(tmp_path, dataset, autoencoder=AUTOENCODER, denoiser=DENOISER, **numbers)
+
+    first = ask()
+    assert first["judge"]["samples"] == 10
+    assert not (tmp_path / "training").exists()
+    listed = (tmp_path / CHECKSUMS).read_text()
+    when = (tmp_path / "transformer" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns
+    (tmp_path / CHECKSUMS).unlink()
+    (tmp_path / "training").mkdir()
+    assert ask() == json.loads(json.dumps(first))
+    assert not (tmp_path / "training").exists()
+    assert (tmp_path / CHECKSUMS).read_text() == listed
+    assert (tmp_path / "transformer" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns == when
+    with pytest.raises(UserError, match=r"output: .* already holds a trained prior"):
+        ask(seed=1)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -18,13 +19,13 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from manifoldgd import __version__
-from manifoldgd.cli.arguments import Arguments, arguments_given, check_overrides, read_arguments
-from manifoldgd.cli.compose import Config, conf_dir
+from manifoldgd.cli.arguments import Arguments, arguments_given, check_overrides, first_values, parse, read_arguments
+from manifoldgd.cli.compose import Config, compose, conf_dir
 from manifoldgd.cli.explain import explain, explain_system
+from manifoldgd.cli.help import command_help
 from manifoldgd.cli.sweep import Sweep, plan_sweep
 from manifoldgd.cli.table import run_table
 from manifoldgd.cli.targets import allowing
-from manifoldgd.cli.used import USED_KEYS
 from manifoldgd.errors import RunError, UserError
 from manifoldgd.stopping import Stopped, check_lost, listening
 from manifoldgd.study.jobs import importing
@@ -51,6 +52,18 @@ examples:
   manifoldgd table                   which tables there are
   manifoldgd COMMAND --help          what can be chosen and set
   eval "$(manifoldgd -sc install=bash)"   tab completion (also zsh, fish)"""
+EXAMPLES = {
+    "run": (
+        "manifoldgd run dataset=digits ipc=10",
+        "manifoldgd run --multirun dataset=digits ipc=1,5,10 guidance=mode,manifold guidance.scale=0.05,0.1,0.2",
+    ),
+    "distill": (
+        "manifoldgd distill dataset=image_folder dataset.folder=photos prior=folder prior.path=my_prior ipc=10",
+    ),
+    "evaluate": ("manifoldgd evaluate set=outputs/digits/... dataset=digits student.width=64",),
+    "prior": ("manifoldgd prior dataset=image_folder dataset.folder=photos dataset.image_size=32 output=my_prior",),
+    "dashboard": ("manifoldgd dashboard table=fashion_mnist",),
+}
 COMPLETION = ("-sc", "--shell-completion")
 
 
@@ -114,13 +127,20 @@ def _run(arguments: list[str]) -> int:
     if command == "table":
         return run_table(rest, conf_dir())
     given = read_arguments(rest)
-    check_overrides(given, conf_dir())
     if given.has("--help"):
-        print(f"manifoldgd {command}: {COMMANDS[command]}\nuses: {', '.join(sorted(USED_KEYS[command]))}")
-        print("The rest of what follows belongs to other commands.\n")
+        return _help(command, given)
+    check_overrides(given, conf_dir())
     if given.sweeps:
         return _run_sweep(command, rest, given)
     _compose_and_run(command, given.for_hydra(), given.allowed)
+    return 0
+
+
+def _help(command: str, given: Arguments) -> int:
+    extra = given.value("--config-dir")
+    search = [] if extra is None else [f"hydra.searchpath=[file://{Path(extra).absolute()}]"]
+    config = compose([*first_values(parse(given.overrides)), *search])
+    print(command_help(command, COMMANDS[command], EXAMPLES[command], config, conf_dir()))
     return 0
 
 

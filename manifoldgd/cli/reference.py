@@ -26,6 +26,7 @@ class Key:
     name: str  # as on a command line, with all dots: guidance.then.rate
     default: str  # as the file writes it; mappings and long lists by their length
     text: str  # meaning, unit, range, source; empty where the file says nothing
+    target: str | None = None  # what takes it, a dotted path, where the same file says so
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ def _head(lines: list[str]) -> str:
 
 
 def _keys(node: yaml.Node | None, prefix: str, lines: list[str]) -> Iterator[Key]:
+    target = next((value.value for key, value in _items(node) if key.value == TARGET), None)
     for key, value in _items(node):
         if key.value in HIDDEN:
             continue
@@ -132,7 +134,8 @@ def _keys(node: yaml.Node | None, prefix: str, lines: list[str]) -> Iterator[Key
             yield from _keys(value, f"{prefix}{key.value}.", lines)
         else:
             above = _above(lines, key.start_mark.line)
-            yield Key(f"{prefix}{key.value}", _spelled(value), " ".join(part for part in (above, own) if part))
+            text = " ".join(part for part in (above, own) if part)
+            yield Key(f"{prefix}{key.value}", _spelled(value), text, target)
 
 
 def _names(node: yaml.Node) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -22,11 +23,13 @@ from manifoldgd.pipeline.sets import distil
 from manifoldgd.priors.loading import CARD, load_prior
 from manifoldgd.priors.prior import Prior
 from manifoldgd.priors.training import AutoencoderRecipe, DenoiserRecipe, train_prior
-from manifoldgd.priors.weights import write_checksums
+from manifoldgd.priors.weights import CHECKSUMS, write_checksums
 from manifoldgd.provenance import hardware
 from manifoldgd.randomness import generator
 from manifoldgd.report.card import prior_card
 from manifoldgd.report.grids import image_grid, save_png, scale_for
+from manifoldgd.store.keys import read_json
+from manifoldgd.store.results import same_where_held
 
 JUDGE_STEPS = 50  # denoising steps of the samples that are judged
 SHOWN = 10  # samples a class in the picture
@@ -60,20 +63,25 @@ def train_and_judge(
     Returns:
         What the card says, as ``manifoldgd.json`` holds it.
     """
-    trainer = machine.trainer(enable_checkpointing=True)
-    seconds = train_prior(dataset, folder, autoencoder=autoencoder, denoiser=denoiser, seed=seed, trainer=trainer)
-    prior = load_prior(path=str(folder), autoencoder=None, cfg_scale=cfg_scale, cfg_channels=None).to(machine.device)
-    facts = {
+    asked = {
         "dataset": dataset.name,
+        "train_fingerprint": dataset.train_fingerprint,
         "train_images": len(dataset.train),
         "num_classes": len(dataset.class_names),
         "cfg_scale": cfg_scale,
-        "latent_shape": list(prior.latent_shape),
         "steps": {"autoencoder": autoencoder.steps, "denoiser": denoiser.steps},
-        "seconds": {name: round(value) for name, value in seconds.items()},
         "seed": seed,
-        "hardware": hardware(machine.device),
         "recipe": {"autoencoder": vars(autoencoder), "denoiser": vars(denoiser)},
+    }
+    if finished := _finished(folder, asked):
+        return finished
+    trainer = machine.trainer(enable_checkpointing=True)
+    seconds = train_prior(dataset, folder, autoencoder=autoencoder, denoiser=denoiser, seed=seed, trainer=trainer)
+    prior = load_prior(path=str(folder), autoencoder=None, cfg_scale=cfg_scale, cfg_channels=None).to(machine.device)
+    facts = asked | {
+        "latent_shape": list(prior.latent_shape),
+        "seconds": {name: round(value) for name, value in seconds.items()},
+        "hardware": hardware(machine.device),
         "parameters": {
             "autoencoder": sum(each.numel() for each in prior.autoencoder.parameters()),
             "denoiser": sum(each.numel() for each in prior.transformer.parameters()),
@@ -117,9 +125,26 @@ def judge(
     save_png(picture, folder / "samples.png")
     atomic_write_text(folder / "README.md", prior_card(facts))
     atomic_write_json(folder / CARD, facts)
-    write_checksums(folder)
-    shutil.rmtree(folder / "training", ignore_errors=True)
+    _conclude(folder)
     return facts
+
+
+def _finished(folder: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """The card of a prior that was asked for in the same words: the same command again trains nothing again."""
+    if not (folder / CARD).is_file():
+        return None
+    held = read_json(folder / CARD)
+    older = set(asked) - {"train_fingerprint"}  # what cards of earlier versions hold
+    if not older <= set(held) or not same_where_held(held, json.loads(json.dumps(asked))):
+        return None  # of another prior, over which nothing is written
+    if not (folder / CHECKSUMS).is_file():  # ended just before
+        _conclude(folder)
+    return held
+
+
+def _conclude(folder: Path) -> None:
+    shutil.rmtree(folder / "training", ignore_errors=True)
+    write_checksums(folder)
 
 
 def some_of(dataset: ImageDataset, count: int) -> Tensor:
