@@ -17,8 +17,8 @@ from manifoldgd.diffusion.samplers import predict
 from manifoldgd.geometry.annealing import annealing_multiplier
 from manifoldgd.geometry.kernels import kernel_factor
 from manifoldgd.guidance import ManifoldReleasedGuidance
-from manifoldgd.guidance.manifold import project_on_cloud
 from manifoldgd.guidance.mode import mode_vector
+from manifoldgd.guidance.tangents import project_on_cloud
 from manifoldgd.metrics import functional
 from manifoldgd.prototypes.tree import BisectingTree
 from manifoldgd.randomness import RowNoise

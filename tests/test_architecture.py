@@ -37,7 +37,6 @@ OPEN_LAYERS = {0, 3, 4}
 ALLOWED_PAIRS = {
     ("latents", "priors"),
     ("distill", "priors"),
-    ("distill", "set_guidance"),
     ("set_guidance", "students"),
 }
 CORE_MAY_IMPORT = {

@@ -10,8 +10,8 @@ from manifoldgd.diffusion.protocol import Anchors, Step
 from manifoldgd.diffusion.toy import GaussianMixtureDenoiser
 from manifoldgd.geometry.tangent import energy_kept
 from manifoldgd.guidance import ManifoldGuidance, ManifoldReleasedGuidance, ModeGuidance, NoGuidance
-from manifoldgd.guidance.manifold import project_on_cloud
 from manifoldgd.guidance.manifold_released import normal_pull
+from manifoldgd.guidance.tangents import project_on_cloud
 from manifoldgd.randomness import RowKey, RowNoise
 
 SHAPE = (2, 3, 4)

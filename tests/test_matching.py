@@ -9,13 +9,13 @@ from test_guidance import step as step_at
 from tiny import cpu
 
 from manifoldgd.data import digits
-from manifoldgd.diffusion.protocol import Anchors, FeatureSpace, Pull
+from manifoldgd.diffusion.protocol import Anchors, Pull, judges_in
 from manifoldgd.diffusion.samplers import Prediction
 from manifoldgd.errors import UserError
 from manifoldgd.guidance import CombinedGuidance, ManifoldGuidance, MatchingGuidance, ModeGuidance, NoGuidance
-from manifoldgd.pipeline.matching import prepare_matching
+from manifoldgd.pipeline.real_side import RealImages
 from manifoldgd.priors.prior import as_pixels
-from manifoldgd.set_guidance.energy import Matching, MatchingEnergy
+from manifoldgd.set_guidance.matching import MatchingEnergy
 from manifoldgd.set_guidance.networks import RandomNetworks, depth_for, real_means
 
 MATCHING = {
@@ -39,7 +39,7 @@ def energy_of(labels, networks=None, decode=lambda z: z, classes=3):
     networks = networks or pool()
     width = networks.embed(0, torch.zeros(1, 1, 8, 8)).shape[1]
     means = randn(len(networks), classes, width, seed=5)
-    return MatchingEnergy(decode, networks, means, torch.tensor(labels))
+    return MatchingEnergy(decode, torch.tensor(labels), networks, means)
 
 
 def test_the_energy_is_the_sum_of_squared_distances_of_class_means():
@@ -77,11 +77,16 @@ def test_a_class_pulls_at_its_own_rows_only():
 def test_the_energy_of_the_averaged_real_images_is_zero():
     dataset, networks = digits(train_per_class=3, validation=None), pool()
     means = real_means(networks, dataset, 3, torch.device("cpu"))
-    matching = Matching(networks, means)
     real, labels = as_pixels(dataset.train.images()), dataset.train.labels
-    energy = matching.energy(lambda z: z, labels)
+    energy = MatchingEnergy(lambda z: z, labels, networks, means)
     for turn in range(2):
         assert float(energy(real, turn)) < 1e-8 * float(energy(real.flip(0), turn))
+
+
+def prepared(dataset, folder, **changes):
+    """The energy of a batch of one image of class 0: it holds the pool and the real means."""
+    method = MatchingGuidance(**MATCHING | changes)
+    return method.prepare(RealImages(dataset, cpu(), folder))(lambda z: z, torch.tensor([0]))
 
 
 def test_real_means_are_means_of_training_images(tmp_path):
@@ -90,18 +95,17 @@ def test_real_means_are_means_of_training_images(tmp_path):
 
     dataset = digits(train_per_class=6, validation=None)
     dataset = dataclasses.replace(dataset, test=dataclasses.replace(dataset.test, load=forbidden))
-    space = FeatureSpace(networks=2, width=4, real_per_class=100)
-    found = prepare_matching(dataset, space, cpu(), tmp_path)
+    found = prepared(dataset, tmp_path, real_per_class=100)
     assert found.means.shape == (2, 10, found.networks.embed(0, torch.zeros(1, 1, 8, 8)).shape[1])
     images = as_pixels(dataset.train.load(torch.nonzero(dataset.train.labels == 7).flatten()))
     torch.testing.assert_close(found.means[1, 7], found.networks.embed(1, images).mean(0))
     few = real_means(found.networks, dataset, 2, torch.device("cpu"))
     torch.testing.assert_close(few, real_means(found.networks, dataset, 2, torch.device("cpu")))
     assert not torch.allclose(few, found.means)
-    again = prepare_matching(dataset, space, cpu(), tmp_path)  # from the cache
+    again = prepared(dataset, tmp_path, real_per_class=100)  # from the cache
     assert torch.equal(again.means, found.means)
     assert len(list((tmp_path / "matching").glob("*.safetensors"))) == 1
-    prepare_matching(dataset, dataclasses.replace(space, real_per_class=2), cpu(), tmp_path)
+    prepared(dataset, tmp_path, real_per_class=2)
     assert len(list((tmp_path / "matching").glob("*.safetensors"))) == 2
 
 
@@ -116,12 +120,8 @@ def test_everyone_has_the_same_networks():
 
 def test_a_pool_seed_draws_other_networks_and_other_real_images(tmp_path):
     dataset = digits(train_per_class=6, validation=None)
-    space = FeatureSpace(networks=2, width=4, real_per_class=2)
     pools = [None, 0, 1]
-    found = [
-        prepare_matching(dataset, dataclasses.replace(space, pool_seed=seed), cpu(), tmp_path).networks
-        for seed in pools
-    ]
+    found = [prepared(dataset, tmp_path, real_per_class=2, pool_seed=seed).networks for seed in pools]
     assert [one.seed for one in found] == pools
     assert len(list((tmp_path / "matching").glob("*.safetensors"))) == 3
     weights = [next(one.networks[0].parameters()) for one in found]
@@ -230,7 +230,7 @@ def test_the_energy_falls_over_a_run(sampler):
 
 def test_without_a_rate_there_is_nothing_to_match():
     idle = MatchingGuidance(**MATCHING | {"rate": 0})
-    assert idle.features is None
+    assert not judges_in(idle)
     assert idle.bind(Anchors(randn(2, *SHAPE), None))(step_at(0, 2, 10)) is None
     with pytest.raises(ValueError, match="energy: expected the set energy of the batch, got None"):
         MatchingGuidance(**MATCHING).bind(Anchors(randn(2, *SHAPE), None))
@@ -253,7 +253,7 @@ def test_bad_numbers_name_the_key(changes, message):
 
 
 def fixed(pull):
-    return type("Fixed", (), {"neighbourhood": 0, "features": None, "bind": lambda self, _: lambda step: pull})()
+    return type("Fixed", (), {"neighbourhood": 0, "bind": lambda self, _: lambda step: pull})()
 
 
 def test_combined_pulls_add_up():
@@ -277,8 +277,8 @@ def test_combined_wants_what_either_wants():
     mode, manifold, matching = ModeGuidance(**MODE), ManifoldGuidance(**MANIFOLD), MatchingGuidance(**MATCHING)
     for first, then in ((manifold, matching), (matching, manifold)):
         combined = CombinedGuidance(first=first, then=then)
-        assert (combined.neighbourhood, combined.features) == (24, FeatureSpace(2, 4, 5))
-    assert CombinedGuidance(first=mode, then=NoGuidance()).features is None
+        assert (combined.neighbourhood, judges_in(combined)) == (24, (matching,))
+    assert not judges_in(CombinedGuidance(first=mode, then=NoGuidance()))
     with pytest.raises(UserError, match="guidance: first and then need to judge sets in the same features"):
         CombinedGuidance(first=matching, then=MatchingGuidance(**MATCHING | {"width": 8}))
 

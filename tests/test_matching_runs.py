@@ -12,19 +12,18 @@ from tiny import cpu
 
 from manifoldgd.data import digits
 from manifoldgd.diffusion import DDPM
-from manifoldgd.diffusion.protocol import FeatureSpace
+from manifoldgd.diffusion.protocol import judges_in
 from manifoldgd.distill.items import work_items
 from manifoldgd.distill.module import DistillModule
 from manifoldgd.distill.synthesis import fixed_batches, synthesise
 from manifoldgd.guidance import CombinedGuidance, MatchingGuidance
 from manifoldgd.pipeline.evaluation import guidance_steps
-from manifoldgd.pipeline.matching import prepare_matching
+from manifoldgd.pipeline.real_side import RealImages
 from manifoldgd.pipeline.sets import distil
 from manifoldgd.priors import load_prior
 from manifoldgd.store.sets import SetWriter
 
 SAMPLER = DDPM(steps=4, cfg_scale=2.0)
-SPACE = FeatureSpace(networks=2, width=4, real_per_class=5)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def dataset():
 
 @pytest.fixture(scope="module")
 def matching(dataset, tmp_path_factory):
-    return prepare_matching(dataset, SPACE, cpu(), tmp_path_factory.mktemp("cache"))
+    return guidance().then.prepare(RealImages(dataset, cpu(), tmp_path_factory.mktemp("cache")))
 
 
 def guidance(rate=0.1):
@@ -57,7 +56,7 @@ def make(folder, dataset, prior, matching, *, batch_size=4, method=None):
         SAMPLER,
         method,
         targets_of(dataset, prior, method),
-        matching if method.features else None,
+        matching if judges_in(method) else None,
         ipc=2,
         seed=0,
         machine=cpu(batch_size=batch_size),
@@ -97,7 +96,7 @@ def test_sets_are_matched_under_lightning(prior, dataset, matching, tmp_path):
 
     def energy(made):
         pixels = made.images.float().div(127.5).sub(1)
-        return float(sum(matching.energy(lambda z: z, made.labels)(pixels, draw) for draw in range(2)))
+        return float(sum(matching(lambda z: z, made.labels)(pixels, draw) for draw in range(2)))
 
     assert energy(matched) < energy(plain)
 

@@ -22,7 +22,7 @@ from test_guidance import (
 )
 
 from manifoldgd.diffusion import DDIM, DDPM, sample
-from manifoldgd.diffusion.protocol import FeatureSpace, Pull
+from manifoldgd.diffusion.protocol import Pull, judges_in
 from manifoldgd.diffusion.samplers import Prediction
 from manifoldgd.errors import UserError
 from manifoldgd.guidance import ManifoldGuidance, ManifoldReleasedGuidance, MatchingGuidance, ModeGuidance, OnPrediction
@@ -33,16 +33,12 @@ def on_x0(method, power=0.0):
     return OnPrediction(method=method, noise_power=power)
 
 
-SPACE = FeatureSpace(1, 2, 3)
-
-
 @dataclass(frozen=True)
 class Fixed:
     """Pulls what it is told to."""
 
     pull: Pull | None
     neighbourhood: int = 7
-    features: FeatureSpace | None = SPACE
 
     def bind(self, anchors):
         return lambda step: self.pull
@@ -77,14 +73,14 @@ def test_released_pull_keeps_both_its_terms():
 
 def test_needs_are_those_of_the_method():
     assert on_x0(Fixed(None)).neighbourhood == 7
-    assert on_x0(Fixed(None)).features is SPACE
     now, method = step(), ManifoldGuidance(**MANIFOLD)
     kept = on_x0(method).bind(anchors(5))(now).kept
     assert torch.equal(kept, method.bind(anchors(5))(now).kept)
     assert on_x0(method).neighbourhood == 24
-    idle = MatchingGuidance(rate=0.0, inner_steps=1, t_start=0.1, networks=1, width=1, real_per_class=1,
-                            pool_seed=None)  # fmt: skip
-    assert on_x0(idle).features is None
+    for rate in (0.0, 0.1):
+        method = MatchingGuidance(rate=rate, inner_steps=1, t_start=0.1, networks=1, width=1, real_per_class=1,
+                                  pool_seed=None)  # fmt: skip
+        assert judges_in(on_x0(method)) == ((method,) if rate else ())
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS, ids=["ddpm", "ddim"])

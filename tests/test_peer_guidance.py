@@ -7,7 +7,7 @@ from scipy.optimize import linprog
 from test_guidance import MODE, SAMPLERS, SHAPE, D, anchors, draw, randn, step
 from tiny import write_tiny_prior
 
-from manifoldgd.diffusion.protocol import Anchors, DenoiserSpace
+from manifoldgd.diffusion.protocol import Anchors, judges_in
 from manifoldgd.errors import UserError
 from manifoldgd.guidance import (
     AtNoisyLatent,
@@ -20,7 +20,7 @@ from manifoldgd.guidance import (
 from manifoldgd.latents.features import common_noise, noised_features
 from manifoldgd.priors import load_prior
 from manifoldgd.set_guidance.denoiser import DenoiserEnergy
-from manifoldgd.set_guidance.transport import Transport, TransportEnergy, transport_plan
+from manifoldgd.set_guidance.transport import TransportEnergy, transport_plan
 
 TRANSPORT = {"scale": 0.3, "clusterer": None, "centres": 3, "regularisation": 0.02, "t_stop": 0.2}
 DENOISER = {"rate": 0.1, "inner_steps": 4, "t_start": 0.2, "space": None, "real_per_class": 5}
@@ -29,7 +29,7 @@ LABELS = torch.tensor([0, 0, 1, 1, 1, 0])
 
 
 def energy(labels=LABELS):
-    return Transport(CENTRES, WEIGHTS, 0.02).energy(None, labels)
+    return TransportEnergy(CENTRES, WEIGHTS, labels, 0.02)
 
 
 # Transport
@@ -107,7 +107,7 @@ def test_transport_pulls_until_it_stops():
     assert bound(step(11, count=6)) is not None
     assert bound(step(10, count=6)) is None
     method = TransportGuidance(**TRANSPORT)
-    assert method.features.together == "class"
+    assert method.together == "class"
     assert method.evaluations(50, 50) == sum(bound(step(index, count=6)) is not None for index in range(50))
 
 
@@ -163,8 +163,8 @@ def test_descent_brings_latents_nearer_in_the_denoisers_features(prior):
     now = type(now)(5, 50, x0, x0, 0.9, now.noise)
     moved = x0 + method.bind(Anchors(x0, None, judge))(now).clean
     assert float(judge(moved, 0)) < float(judge(x0, 0))
-    assert method.features == DenoiserSpace(None, 5)
-    assert method.features.together is None
+    assert judges_in(method) == (method,)
+    assert method.together is None
 
 
 # All
@@ -177,16 +177,16 @@ def test_no_strength_is_the_unguided_run_bit_for_bit(sampler):
         TransportGuidance(**TRANSPORT | {"scale": 0.0}),
         DenoiserFeatureGuidance(**DENOISER | {"rate": 0.0}),
     ):
-        assert method.features is None
+        assert not judges_in(method)
         assert torch.equal(draw(4, method.bind(own), sampler), free)
 
 
 def test_wrappers_pass_on_what_a_guidance_needs():
     transport = TransportGuidance(**TRANSPORT)
-    assert OnPrediction(method=transport, noise_power=1.0).features == transport.features
+    assert judges_in(OnPrediction(method=transport, noise_power=1.0)) == (transport,)
     both = CombinedGuidance(first=ModeGuidance(**MODE), then=transport)
-    assert both.features == transport.features
-    assert both.evaluations(50, 50) == 39
+    assert judges_in(both) == (transport,)
+    assert transport.evaluations(50, 50) == 39
     with pytest.raises(UserError, match=r"guidance\.method"):
         AtNoisyLatent(method=transport)
 

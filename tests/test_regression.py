@@ -18,7 +18,7 @@ from tiny import cpu
 
 from manifoldgd.data import digits
 from manifoldgd.diffusion.cfg import InParts
-from manifoldgd.diffusion.protocol import Anchors, FeatureSpace, RegressionSpace
+from manifoldgd.diffusion.protocol import Anchors, judges_in
 from manifoldgd.diffusion.start import PURE_NOISE, Start
 from manifoldgd.distill.items import work_items
 from manifoldgd.distill.module import DistillModule
@@ -32,13 +32,13 @@ from manifoldgd.guidance import (
     RegressionGuidance,
 )
 from manifoldgd.pipeline import sets
-from manifoldgd.pipeline.matching import prepare_matching
+from manifoldgd.pipeline.real_side import RealImages
 from manifoldgd.pipeline.sets import distil
 from manifoldgd.priors import load_prior
 from manifoldgd.priors.prior import as_pixels
 from manifoldgd.set_guidance import networks as networks_module
 from manifoldgd.set_guidance.networks import AugmentedCopies, real_features, real_labels, real_means
-from manifoldgd.set_guidance.regression import Regression, RegressionEnergy, RegressionPool, ridge_outputs
+from manifoldgd.set_guidance.regression import RegressionEnergy, ridge_outputs
 from manifoldgd.students.augmentation import DSA, DSA_OPERATIONS
 
 NUMBERS = {
@@ -50,7 +50,6 @@ NUMBERS = {
     "real_per_class": 5,
     "pool_seed": None,
 }
-SPACE = RegressionSpace(networks=2, width=4, real_per_class=5, ridge=0.1, temperature=10.0)
 SAMPLER = DDPM(steps=4, cfg_scale=2.0)
 
 
@@ -64,13 +63,12 @@ def real_pool(networks=None, classes=3, count=12):
     networks = networks or pool()
     width = networks.embed(0, torch.zeros(1, 1, 8, 8)).shape[1]
     features = randn(len(networks), count, width, seed=5).abs().half()
-    return RegressionPool(networks, features, torch.arange(count) % classes, classes)
+    return {"networks": networks, "real": features, "real_labels": torch.arange(count) % classes}
 
 
 def energy_of(labels, *, networks=None, ridge=0.1, temperature=3.0):
-    return RegressionEnergy(
-        lambda z: z, real_pool(networks), torch.tensor(labels), ridge=ridge, temperature=temperature
-    )
+    numbers = {"ridge": ridge, "temperature": temperature}
+    return RegressionEnergy(lambda z: z, torch.tensor(labels), **real_pool(networks), **numbers)
 
 
 @pytest.mark.parametrize("ridge", [1e-3, 0.1, 10.0])
@@ -106,10 +104,10 @@ def test_the_energy_is_the_cross_entropy_of_real_images():
     energy = energy_of(labels)
     for turn in range(4):
         index = turn % 2
-        synthetic = energy.pool.networks.embed(index, z)
-        real = energy.pool.features[index].float()
+        synthetic = energy.networks.embed(index, z)
+        real = energy.real[index].float()
         outputs = 3.0 * ridge_outputs(synthetic, torch.tensor(labels), real, 3, 0.1).double()
-        right = outputs.log_softmax(1)[torch.arange(12), energy.pool.labels]
+        right = outputs.log_softmax(1)[torch.arange(12), energy.real_labels]
         assert float(energy(z, turn)) == pytest.approx(-float(right.mean()), rel=1e-5)
 
 
@@ -177,14 +175,17 @@ def test_labels_of_classes_with_few_images():
 
 def test_the_cache_knows_means_from_features(tmp_path):
     dataset = digits(train_per_class=6, validation=None)
-    found = prepare_matching(dataset, SPACE, cpu(), tmp_path)
-    assert isinstance(found, Regression)
-    assert (found.ridge, found.temperature, found.pool.classes) == (0.1, 10.0, 10)
-    other = RegressionSpace(networks=2, width=4, real_per_class=5, ridge=0.7, temperature=1.0)
-    again = prepare_matching(dataset, other, cpu(), tmp_path)  # other numbers, the same features
-    assert torch.equal(again.pool.features, found.pool.features)
+    real = RealImages(dataset, cpu(), tmp_path)
+
+    def prepared(**changes):
+        return guidance(**changes).then.prepare(real)(lambda z: z, torch.arange(10))
+
+    found = prepared()
+    assert (found.ridge, found.temperature, found.classes) == (0.1, 10.0, 10)
+    again = prepared(ridge=0.7, temperature=1.0)  # other numbers, the same features
+    assert torch.equal(again.real, found.real)
     assert again.ridge == 0.7
-    prepare_matching(dataset, FeatureSpace(2, 4, 5), cpu(), tmp_path)
+    MatchingGuidance(**NUMBERS).prepare(real)
     assert len(list((tmp_path / "matching").glob("*.safetensors"))) == 2
 
 
@@ -219,14 +220,14 @@ def dataset():
 
 @pytest.fixture(scope="module")
 def regression(dataset, tmp_path_factory):
-    return prepare_matching(dataset, SPACE, cpu(), tmp_path_factory.mktemp("cache"))
+    return guidance().then.prepare(RealImages(dataset, cpu(), tmp_path_factory.mktemp("cache")))
 
 
 def make(folder, dataset, prior, regression, *, batch_size=64, method=None, start=PURE_NOISE):
     method = method or guidance()
     targets = targets_of(dataset, prior, method)
     facts = {"method": "test", "config": {}}
-    known = regression if method.features else None
+    known = regression if judges_in(method) else None
     machine = cpu(batch_size=batch_size)
     rest = {"ipc": 2, "seed": 0, "machine": machine, "facts": facts, "start": start}
     return distil(folder, dataset, prior, SAMPLER, method, targets, known, **rest)
@@ -240,7 +241,7 @@ def test_sets_follow_the_regression_under_lightning(prior, dataset, regression, 
 
     def energy(made):
         pixels = as_pixels(made.images)
-        return float(sum(regression.energy(lambda z: z, made.labels)(pixels, draw) for draw in range(2)))
+        return float(sum(regression(lambda z: z, made.labels)(pixels, draw) for draw in range(2)))
 
     assert energy(moved) < energy(plain) - 0.01
     again = make(tmp_path / "again", dataset, prior, regression)
@@ -270,7 +271,7 @@ def test_the_bar_counts_gradient_steps_too(prior, dataset, regression, tmp_path,
 
 def test_memory_bounds_change_nothing_beyond_rounding(prior, dataset, regression, tmp_path, monkeypatch):
     whole = make(tmp_path / "whole", dataset, prior, regression).images.int()
-    monkeypatch.setattr(regression.networks, "at_once", 7)
+    monkeypatch.setattr(regression.keywords["networks"], "at_once", 7)
     parts = make(tmp_path / "parts", dataset, prior, regression, batch_size=3).images.int()
     assert int((whole - parts).abs().max()) <= 1
 
@@ -325,7 +326,7 @@ def dsa(**changes):
 def augmented_energy(labels, copies=2, augmentation=None, networks=None):
     augmentation = augmentation or dsa()
     rest = {"ridge": 0.1, "temperature": 3.0, "copies": copies, "augmentation": augmentation}
-    return RegressionEnergy(lambda z: z, real_pool(networks), torch.tensor(labels), **rest)
+    return RegressionEnergy(lambda z: z, torch.tensor(labels), **real_pool(networks), **rest)
 
 
 def test_copies_are_the_images_again_in_their_order(monkeypatch):
@@ -365,10 +366,10 @@ def test_the_regression_learns_from_images_and_copies_with_their_labels():
     """Each class's copies carry its label: the twin puts all rows into one ridge regression by hand."""
     labels, z = torch.tensor([2, 0, 1, 0]), randn(4, 1, 8, 8)
     energy = augmented_energy(labels.tolist(), copies=3)
-    rows = AugmentedCopies(3, energy.augmentation, draw=1)(energy.pool.networks, z, 0)
-    features = energy.pool.networks.embed_normalised(1, rows)
-    outputs = 3.0 * ridge_outputs(features, labels.repeat(4), energy.pool.features[1].float(), 3, 0.1)
-    right = outputs.double().log_softmax(1)[torch.arange(12), energy.pool.labels]
+    rows = AugmentedCopies(3, energy.augmentation, draw=1)(energy.networks, z, 0)
+    features = energy.networks.embed_normalised(1, rows)
+    outputs = 3.0 * ridge_outputs(features, labels.repeat(4), energy.real[1].float(), 3, 0.1)
+    right = outputs.double().log_softmax(1)[torch.arange(12), energy.real_labels]
     assert float(energy(z, 1)) == pytest.approx(-float(right.mean()), rel=1e-5)
 
 
@@ -390,22 +391,21 @@ def test_gradients_through_copies_in_parts_are_exact(monkeypatch):
 
 
 def test_copies_of_digits_are_not_mirrored(dataset, tmp_path):
-    space = replace(SPACE, copies=1, augmentation=dsa())
-    assert "flip" not in prepare_matching(dataset, space, cpu(), tmp_path).augmentation.operations
-    mirrored = replace(dataset, flip=True)
-    assert "flip" in prepare_matching(mirrored, space, cpu(), tmp_path).augmentation.operations
+    method = guidance(copies=1, augmentation=dsa()).then
+    for images, mirrored in ((dataset, False), (replace(dataset, flip=True), True)):
+        energy = method.prepare(RealImages(images, cpu(), tmp_path))(lambda z: z, torch.arange(10))
+        assert ("flip" in energy.augmentation.operations) is mirrored
 
 
 def test_the_augmented_guidance_sees_its_images_through_the_students_augmentation(prior, dataset, tmp_path):
     method = guidance(copies=1, augmentation=dsa())
-    assert method.features == replace(SPACE, copies=1, augmentation=method.then.augmentation)
-    known = prepare_matching(dataset, method.features, cpu(), tmp_path / "cache")
+    known = method.then.prepare(RealImages(dataset, cpu(), tmp_path / "cache"))
     moved = make(tmp_path / "moved", dataset, prior, known, method=method)
     plain = make(tmp_path / "plain", dataset, prior, known, method=mode())
 
     def energy(made):
         pixels = as_pixels(made.images)
-        return float(sum(known.energy(lambda z: z, made.labels)(pixels, draw) for draw in range(8)))
+        return float(sum(known(lambda z: z, made.labels)(pixels, draw) for draw in range(8)))
 
     assert energy(moved) < energy(plain) - 0.01
     assert torch.equal(make(tmp_path / "again", dataset, prior, known, method=method).images, moved.images)
@@ -441,8 +441,11 @@ def test_bad_numbers_name_the_key(changes, message):
 def test_matching_and_regression_do_not_share_a_pool():
     with pytest.raises(UserError, match="guidance: first and then need to judge sets in the same features"):
         CombinedGuidance(first=MatchingGuidance(**NUMBERS), then=guidance().then)
-    assert guidance(rate=0).features is None
-    assert guidance().features == SPACE
+    with pytest.raises(UserError, match="first and then"):
+        CombinedGuidance(first=guidance(ridge=0.2).then, then=guidance().then)
+    assert not judges_in(guidance(rate=0))
+    paced = CombinedGuidance(first=guidance(rate=0.2, inner_steps=7, t_start=0.8).then, then=guidance().then)
+    assert judges_in(paced) == (paced.first, paced.then)
 
 
 def test_the_rate_falls_along_half_a_cosine_over_all_steps():

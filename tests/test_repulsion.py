@@ -10,10 +10,9 @@ from test_matching_runs import make
 from tiny import cpu
 
 from manifoldgd.data import digits
-from manifoldgd.diffusion.protocol import LatentSpace
 from manifoldgd.errors import UserError
 from manifoldgd.guidance import CombinedGuidance, RepulsionGuidance
-from manifoldgd.pipeline.matching import prepare_matching
+from manifoldgd.pipeline.real_side import RealImages
 from manifoldgd.priors import load_prior
 from manifoldgd.set_guidance.repulsion import RepulsionEnergy
 
@@ -33,7 +32,7 @@ def guidance(rate=0.05):
 
 
 def repulsion(dataset, folder):
-    return prepare_matching(dataset, LatentSpace(), cpu(), folder)
+    return guidance().then.prepare(RealImages(dataset, cpu(), folder))
 
 
 def test_the_energy_is_the_mean_kernel_over_the_pairs_of_a_class():

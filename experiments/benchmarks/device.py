@@ -23,8 +23,9 @@ from hydra.utils import instantiate
 from manifoldgd.bench import agreement, lookalikes, sections
 from manifoldgd.cli.compose import conf_dir
 from manifoldgd.data import digits
+from manifoldgd.diffusion.protocol import judges_in
 from manifoldgd.files import atomic_write_json
-from manifoldgd.pipeline.matching import prepare_matching
+from manifoldgd.pipeline.real_side import RealImages
 from manifoldgd.priors import load_prior
 from manifoldgd.provenance import code_version, hardware
 
@@ -55,12 +56,12 @@ def bundled(name: str) -> Any:
 def energy_on(name: str, side: str, cache: Path) -> Callable[[torch.device], Any]:
     """Device -> the energy of a set of ten digits a class under a set guidance."""
     dataset, prior = digits(train_per_class=None, validation=None), bundled("digits")
-    space = built("guidance", f"guidance={name}", "dataset=digits").features
+    (judge,) = judges_in(built("guidance", f"guidance={name}", "dataset=digits"))
 
     def energy(device: torch.device) -> Any:
-        judged = prepare_matching(dataset, space, agreement.machine(device), cache)
+        energy_of = judge.prepare(RealImages(dataset, agreement.machine(device), cache))
         prior.to(device)
-        return judged.energy(lambda z: prior.decode_pixels(z, (8, 8)), torch.arange(100) % 10)
+        return energy_of(lambda z: prior.decode_pixels(z, (8, 8)), torch.arange(100) % 10)
 
     return energy
 

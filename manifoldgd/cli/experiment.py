@@ -17,13 +17,13 @@ from manifoldgd.artifacts import DistilledSet
 from manifoldgd.cli.setup import DIFFUSION, IN_LATENT_SPACE, MANY_IN_A_FOLDER, Setup
 from manifoldgd.cli.sweep import FOLDER_VARIABLE
 from manifoldgd.cli.used import USED_KEYS
-from manifoldgd.diffusion.protocol import EnergySource
+from manifoldgd.diffusion.protocol import EnergyOf, judges_in
 from manifoldgd.distill.module import Targets, find_targets
 from manifoldgd.errors import require
 from manifoldgd.files import atomic_write_text, one_at_a_time
 from manifoldgd.pipeline import classifiers, evaluation, latents, pages, prior, sets, spaces
-from manifoldgd.pipeline.matching import prepare_matching
 from manifoldgd.pipeline.overgeneration import keep_one_a_prototype
+from manifoldgd.pipeline.real_side import RealImages
 from manifoldgd.priors.prior import Prior
 from manifoldgd.report.run import PAGE
 from manifoldgd.store.keys import key_of, read_json
@@ -112,7 +112,7 @@ class Experiment(Setup):
 
     def _synthesise(self, folder: Path, facts: dict[str, Any]) -> DistilledSet:
         targets = self._targets() if self.needs_prototypes else None
-        matching = self._matching() if self.guided and self.guidance.features else None
+        energy_of = self._energy_of() if self.guided else None
 
         def sampled(place: Path, facts: dict[str, Any], replica: int) -> DistilledSet:
             return sets.distil(
@@ -122,7 +122,7 @@ class Experiment(Setup):
                 self.sampler,
                 self.guidance,
                 targets,
-                matching,
+                energy_of,
                 ipc=self.config.ipc,
                 seed=self.config.seed,
                 machine=self.machine,
@@ -157,16 +157,10 @@ class Experiment(Setup):
         )
         return find_targets(prototypes, encoded, self.guidance.neighbourhood)
 
-    def _matching(self) -> EnergySource:
-        return prepare_matching(
-            self.dataset,
-            self.guidance.features,
-            self.machine,
-            self.cache,
-            encoded=lambda: latents.encode(self.dataset, self.prior, self.machine, self.cache)[0],
-            prior=self.prior,
-            seed=self.config.seed,
-        )
+    def _energy_of(self) -> EnergyOf | None:
+        """What gives the energies of batches, for guidances that judge sets; of two that do, both follow the same."""
+        real = RealImages(self.dataset, self.machine, self.cache, self.prior, self.config.seed)
+        return next((judge.prepare(real) for judge in judges_in(self.guidance)), None)
 
     def _choose_real(self, folder: Path, facts: dict[str, Any]) -> DistilledSet:
         if self.config.source in IN_LATENT_SPACE:

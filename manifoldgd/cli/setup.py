@@ -13,7 +13,7 @@ from manifoldgd.cli.components import build, plain
 from manifoldgd.cli.compose import Config
 from manifoldgd.dataset import judging_split
 from manifoldgd.diffusion import Start
-from manifoldgd.diffusion.protocol import FeatureSpace
+from manifoldgd.diffusion.protocol import judges_in
 from manifoldgd.distill.overgeneration import Overgeneration
 from manifoldgd.errors import require
 from manifoldgd.machine import SINGLE, Machine
@@ -164,7 +164,7 @@ class Setup:
     def _set_precisions(self) -> dict[str, str]:
         """What the set was computed in, where that is not single precision."""
         # They run in the students' precision.
-        random_networks = self.guided and isinstance(self.guidance.features, FeatureSpace)
+        random_networks = self.guided and any(judge.random_networks for judge in judges_in(self.guidance))
         asked = {"precision": self.needs_prior, "student_precision": random_networks}
         return {key: self.config.machine[key] for key, used in asked.items() if used and not self._single(key)}
 

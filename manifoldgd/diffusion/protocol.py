@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -53,85 +53,13 @@ class Pull:
     clean: Tensor | None = None  # [B, C, H, W]
 
 
-Together = Literal["class", "set"]  # images whose rows need to stand in one batch
-
-
-@dataclass(frozen=True)
-class LatentSpace:
-    """The latents themselves, in which the images of a class are compared with each other."""
-
-    together: ClassVar[Together] = "class"
-
-
-@dataclass(frozen=True)
-class FeatureSpace:
-    """The random features in which synthetic sets are compared with real ones, by their means of each class."""
-
-    networks: int  # random networks in the pool
-    width: int  # filters of each
-    real_per_class: int  # real images of each class
-    pool_seed: int | None = field(default=None, kw_only=True)  # of networks, real images and copies; None: everyone's
-    together: ClassVar[Together] = "class"
-
-
-@dataclass(frozen=True)
-class RegressionSpace(FeatureSpace):
-    """Random features in which a regression on the synthetic set classifies real images."""
-
-    ridge: float  # > 0, share of the mean of the kernel's diagonal
-    temperature: float  # > 0, factor on the regression's outputs
-    copies: int = 0  # augmented copies of the set that the regression learns from besides
-    augmentation: Any = None  # manifoldgd.students.Augmentation that makes them
-    together: ClassVar[Together] = "set"
-
-
-@dataclass(frozen=True)
-class TransportSpace:
-    """Weighted centres of the real latents of each class, to which those of a set are transported."""
-
-    clusterer: Any  # manifoldgd.prototypes.Clusterer that finds the centres
-    centres: int  # of each class
-    regularisation: float  # > 0, of the transport plan, share of the mean cost
-    together: ClassVar[Together] = "class"
-
-
-@dataclass(frozen=True)
-class DenoiserSpace:
-    """Features of the prior's own network, in which each image is compared with the real ones of its class."""
-
-    features: Any  # manifoldgd.prototypes.DenoiserFeatures
-    real_per_class: int  # real images of each class
-    together: ClassVar[None] = None  # images do not see one another
-
-
-SetSpace = LatentSpace | FeatureSpace | TransportSpace | DenoiserSpace  # where a guidance judges sets
-
-
 @dataclass(frozen=True)
 class Anchors:
     """What the rows of a batch are guided towards."""
 
     prototypes: Tensor  # [B, C, H, W]
     neighbourhoods: Tensor | None  # [B, M, D] real latents of the class nearest to the prototype, nearest first
-    energy: SetEnergy | None = None  # of the batch, for guidances that ask for ``features``
-
-
-class SetEnergy(Protocol):
-    """How badly the synthetic images of a batch, as a set, stand for the real ones of their classes."""
-
-    def __call__(self, x0: Tensor, draw: int) -> Tensor:
-        """Clean latents ``[B, C, H, W]`` -> scalar, differentiable; ``draw`` counts the evaluations of a batch."""
-        ...
-
-
-class EnergySource(Protocol):
-    """What a guidance that judges sets needs of a dataset, for all batches of a set."""
-
-    precision: str  # what decoder and networks are computed in, as Lightning names it
-
-    def energy(self, decode: Callable[[Tensor], Tensor], labels: Tensor) -> SetEnergy:
-        """The energy of a batch with the classes ``[B]``; ``decode`` gives pixels that gradients flow through."""
-        ...
+    energy: SetEnergy | None = None  # of the batch, for guidances that judge sets
 
 
 class BoundGuidance(Protocol):
@@ -143,19 +71,46 @@ class BoundGuidance(Protocol):
 
 
 class Guidance(Protocol):
-    """A guidance method: its scientific numbers only."""
+    """A guidance method: its scientific numbers only. One that holds others names them in ``parts``."""
 
     neighbourhood: int  # real latents wanted around each prototype, 0 for none
-    features: SetSpace | None  # where sets are judged, for guidances of many images at once
 
     def bind(self, anchors: Anchors) -> BoundGuidance:
         """The guidance for one batch."""
         ...
 
 
-class SetGuidance(Guidance, Protocol):
-    """A guidance with ``features``."""
+class SetEnergy(Protocol):
+    """How badly the synthetic images of a batch, as a set, stand for the real ones of their classes."""
+
+    def __call__(self, x0: Tensor, draw: int) -> Tensor:
+        """Clean latents ``[B, C, H, W]`` -> scalar, differentiable; ``draw`` counts the evaluations of a batch."""
+        ...
+
+
+Decode = Callable[[Tensor], Tensor]  # scaled latents [B, C, H, W] -> pixels [B, C, h, w] in [-1, 1], differentiable
+EnergyOf = Callable[[Decode, Tensor], SetEnergy]  # the prior's decoder and the classes [B] of a batch -> its energy
+Together = Literal["class", "set"]  # images whose rows need to stand in one batch
+RealSide = TypeVar("RealSide", contravariant=True)  # manifoldgd.set_guidance.descent.RealSide
+
+
+class SetGuidance(Guidance, Protocol[RealSide]):
+    """A guidance of many images at once, which follows ``anchors.energy``."""
+
+    judges_sets: bool  # whether it does; without any strength batches are the usual ones
+    together: Together | None  # None where images do not see one another
+    random_networks: bool  # whether it looks through random networks, which run in the students' precision
+
+    def prepare(self, real: RealSide) -> EnergyOf:
+        """The energies of all batches of a set, from the real training images."""
+        ...
 
     def evaluations(self, steps: int, taken: int) -> int:
         """How often a batch's energy is evaluated when the last ``taken`` of ``steps`` denoising steps are taken."""
         ...
+
+
+def judges_in(guidance: Guidance) -> tuple[SetGuidance, ...]:
+    """What judges sets in a guidance: itself, or those of its parts that do."""
+    inner = tuple(judge for part in getattr(guidance, "parts", ()) for judge in judges_in(part))
+    return (guidance, *inner) if getattr(guidance, "judges_sets", False) else inner

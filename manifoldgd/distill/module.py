@@ -12,14 +12,13 @@ from torch import Tensor
 from manifoldgd.artifacts import LatentSet, PrototypeSet
 from manifoldgd.diffusion.cfg import ClassifierFreeGuidance, InParts
 from manifoldgd.diffusion.loop import StepRecord, sample
-from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, EnergySource, Guidance, SetEnergy
+from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, EnergyOf, Guidance, SetEnergy
 from manifoldgd.diffusion.samplers import Sampler
 from manifoldgd.diffusion.start import PURE_NOISE, Origin, Start
 from manifoldgd.distill.items import WorkItem
 from manifoldgd.errors import RunError
 from manifoldgd.finite import NotFinite
 from manifoldgd.geometry.neighbours import neighbourhood_indices
-from manifoldgd.machine import half_precision
 from manifoldgd.priors.prior import Prior
 from manifoldgd.randomness import RowNoise
 
@@ -83,8 +82,7 @@ class DistillModule(LightningModule):
         sampler: steps from ``x_t`` to ``x_prev``.
         guidance: a guidance method; acts only where there are ``targets``.
         targets: prototypes and neighbourhoods, or ``None`` where neither guidance nor start needs any.
-        matching: random networks and real features, or what else the guidance judges sets by; ``None`` for one that
-            judges no sets.
+        energy_of: gives the energies of batches, for a guidance that judges sets; ``None`` for one that does not.
         image_size: ``(h, w)`` of the images to return.
         seed: distillation seed.
         start: pure noise, or the noised prototypes of ``targets``.
@@ -97,7 +95,7 @@ class DistillModule(LightningModule):
         sampler: Sampler,
         guidance: Guidance,
         targets: Targets | None,
-        matching: EnergySource | None = None,
+        energy_of: EnergyOf | None = None,
         *,
         image_size: tuple[int, int],
         seed: int,
@@ -109,7 +107,7 @@ class DistillModule(LightningModule):
             raise ValueError("targets: expected prototypes to start from, got None")
         self.transformer, self.autoencoder = prior.transformer, prior.autoencoder  # registered: Lightning moves them
         self.prior, self.sampler, self.guidance, self.targets = prior, sampler, guidance, targets
-        self.matching, self.start = matching, start
+        self.energy_of, self.start = energy_of, start
         self.image_size, self.seed, self.at_once = image_size, seed, at_once
         self.on_step: Callable[[StepRecord], None] = lambda record: None
         self.on_evaluation: Callable[[], None] = lambda: None  # of the set energy, many times in a step
@@ -165,9 +163,9 @@ class DistillModule(LightningModule):
         if self.targets is None:
             return None
         anchors = self.targets.anchors(items, self.device)
-        if self.matching is not None:
+        if self.energy_of is not None:
             labels = torch.tensor([item.label for item in items])
-            anchors = replace(anchors, energy=self._counted(self.matching.energy(self._decode, labels)))
+            anchors = replace(anchors, energy=self._counted(self.energy_of(self._decode, labels)))
         return self.guidance.bind(anchors)
 
     def _counted(self, energy: SetEnergy) -> SetEnergy:
@@ -179,10 +177,8 @@ class DistillModule(LightningModule):
         return evaluate
 
     def _decode(self, latents: Tensor) -> Tensor:
-        """Pixels that gradients flow through. The sampler runs guidances in full precision, so half is asked for."""
-        precision = "32-true" if self.matching is None else self.matching.precision
-        with half_precision(precision, latents.device):
-            return self.prior.decode_pixels(latents, self.image_size).float()
+        """Pixels that gradients flow through, in the precision that whoever asks works in."""
+        return self.prior.decode_pixels(latents, self.image_size).float()
 
 
 def _curves(records: list[StepRecord]) -> tuple[Tensor, Tensor, Tensor]:

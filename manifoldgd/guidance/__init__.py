@@ -1,38 +1,45 @@
-"""Guidance methods: one file each, one signature (:class:`manifoldgd.diffusion.protocol.Guidance`)."""
+"""Guidance methods, one signature (:class:`manifoldgd.diffusion.protocol.Guidance`).
 
-from manifoldgd.guidance.at_noisy_latent import AtNoisyLatent
-from manifoldgd.guidance.combined import CombinedGuidance
-from manifoldgd.guidance.denoiser_features import DenoiserFeatureGuidance
+Those of single images live here. Those of sets live in :mod:`manifoldgd.set_guidance`, as they look at real images
+through students' networks; here they are found by the same names, and loaded when they are asked for.
+"""
+
+from importlib import import_module
+
+from manifoldgd.guidance.composed import AtNoisyLatent, CombinedGuidance, LateGuidance, OnPrediction
 from manifoldgd.guidance.kalman import KalmanGuidance
-from manifoldgd.guidance.late import LateGuidance
 from manifoldgd.guidance.manifold import ManifoldGuidance
 from manifoldgd.guidance.manifold_released import ManifoldReleasedGuidance
-from manifoldgd.guidance.matching import MatchingGuidance
 from manifoldgd.guidance.mode import ModeGuidance
 from manifoldgd.guidance.none import NoGuidance
-from manifoldgd.guidance.on_prediction import OnPrediction
 from manifoldgd.guidance.posterior import PosteriorGuidance
 from manifoldgd.guidance.projected_target import ProjectedTargetGuidance
-from manifoldgd.guidance.regression import AugmentedRegressionGuidance, RegressionGuidance
-from manifoldgd.guidance.repulsion import RepulsionGuidance
-from manifoldgd.guidance.transport import TransportGuidance
 
+OF_SETS = (
+    "AugmentedRegressionGuidance",
+    "DenoiserFeatureGuidance",
+    "MatchingGuidance",
+    "RegressionGuidance",
+    "RepulsionGuidance",
+    "TransportGuidance",
+)
 __all__ = [
     "AtNoisyLatent",
-    "AugmentedRegressionGuidance",
     "CombinedGuidance",
-    "DenoiserFeatureGuidance",
     "KalmanGuidance",
     "LateGuidance",
     "ManifoldGuidance",
     "ManifoldReleasedGuidance",
-    "MatchingGuidance",
     "ModeGuidance",
     "NoGuidance",
     "OnPrediction",
     "PosteriorGuidance",
     "ProjectedTargetGuidance",
-    "RegressionGuidance",
-    "RepulsionGuidance",
-    "TransportGuidance",
 ]
+__all__ += OF_SETS
+
+
+def __getattr__(name: str) -> type:
+    if name not in OF_SETS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("manifoldgd.set_guidance"), name)

@@ -12,7 +12,7 @@ whose projector is the same with gains of 0 and 1 and for all noise levels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -20,8 +20,8 @@ from torch import Tensor
 from manifoldgd.diffusion.protocol import Anchors, Pull, Step
 from manifoldgd.errors import require
 from manifoldgd.geometry.tangent import energy_kept, principal_axes
-from manifoldgd.guidance.manifold import bind_neighbourhoods
-from manifoldgd.guidance.window import Neighbourhood, acts
+from manifoldgd.guidance.tangents import Neighbourhood, bind_neighbourhoods
+from manifoldgd.guidance.window import acts
 from manifoldgd.ranges import Range, Share, checked
 
 
@@ -44,7 +44,6 @@ class KalmanGuidance:
     neighbourhood: Neighbourhood
     axes: Annotated[int, Range("[1, 100000]")]
     t_stop: Share
-    features: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         require(

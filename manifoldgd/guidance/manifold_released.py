@@ -21,7 +21,8 @@ from manifoldgd.geometry.neighbours import nearest_in_cloud
 from manifoldgd.geometry.tangent import project, tangent_basis
 from manifoldgd.geometry.transport import carry
 from manifoldgd.guidance.mode import mode_vector
-from manifoldgd.guidance.window import Multiplier, Neighbours, TangentDim, WarmupSteps, acts, check_tangent
+from manifoldgd.guidance.tangents import Neighbours, TangentDim, check_tangent
+from manifoldgd.guidance.window import Multiplier, WarmupSteps, acts
 from manifoldgd.ranges import Length, Range, Share, Strength, checked
 
 # Constants of the released code that no script of it sets.
@@ -62,7 +63,6 @@ class ManifoldReleasedGuidance:
     max_multiplier: Multiplier
     t_stop: Share
     neighbourhood: ClassVar[int] = 0
-    features: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         check_tangent(self.tangent_dim, self.neighbours, self.cloud_size, "guidance.cloud_size")

@@ -49,7 +49,6 @@ class ModeGuidance:
     bandwidth: Length
     t_stop: Share
     neighbourhood: ClassVar[int] = 0
-    features: ClassVar[None] = None
 
     def bind(self, anchors: Anchors) -> _BoundMode:
         """The guidance towards ``anchors.prototypes``."""

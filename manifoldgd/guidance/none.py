@@ -11,7 +11,6 @@ class NoGuidance:
     """Binds to a guidance that never acts."""
 
     neighbourhood: ClassVar[int] = 0
-    features: ClassVar[None] = None
 
     def bind(self, anchors: Anchors) -> _Idle:
         """``anchors`` are ignored."""

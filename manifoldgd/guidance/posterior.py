@@ -10,7 +10,6 @@ the paper (arXiv 2602.23295).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -18,8 +17,16 @@ from manifoldgd.diffusion.protocol import Anchors, Pull, Step
 from manifoldgd.geometry.neighbourhoods import Neighbourhoods
 from manifoldgd.geometry.posterior import posterior_mean, posterior_weights
 from manifoldgd.geometry.tangent import energy_kept
-from manifoldgd.guidance.manifold import bind_neighbourhoods
-from manifoldgd.guidance.window import Neighbourhood, Neighbours, TangentDim, acts, check_tangent
+from manifoldgd.guidance.tangents import (
+    Neighbourhood,
+    Neighbours,
+    PosteriorTangents,
+    TangentDim,
+    Tangents,
+    bind_neighbourhoods,
+    check_tangent,
+)
+from manifoldgd.guidance.window import acts
 from manifoldgd.ranges import Share, Strength, checked
 
 
@@ -49,7 +56,6 @@ class PosteriorGuidance:
     neighbours: Neighbours
     uniform_share: Share
     t_stop: Share
-    features: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         check_tangent(self.tangent_dim, self.neighbours, self.neighbourhood, "guidance.neighbourhood")
@@ -57,36 +63,25 @@ class PosteriorGuidance:
     def bind(self, anchors: Anchors) -> _BoundPosterior:
         """The guidance into ``anchors.neighbourhoods`` ``[B, M, D]``; the prototypes themselves are not looked at."""
         points = bind_neighbourhoods(anchors, self.neighbourhood)
-        return _BoundPosterior(self, points, Neighbourhoods(points) if self.tangent_scale > 0 else None)
+        numbers = self.neighbours, self.tangent_dim, self.uniform_share
+        tangents = PosteriorTangents(Neighbourhoods(points), *numbers) if self.tangent_scale > 0 else None
+        return _BoundPosterior(self, points, tangents)
 
 
 @dataclass(frozen=True)
 class _BoundPosterior:
     method: PosteriorGuidance
     points: Tensor  # [B, M, D]
-    prepared: Neighbourhoods | None  # None where nothing is projected
+    tangents: Tangents | None  # None where nothing is projected
 
     def __call__(self, step: Step) -> Pull | None:
         method = self.method
         if (method.scale == 0 and method.tangent_scale == 0) or not acts(step, method.t_stop):
             return None
-        x_t = step.x_t.flatten(1)
-        weights = posterior_weights(x_t, self.points, step.alpha_bar)
+        weights = posterior_weights(step.x_t.flatten(1), self.points, step.alpha_bar)
         vectors = posterior_mean(self.points, weights) - step.x0.flatten(1)
         pull, kept = method.scale * vectors, None
-        if self.prepared is not None:
-            projected = self._project(self.prepared, vectors, x_t, step.alpha_bar)
+        if self.tangents is not None:
+            projected = self.tangents.project(vectors, step, method.neighbourhood)
             pull, kept = pull + method.tangent_scale * projected, energy_kept(vectors, projected)
         return Pull(scaled=pull.view_as(step.x0), plain=None, kept=kept)
-
-    def _project(self, prepared: Neighbourhoods, vectors: Tensor, x_t: Tensor, alpha_bar: float) -> Tensor:
-        method = self.method
-        return prepared.project(
-            vectors,
-            x_t,
-            alpha_bar,
-            within=method.neighbourhood,
-            neighbours=method.neighbours,
-            rank=method.tangent_dim,
-            uniform_share=method.uniform_share,
-        )

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from manifoldgd.diffusion.protocol import Anchors, Pull, Step
 from manifoldgd.errors import require
-from manifoldgd.geometry.neighbourhoods import Neighbourhoods
-from manifoldgd.guidance.manifold import ManifoldGuidance, bind_neighbourhoods
+from manifoldgd.guidance.manifold import ManifoldGuidance
 from manifoldgd.guidance.mode import mode_vector
+from manifoldgd.guidance.tangents import PosteriorTangents, bind_neighbourhoods
 from manifoldgd.guidance.window import acts
 from manifoldgd.ranges import checked
 
@@ -42,27 +42,20 @@ class ProjectedTargetGuidance(ManifoldGuidance):
     def bind(self, anchors: Anchors) -> _BoundProjectedTarget:
         """The guidance towards ``anchors.prototypes`` on the planes of ``anchors.neighbourhoods`` ``[B, M, D]``."""
         points = bind_neighbourhoods(anchors, self.neighbourhood)
-        return _BoundProjectedTarget(self, anchors.prototypes, Neighbourhoods(points) if self.scale > 0 else None)
+        return _BoundProjectedTarget(self, anchors.prototypes, self.tangents(points) if self.scale > 0 else None)
 
 
 @dataclass(frozen=True)
 class _BoundProjectedTarget:
     method: ProjectedTargetGuidance
     prototypes: Tensor  # [B, C, H, W]
-    prepared: Neighbourhoods | None  # None where the scale is 0
+    tangents: PosteriorTangents | None  # None where the scale is 0
 
     def __call__(self, step: Step) -> Pull | None:
         method = self.method
-        if self.prepared is None or not acts(step, method.t_stop):
+        if self.tangents is None or not acts(step, method.t_stop):
             return None
-        target = self.prepared.project_points(
-            self.prototypes.flatten(1),
-            step.x_t.flatten(1),
-            step.alpha_bar,
-            within=method.size_at(step.index, step.num_steps),
-            neighbours=method.neighbours,
-            rank=method.tangent_dim,
-            uniform_share=method.equal_share,
-        )
+        within = method.size_at(step.index, step.num_steps)
+        target = self.tangents.project_points(self.prototypes.flatten(1), step, within)
         vector = mode_vector(step.x0, target.view_as(step.x0), method.kernel, method.bandwidth)
         return Pull(scaled=method.scale * vector, plain=None, kept=None)

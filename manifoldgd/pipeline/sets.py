@@ -13,7 +13,7 @@ from torch import Tensor
 
 from manifoldgd.artifacts import DistilledSet, PrototypeSet
 from manifoldgd.dataset import ImageDataset
-from manifoldgd.diffusion.protocol import EnergySource, Guidance, SetGuidance
+from manifoldgd.diffusion.protocol import EnergyOf, Guidance, judges_in
 from manifoldgd.diffusion.samplers import Sampler
 from manifoldgd.diffusion.start import PURE_NOISE, Start
 from manifoldgd.distill.classes import prior_labels
@@ -40,9 +40,9 @@ def distil(
     dataset: ImageDataset,
     prior: Prior,
     sampler: Sampler,
-    guidance: Guidance | SetGuidance,
+    guidance: Guidance,
     targets: Targets | None,
-    matching: EnergySource | None = None,
+    energy_of: EnergyOf | None = None,
     *,
     ipc: int,
     seed: int,
@@ -60,7 +60,7 @@ def distil(
         sampler: how to step.
         guidance: what pulls.
         targets: what it pulls towards or starts from; ``None`` for unguided sampling from pure noise.
-        matching: random networks and real features, for guidances that judge sets.
+        energy_of: gives the energies of batches, for guidances that judge sets.
         ipc: images a class.
         seed: distillation seed.
         machine: where to run.
@@ -74,24 +74,25 @@ def distil(
     prior.hold(machine.precision)
     labels = match_classes(dataset, prior)
     items = work_items(dataset.class_names, labels, ipc, replica=replica)
+    judges = judges_in(guidance)
     batches = [
         batch
-        for batch in fixed_batches(items, machine.batch_size, together=guidance.features and guidance.features.together)
+        for batch in fixed_batches(items, machine.batch_size, together=judges[0].together if judges else None)
         if any((item.label, item.rank) not in writer.rows for item in batch)
     ]
     size = dataset.image_shape[1:]
     numbers = {"image_size": size, "seed": seed, "at_once": machine.batch_size, "start": start}
-    module = DistillModule(prior, sampler, guidance, targets, matching, **numbers)
+    module = DistillModule(prior, sampler, guidance, targets, energy_of, **numbers)
     guided = not isinstance(guidance, NoGuidance)
     started = time.perf_counter()
     title = f"sample {sum(map(len, batches))} images"
     taken = start.remaining(sampler.steps)
-    gradients = guidance.evaluations(sampler.steps, taken) if guidance.features else 0  # each about as long as a step
+    gradients = sum(judge.evaluations(sampler.steps, taken) for judge in judges)  # each about as long as a step
     with progress_bar(title, len(batches) * (taken + gradients), enabled=machine.progress) as advance:
         module.on_step = lambda record: advance()
         module.on_evaluation = advance
-        # Inference mode would forbid the gradients that matching follows.
-        trainer = machine.trainer(enable_progress_bar=False, inference_mode=matching is None)
+        # Inference mode would forbid the gradients that energies are followed by.
+        trainer = machine.trainer(enable_progress_bar=False, inference_mode=energy_of is None)
 
         def save(batch: Synthesised) -> None:
             nonlocal started

@@ -1,1 +1,16 @@
-"""Sets matched to the real data in the features of random networks: the energy behind matching guidance."""
+"""What moves many images at once: energies of a set, random networks to see them through, and descent."""
+
+from manifoldgd.set_guidance.denoiser import DenoiserFeatureGuidance
+from manifoldgd.set_guidance.matching import MatchingGuidance
+from manifoldgd.set_guidance.regression import AugmentedRegressionGuidance, RegressionGuidance
+from manifoldgd.set_guidance.repulsion import RepulsionGuidance
+from manifoldgd.set_guidance.transport import TransportGuidance
+
+__all__ = [
+    "AugmentedRegressionGuidance",
+    "DenoiserFeatureGuidance",
+    "MatchingGuidance",
+    "RegressionGuidance",
+    "RepulsionGuidance",
+    "TransportGuidance",
+]

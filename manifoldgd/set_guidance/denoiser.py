@@ -1,16 +1,44 @@
-"""How far each synthetic image is from the real ones of its class in the features of the prior's own network."""
+"""Guidance by the denoiser's own features: each image becomes more like the real ones of its class there.
+
+The middle of a diffusion network holds what is in a picture. DAP (*Diffusion Models as Dataset Distillation Priors*, Su
+et al. 2026, arXiv 2510.17421) takes a kernel distance between synthetic and real images there as an energy and follows
+its gradient while sampling; no other network is needed. It departs from that description: clean latents are compared,
+at one low noise level, as everywhere here; the real side is a fixed sample of the class; and the gradient is followed
+by Adam in the last steps, like every energy here, so that its unit does not matter.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from manifoldgd.set_guidance.networks import Decode
+from manifoldgd.diffusion.protocol import EnergyOf
+from manifoldgd.prototypes import DenoiserFeatures
+from manifoldgd.ranges import Range, checked
+from manifoldgd.set_guidance.descent import Descent, Embed, RealSide
 
-Embed = Callable[[Tensor, Tensor], Tensor]  # clean latents [B, C, H, W], classes [B] -> [B, E], differentiable
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class DenoiserFeatureGuidance(Descent):
+    """Descent of :class:`DenoiserEnergy`; for its other numbers see :class:`Descent`.
+
+    Attributes:
+        space: which features.
+        real_per_class: real images of each class that images are compared with, >= 2.
+    """
+
+    space: DenoiserFeatures
+    real_per_class: Annotated[int, Range("[2, 1000000]")]
+    together: ClassVar[None] = None
+
+    def prepare(self, real: RealSide) -> EnergyOf:
+        """The features of real images of each class."""
+        features, embed = real.denoiser_features(self.space, self.real_per_class)
+        return lambda decode, labels: DenoiserEnergy(embed, features, labels)
 
 
 class DenoiserEnergy:
@@ -38,16 +66,3 @@ class DenoiserEnergy:
 
 def _median_squared(rows: Tensor) -> Tensor:
     return torch.nn.functional.pdist(rows).median().square().clamp(min=torch.finfo(rows.dtype).tiny)
-
-
-@dataclass(frozen=True)
-class DenoiserMatching:
-    """What guidance by the denoiser's features needs of a dataset, for all batches of a set."""
-
-    embed: Embed
-    real: Tensor  # [classes, N, E]
-    precision = "32-true"
-
-    def energy(self, decode: Decode, labels: Tensor) -> DenoiserEnergy:
-        """The energy of a batch with these labels ``[B]``."""
-        return DenoiserEnergy(self.embed, self.real, labels)

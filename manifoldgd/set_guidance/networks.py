@@ -9,14 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from manifoldgd.dataset import ImageDataset, check_statistics
+from manifoldgd.diffusion.protocol import Decode
 from manifoldgd.machine import half_precision
 from manifoldgd.randomness import generator
+from manifoldgd.ranges import Million, Range, Seed, Width, checked
+from manifoldgd.set_guidance.descent import Descent, OnStep, RealSide
 from manifoldgd.students.augmentation import Augmentation
 from manifoldgd.students.networks import ConvNet, ImageShape
 
@@ -30,8 +34,6 @@ KEPT_PARTS = 2  # so many at once keep their activations; 1,500 images of 28x28 
 # Images of a copy that share the operation where an augmentation draws one for all it is given. Small, so that each
 # regression sees most operations.
 ALIKE = 10
-
-Decode = Callable[[Tensor], Tensor]  # scaled latents [B, C, H, W] -> pixels [B, C, h, w] in [-1, 1], differentiable
 
 
 def depth_for(image_shape: ImageShape) -> int:
@@ -152,7 +154,8 @@ def embed_latents(
     each = 1 if copies is None else 1 + copies.count
 
     def embedded(number: int, part: Tensor) -> Tensor:
-        pixels = decode(part)
+        with half_precision(networks.precision, part.device):
+            pixels = decode(part).float()
         if copies is None:
             return networks.embed(index, pixels)
         features = networks.embed_normalised(index, copies(networks, pixels, number))
@@ -162,6 +165,49 @@ def embed_latents(
     if len(parts) <= KEPT_PARTS:
         return torch.cat([embedded(number, part) for number, part in enumerate(parts)])
     return torch.cat([checkpoint(embedded, number, part, use_reentrant=False) for number, part in enumerate(parts)])
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class NetworkDescent(Descent):
+    """Descent of an energy that looks at images through random networks.
+
+    Attributes:
+        networks: random networks in the pool, >= 1.
+        width: their filters, >= 1.
+        real_per_class: real images of each class that the energy knows, >= 1.
+        pool_seed: of the draw of networks and real images. ``None`` is one draw that sets of all seeds share, so that
+            the spread between them leaves out what another draw would change.
+    """
+
+    networks: Annotated[int, Range("[1, 1000]")]  # all are held in memory
+    width: Width
+    real_per_class: Million
+    pool_seed: Seed | None
+    random_networks: ClassVar[bool] = True
+
+    def pool(self, real: RealSide) -> RandomNetworks:
+        """The networks, for images of the dataset and on the device; they are students that never train."""
+        dataset, machine = real.dataset, real.machine
+        return RandomNetworks(
+            dataset.image_shape,
+            count=self.networks,
+            width=self.width,
+            mean=dataset.mean,
+            std=dataset.std,
+            precision=machine.student_precision,
+            seed=self.pool_seed,
+        ).to(machine.device)
+
+    def seen(self, kind: str, real: RealSide, networks: RandomNetworks, compute: Callable[..., Tensor]) -> Tensor:
+        """What the networks make of real images by :func:`real_means` or :func:`real_features`, from the cache."""
+        numbers = {"networks": self.networks, "width": self.width, "real_per_class": self.real_per_class}
+        numbers |= {} if self.pool_seed is None else {"pool_seed": self.pool_seed}
+
+        def make(on_network: OnStep) -> Tensor:
+            return compute(networks, real.dataset, self.real_per_class, real.machine.device, on_network)
+
+        return real.cached(kind, numbers, make, self.networks)
 
 
 def _network(image_shape: ImageShape, width: int, source: torch.Generator) -> nn.Module:

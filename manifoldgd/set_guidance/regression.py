@@ -1,15 +1,99 @@
-"""How well a regression on the synthetic images classifies real ones."""
+"""Regression guidance: the whole set is guided so that a regression on it classifies real images.
+
+Ridge regression from the synthetic images to their labels has a closed form, so how well a set teaches can be
+differentiated with respect to its images without training anything (Nguyen, Chen & Lee, *Dataset Meta-Learning from
+Kernel Ridge-Regression*, ICLR 2021). The features are those of random networks, drawn anew instead of taken to their
+infinite-width limit, and real images are judged by a cross-entropy with a temperature (Loo et al., *Efficient Dataset
+Distillation using Random Feature Approximation*, NeurIPS 2022, who call it Platt scaling). Both optimise pixels from
+real images; here the gradient moves the clean latents that a sampler predicts in its last steps, labels stay hard, and
+the temperature is fixed. No network is trained: neither the prior nor the random ones, and no student is looked at.
+
+Students never see a set as it is: their protocol augments every batch. The regression may learn from augmented copies
+of the images as well, so that what makes a set teach must survive the augmentation. DSA (Zhao & Bilen 2021) augments
+synthetic and real batches alike; here real images are judged as they are, as test images will be.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from manifoldgd.set_guidance.networks import AugmentedCopies, Decode, RandomNetworks, embed_latents
+from manifoldgd.diffusion.protocol import Decode, EnergyOf, Together
+from manifoldgd.errors import require
+from manifoldgd.ranges import Range, checked
+from manifoldgd.set_guidance.descent import RealSide
+from manifoldgd.set_guidance.networks import (
+    AugmentedCopies,
+    NetworkDescent,
+    RandomNetworks,
+    embed_latents,
+    real_features,
+    real_labels,
+)
 from manifoldgd.students.augmentation import Augmentation
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class RegressionGuidance(NetworkDescent):
+    """Descent of :class:`RegressionEnergy`.
+
+    The classes of a set are told apart by one regression, so all images of the set are sampled as one batch, and a run
+    that is killed while sampling begins its set again. The rate falls to zero along a half cosine over all gradient
+    steps, as the networks take turns and never agree.
+
+    Attributes:
+        ridge: > 0, of the regression, as a share of the mean of the kernel's diagonal.
+        temperature: > 0, factor on the regression's outputs before the cross-entropy.
+    """
+
+    ridge: Annotated[float, Range("[1e-6, 1000]")]  # below, the kernel matrix is singular in single precision
+    temperature: Annotated[float, Range("[0.001, 1000]")]
+    together: ClassVar[Together] = "set"
+
+    def rate_at(self, share: float) -> float:
+        """Half a cosine from ``rate`` to 0."""
+        return self.rate * (1 + math.cos(math.pi * share)) / 2
+
+    def prepare(self, real: RealSide) -> EnergyOf:
+        """The pool, and real images in its features."""
+        networks = self.pool(real)
+        return partial(
+            RegressionEnergy,
+            networks=networks,
+            real=self.seen("regression", real, networks, real_features),
+            real_labels=real_labels(real.dataset, self.real_per_class),
+            ridge=self.ridge,
+            temperature=self.temperature,
+        )
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class AugmentedRegressionGuidance(RegressionGuidance):
+    """Regression guidance whose regression learns from augmented copies of the images as well.
+
+    Attributes:
+        copies: of each image, other ones at each gradient step, >= 1. Each costs as much as the images themselves.
+        augmentation: that makes the copies, a ``manifoldgd.students.Augmentation``.
+    """
+
+    copies: Annotated[int, Range("[1, 100]")]
+    augmentation: Augmentation
+
+    def __post_init__(self) -> None:
+        require(self.augmentation is not None, "guidance.augmentation: expected what makes the copies, got null")
+
+    def prepare(self, real: RealSide) -> EnergyOf:
+        """As that of the plain regression, with the copies; mirrored ones only where they keep their class."""
+        augmentation = self.augmentation if real.dataset.flip else self.augmentation.without_flip()
+        return partial(super().prepare(real), copies=self.copies, augmentation=augmentation)
 
 
 def ridge_outputs(synthetic: Tensor, labels: Tensor, real: Tensor, classes: int, ridge: float) -> Tensor:
@@ -46,8 +130,10 @@ class RegressionEnergy:
 
     Args:
         decode: the prior's decoder.
-        pool: the networks and the real features.
         labels: ``[B]`` class of each row, every class among them.
+        networks: the pool of ``P`` networks.
+        real: ``[P, N, E]`` features of real images; float16, a rounding far below the difference of two networks.
+        real_labels: ``[N]`` int64, of every class.
         ridge: > 0.
         temperature: > 0.
         copies: of each image, >= 0.
@@ -57,73 +143,33 @@ class RegressionEnergy:
     def __init__(
         self,
         decode: Decode,
-        pool: RegressionPool,
         labels: Tensor,
         *,
+        networks: RandomNetworks,
+        real: Tensor,
+        real_labels: Tensor,
         ridge: float,
         temperature: float,
         copies: int = 0,
         augmentation: Augmentation | None = None,
     ) -> None:
-        missing = set(range(pool.classes)) - set(labels.tolist())
+        missing = set(real_labels.tolist()) - set(labels.tolist())
         if missing:
             raise ValueError(f"labels: expected rows of every class in the batch, got none of {sorted(missing)[:5]}")
-        self.decode, self.pool, self.labels = decode, pool, labels
+        self.decode, self.labels = decode, labels
+        self.networks, self.real, self.real_labels = networks, real, real_labels
+        self.classes = int(real_labels.max()) + 1
         self.ridge, self.temperature = ridge, temperature
         self.copies, self.augmentation = copies, augmentation
 
     def __call__(self, x0: Tensor, draw: int) -> Tensor:
         """Clean latents ``[B, C, H, W]`` -> scalar; ``draw`` chooses the network."""
-        pool = self.pool
-        index = draw % len(pool.networks)
+        index = draw % len(self.networks)
         copies = AugmentedCopies(self.copies, self.augmentation, draw) if self.augmentation and self.copies else None
-        synthetic = embed_latents(pool.networks, index, self.decode, x0, copies)
+        synthetic = embed_latents(self.networks, index, self.decode, x0, copies)
         labels = self.labels.to(x0.device)
         if copies:
             synthetic, labels = synthetic.flatten(0, 1), labels.repeat_interleave(1 + self.copies)
-        real = pool.features[index].to(x0.device, torch.float32)
-        outputs = ridge_outputs(synthetic, labels, real, pool.classes, self.ridge)
-        return functional.cross_entropy(self.temperature * outputs, pool.labels.to(x0.device))
-
-
-@dataclass(frozen=True)
-class RegressionPool:
-    """Random networks and what they make of real training images."""
-
-    networks: RandomNetworks
-    features: Tensor  # [P, N, E] float16: a rounding far below the difference of two networks
-    labels: Tensor  # [N] int64
-    classes: int
-
-
-@dataclass(frozen=True)
-class Regression:
-    """What regression guidance needs of a dataset, and the regression's own numbers."""
-
-    pool: RegressionPool
-    ridge: float
-    temperature: float
-    copies: int = 0
-    augmentation: Augmentation | None = None
-
-    @property
-    def networks(self) -> RandomNetworks:
-        """The random networks."""
-        return self.pool.networks
-
-    @property
-    def precision(self) -> str:
-        """What decoder and networks are computed in."""
-        return self.networks.precision
-
-    def energy(self, decode: Decode, labels: Tensor) -> RegressionEnergy:
-        """The energy of a batch with these labels ``[B]``: a whole set."""
-        return RegressionEnergy(
-            decode,
-            self.pool,
-            labels,
-            ridge=self.ridge,
-            temperature=self.temperature,
-            copies=self.copies,
-            augmentation=self.augmentation,
-        )
+        real = self.real[index].to(x0.device, torch.float32)
+        outputs = ridge_outputs(synthetic, labels, real, self.classes, self.ridge)
+        return functional.cross_entropy(self.temperature * outputs, self.real_labels.to(x0.device))

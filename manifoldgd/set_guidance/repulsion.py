@@ -1,13 +1,35 @@
-"""How close the synthetic images of a class are to each other."""
+"""Repulsion guidance: the images of a class keep their distance, so that together they cover more of it.
+
+Images that are sampled on their own come out alike. Sampling them together with a potential that pushes them apart is
+particle guidance (Corso et al., *Particle Guidance*, ICLR 2024, arXiv 2310.13102). Here the potential acts on the clean
+latents that a sampler predicts in its last steps. It needs no networks, no real images, and no labels but the class.
+"""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from manifoldgd.set_guidance.networks import Decode
+from manifoldgd.diffusion.protocol import EnergyOf
+from manifoldgd.ranges import checked
+from manifoldgd.set_guidance.descent import Descent, RealSide
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class RepulsionGuidance(Descent):
+    """Descent of :class:`RepulsionEnergy`; for its numbers see :class:`Descent`.
+
+    The energy has no minimum at a finite distance, so ``rate * inner_steps`` times the steps that it acts in bounds how
+    far the images go.
+    """
+
+    def prepare(self, real: RealSide) -> EnergyOf:
+        """Nothing is prepared: real images are not looked at."""
+        return lambda decode, labels: RepulsionEnergy(labels)
 
 
 class RepulsionEnergy:
@@ -34,13 +56,3 @@ def _closeness(rows: Tensor) -> Tensor:
     others = squared[~torch.eye(len(rows), dtype=torch.bool, device=rows.device)]
     bandwidth = (others.detach().median() / math.log(len(rows))).clamp(min=torch.finfo(rows.dtype).tiny)
     return torch.exp(-others / bandwidth).mean()
-
-
-class Repulsion:
-    """What repulsion guidance needs for all batches of a set: nothing."""
-
-    precision = "32-true"
-
-    def energy(self, decode: Decode, labels: Tensor) -> RepulsionEnergy:
-        """The energy of a batch with these labels ``[B]``."""
-        return RepulsionEnergy(labels)

@@ -1,15 +1,84 @@
-"""How far the synthetic latents of a class are, together, from weighted centres of its real ones: optimal transport."""
+"""Transport guidance: the images of a class share out weighted centres of the real ones by optimal transport.
+
+Mode guidance gives every image one prototype, whatever the share of the class that it stands for. Here every step
+transports the predicted clean latents of a class to many centres, each weighted by its cluster's share, and pulls each
+latent to the mean of what it got. This is DMGD's distribution matching (*Train-Free Dataset Distillation with
+Semantic-Distribution Matching in Diffusion Models*, Wang et al. 2026, arXiv 2605.03877), after its description:
+weighted centres in place of the real distribution, optimal transport to them as guidance. It departs: the plan is
+entropic; all images of a class move at once, where DMGD matches them progressively, one part after another; and its
+semantic matching and dynamic labels, which act on the prior's conditioning, are left to the class label.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from manifoldgd.set_guidance.networks import Decode
+from manifoldgd.diffusion.protocol import Anchors, EnergyOf, Pull, SetEnergy, Step, Together
+from manifoldgd.guidance.window import acts
+from manifoldgd.prototypes import Clusterer
+from manifoldgd.ranges import Range, Share, Strength, checked
+from manifoldgd.set_guidance.descent import RealSide, gradient_of
 
 ITERATIONS = 200  # of Sinkhorn's; the plan's marginals are then off by less than a thousandth at the ranges in use
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class TransportGuidance:
+    """``pull = scale * (T(x0) - x0)``: descent of :class:`TransportEnergy`.
+
+    Attributes:
+        scale: strength, >= 0; 0 is the unguided run bit for bit.
+        clusterer: that finds the centres of each class, a ``manifoldgd.prototypes.Clusterer``.
+        centres: of each class, >= 1.
+        regularisation: of the transport plan, > 0, share of the mean cost.
+        t_stop: fraction of the steps, in [0, 1], at which guidance ends.
+    """
+
+    scale: Strength
+    clusterer: Clusterer
+    centres: Annotated[int, Range("[1, 10000]")]
+    regularisation: Annotated[float, Range("[0.0001, 1000]")]  # below, its exponentials underflow
+    t_stop: Share
+    neighbourhood: ClassVar[int] = 0
+    together: ClassVar[Together] = "class"
+    random_networks: ClassVar[bool] = False
+
+    @property
+    def judges_sets(self) -> bool:
+        """Without a scale there are no centres."""
+        return self.scale > 0
+
+    def prepare(self, real: RealSide) -> EnergyOf:
+        """The centres, and their shares of each class."""
+        centres, weights = real.centres(self.clusterer, self.centres)
+        return lambda decode, labels: TransportEnergy(centres, weights, labels, self.regularisation)
+
+    def evaluations(self, steps: int, taken: int) -> int:
+        """One a guided step."""
+        return max(0, taken - 1 - round(self.t_stop * steps))
+
+    def bind(self, anchors: Anchors) -> _BoundTransport:
+        """The guidance down ``anchors.energy``."""
+        if anchors.energy is None and self.scale > 0:
+            raise ValueError("energy: expected the transport energy of the batch, got None")
+        return _BoundTransport(self, anchors.energy)
+
+
+@dataclass(frozen=True)
+class _BoundTransport:
+    method: TransportGuidance
+    energy: SetEnergy | None  # None where the scale is 0
+
+    def __call__(self, step: Step) -> Pull | None:
+        if self.energy is None or self.method.scale == 0 or not acts(step, self.method.t_stop):
+            return None
+        gradient = gradient_of(self.energy, step.x0, step.index)
+        return Pull(scaled=-self.method.scale * gradient, plain=None, kept=None)
 
 
 def transport_plan(cost: Tensor, source: Tensor, target: Tensor, regularisation: float) -> Tensor:
@@ -67,17 +136,3 @@ class TransportEnergy:
             target = self.weights[label].to(source)
             plan = transport_plan(cost.detach().double(), source, target, self.regularisation)
         return len(rows) / 2 * (plan.to(cost) * cost).sum()
-
-
-@dataclass(frozen=True)
-class Transport:
-    """What transport guidance needs of a dataset, for all batches of a set."""
-
-    centres: Tensor  # [classes, M, D]
-    weights: Tensor  # [classes, M], rows sum to 1
-    regularisation: float
-    precision = "32-true"
-
-    def energy(self, decode: Decode, labels: Tensor) -> TransportEnergy:
-        """The energy of a batch with these labels ``[B]``."""
-        return TransportEnergy(self.centres, self.weights, labels, self.regularisation)

@@ -1,18 +1,54 @@
-"""Descent of a set-level energy inside the sampler: what guidances of many images at once have in common."""
+"""Descent of a set-level energy inside the sampler: what guidances of many images at once have in common.
+
+A guidance of sets holds its numbers, makes its real side once (``prepare``) and gives the energy of each batch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
-from manifoldgd.diffusion.protocol import Anchors, Pull, SetEnergy, Step
-from manifoldgd.ranges import Million, Range, Seed, Share, Width, checked
+from manifoldgd.dataset import ImageDataset
+from manifoldgd.diffusion.protocol import Anchors, Pull, SetEnergy, Step, Together
+from manifoldgd.machine import Machine
+from manifoldgd.prototypes import Clusterer, DenoiserFeatures
+from manifoldgd.ranges import Range, Share, checked
 
 BETAS = (0.9, 0.99)  # of Adam: the energy is another network's at each evaluation, so its gradients are averaged
 EPS = 1e-12
+
+OnStep = Callable[[], None]
+Embed = Callable[[Tensor, Tensor], Tensor]  # clean latents [B, C, H, W], classes [B] -> features [B, E], differentiable
+
+
+class RealSide(Protocol):
+    """What a guidance of sets may ask about the real training images; the pipeline answers, from its cache or anew."""
+
+    dataset: ImageDataset
+    machine: Machine
+
+    def cached(self, kind: str, numbers: Mapping[str, int], make: Callable[[OnStep], Tensor], steps: int) -> Tensor:
+        """What ``make`` makes of the training images in ``steps`` steps, each of which it announces.
+
+        Args:
+            kind: tells tensors of equal ``numbers`` apart, and is what the progress bar names.
+            numbers: all that it depends on, besides the images and the students' precision.
+            make: gives the tensor.
+            steps: how many.
+        """
+        ...
+
+    def centres(self, clusterer: Clusterer, count: int) -> tuple[Tensor, Tensor]:
+        """``count`` centres of the latents of each class ``[classes, count, D]``, and their shares of it, float64."""
+        ...
+
+    def denoiser_features(self, space: DenoiserFeatures, per_class: int) -> tuple[Tensor, Embed]:
+        """Features ``[classes, per_class, E]`` of real images, a fixed draw, and what gives those of latents."""
+        ...
 
 
 @checked
@@ -32,6 +68,13 @@ class Descent:
     inner_steps: Annotated[int, Range("[1, 10000]")]
     t_start: Share
     neighbourhood: ClassVar[int] = 0
+    together: ClassVar[Together | None] = "class"
+    random_networks: ClassVar[bool] = False
+
+    @property
+    def judges_sets(self) -> bool:
+        """Without a rate there is no energy."""
+        return self.rate > 0
 
     def rate_at(self, share: float) -> float:
         """The rate when ``share``, in [0, 1), of all gradient steps are done."""
@@ -48,23 +91,12 @@ class Descent:
         return _BoundDescent(self, anchors.energy)
 
 
-@checked
-@dataclass(frozen=True, kw_only=True)
-class SetDescent(Descent):
-    """Descent of an energy that looks at images through random networks.
-
-    Attributes:
-        networks: random networks in the pool, >= 1.
-        width: their filters, >= 1.
-        real_per_class: real images of each class that the energy knows, >= 1.
-        pool_seed: of the draw of networks and real images. ``None`` is one draw that sets of all seeds share, so that
-            the spread between them leaves out what another draw would change.
-    """
-
-    networks: Annotated[int, Range("[1, 1000]")]  # all are held in memory
-    width: Width
-    real_per_class: Million
-    pool_seed: Seed | None
+def gradient_of(energy: SetEnergy, x0: Tensor, draw: int) -> Tensor:
+    """Gradient ``[B, C, H, W]`` of a set energy at clean latents, wherever gradients are off."""
+    with torch.enable_grad():
+        variable = x0.detach().requires_grad_(True)
+        (gradient,) = torch.autograd.grad(energy(variable, draw), variable)
+    return gradient
 
 
 @dataclass
@@ -87,14 +119,8 @@ class _BoundDescent:
         x0 = step.x0
         for _ in range(method.inner_steps):
             rate = method.rate_at(self.count / self.total)
-            x0 = x0 - rate * self._direction(self._gradient(x0))
+            x0 = x0 - rate * self._direction(gradient_of(self.energy, x0, self.count))
         return Pull(scaled=None, plain=None, kept=None, clean=x0 - step.x0)
-
-    def _gradient(self, x0: Tensor) -> Tensor:
-        with torch.enable_grad():
-            variable = x0.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(self.energy(variable, self.count), variable)
-        return gradient
 
     def _direction(self, gradient: Tensor) -> Tensor:
         """Adam (Kingma & Ba 2015, algorithm 1) without its rate."""

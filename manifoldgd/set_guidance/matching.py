@@ -1,13 +1,36 @@
-"""How far the synthetic images of a class are, together, from its real ones."""
+"""Matching guidance: the images of a class are guided together, towards the real distribution of the class.
+
+Every guidance towards prototypes pulls each image towards its own and knows nothing of the other images. What a
+student learns from is the set. This guidance follows the gradient of a set-level energy, the distance between synthetic
+and real images in the features of random networks (Zhao & Bilen, *Dataset Condensation with Distribution Matching*,
+WACV 2023), inside the sampler (the idea of guiding by a distribution instead of by points is also DMGD's). No network
+is trained: neither the prior nor the random ones, and no student is looked at.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from manifoldgd.set_guidance.networks import Decode, RandomNetworks, embed_latents
+from manifoldgd.diffusion.protocol import Decode, EnergyOf
+from manifoldgd.ranges import checked
+from manifoldgd.set_guidance.descent import RealSide
+from manifoldgd.set_guidance.networks import NetworkDescent, RandomNetworks, embed_latents, real_means
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class MatchingGuidance(NetworkDescent):
+    """Descent of :class:`MatchingEnergy`; for its numbers see :class:`NetworkDescent`."""
+
+    def prepare(self, real: RealSide) -> EnergyOf:
+        """The pool, and the real means in its features."""
+        networks = self.pool(real)
+        means = self.seen("matching", real, networks, real_means)
+        return partial(MatchingEnergy, networks=networks, means=means)
 
 
 class MatchingEnergy:
@@ -20,12 +43,12 @@ class MatchingEnergy:
 
     Args:
         decode: the prior's decoder.
+        labels: ``[B]`` class of each row.
         networks: the pool of ``P`` networks.
         means: ``[P, classes, E]`` of real images (:func:`manifoldgd.set_guidance.networks.real_means`).
-        labels: ``[B]`` class of each row.
     """
 
-    def __init__(self, decode: Decode, networks: RandomNetworks, means: Tensor, labels: Tensor) -> None:
+    def __init__(self, decode: Decode, labels: Tensor, networks: RandomNetworks, means: Tensor) -> None:
         self.decode, self.networks = decode, networks
         self.classes, self.group = torch.unique(labels, return_inverse=True)
         self.counts = torch.bincount(self.group)[:, None]
@@ -39,20 +62,3 @@ class MatchingEnergy:
         sums = features.new_zeros(len(counts), features.shape[1]).index_add(0, group, features)
         real = self.means[index, self.classes].to(x0.device)
         return (sums / counts - real).square().sum()
-
-
-@dataclass(frozen=True)
-class Matching:
-    """What matching guidance needs of a dataset, for all batches of a set."""
-
-    networks: RandomNetworks
-    means: Tensor  # [P, classes, E]
-
-    @property
-    def precision(self) -> str:
-        """What decoder and networks are computed in."""
-        return self.networks.precision
-
-    def energy(self, decode: Decode, labels: Tensor) -> MatchingEnergy:
-        """The energy of a batch with these labels ``[B]``."""
-        return MatchingEnergy(decode, self.networks, self.means, labels)

@@ -1,0 +1,93 @@
+"""What guidances of sets learn about the real training images, computed once for a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from manifoldgd.artifacts import LatentSet
+from manifoldgd.dataset import ImageDataset
+from manifoldgd.errors import require
+from manifoldgd.latents.features import common_noise, noised_features
+from manifoldgd.machine import Machine
+from manifoldgd.pipeline import latents
+from manifoldgd.pipeline.sets import match_classes
+from manifoldgd.pipeline.spaces import features_of
+from manifoldgd.priors.prior import Prior
+from manifoldgd.progress import progress_bar
+from manifoldgd.prototypes import Clusterer, DenoiserFeatures
+from manifoldgd.randomness import generator
+from manifoldgd.set_guidance.descent import Embed, OnStep
+from manifoldgd.store.cache import cached_tensor
+from manifoldgd.store.keys import key_of
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """The real side of a dataset (:class:`manifoldgd.set_guidance.descent.RealSide`).
+
+    Attributes:
+        dataset: its training split is read, its test split is not.
+        machine: where to run. Random networks are students that never train, so they run in the students' precision.
+        cache: holds what is made.
+        prior: the latent diffusion model, for what is seen in its latents or features.
+        seed: distillation seed, of centres that are clustered.
+    """
+
+    dataset: ImageDataset
+    machine: Machine
+    cache: Path
+    prior: Prior | None = None
+    seed: int = 0
+
+    def cached(self, kind: str, numbers: Mapping[str, int], make: Callable[[OnStep], Tensor], steps: int) -> Tensor:
+        """A tensor of the training images, from ``cache/matching`` or made now."""
+
+        def made() -> Tensor:
+            with progress_bar(f"features of {steps} random networks", steps, enabled=self.machine.progress) as advance:
+                return make(advance)
+
+        key = key_of(kind, *self.dataset.as_learned, numbers, self.machine.student_precision)
+        return cached_tensor(self.cache / "matching", key, made)
+
+    def centres(self, clusterer: Clusterer, count: int) -> tuple[Tensor, Tensor]:
+        """``count`` centres of each class ``[classes, count, D]``, and their shares of it ``[classes, count]``."""
+        config = {"_target_": type(clusterer).__name__, **{name: repr(each) for name, each in vars(clusterer).items()}}
+        numbers = {"ipc": count, "seed": self.seed, "machine": self.machine, "cache": self.cache}
+        found, _ = latents.cluster(self._encoded, clusterer, config, **numbers)
+        shape = len(self._encoded.class_names), count
+        sizes = found.sizes.double().view(shape)
+        return found.prototypes.view(*shape, -1), sizes / sizes.sum(dim=1, keepdim=True)
+
+    def denoiser_features(self, space: DenoiserFeatures, per_class: int) -> tuple[Tensor, Embed]:
+        """Features ``[classes, per_class, E]`` of the prior's own network, and what gives those of latents.
+
+        Raises:
+            UserError: a class has fewer images.
+        """
+        prior, rows = self.prior, []
+        for label, name in enumerate(self._encoded.class_names):
+            own = self._encoded.indices_of(label)
+            require(
+                len(own) >= per_class,
+                f"guidance.real_per_class: needs to be at most the number of images of every class, got "
+                f"{per_class} with {len(own)} in class {name!r}; lower guidance.real_per_class",
+            )
+            rows.append(own[torch.randperm(len(own), generator=generator("denoiser features", name))[:per_class]])
+        table = features_of(space, self.dataset, prior, self._encoded, self.machine, self.cache)
+        labels, noise = torch.tensor(match_classes(self.dataset, prior)), common_noise(prior, space.timestep)
+        blocks = space.blocks(len(prior.transformer.transformer_blocks))
+
+        def embed(x0: Tensor, classes: Tensor) -> Tensor:
+            return noised_features(prior, x0, labels.to(x0.device)[classes], noise, space.timestep, blocks)
+
+        return table.load()[torch.stack(rows)], embed
+
+    @cached_property
+    def _encoded(self) -> LatentSet:
+        return latents.encode(self.dataset, self.prior, self.machine, self.cache)[0]
