@@ -27,8 +27,8 @@ LAYERS = {
     },
     1: {"geometry", "prototypes", "diffusion", "metrics"},
     1.5: {"guidance"},
-    2: {"data", "priors", "latents", "distill", "students", "set_guidance"},
-    3: {"bench", "store", "report", "pipeline", "study"},
+    2: {"data", "priors", "latents", "distill", "students", "set_guidance", "store"},
+    3: {"bench", "report", "pipeline", "study"},
     4: {"tracking", "cli", "__main__", "__init__"},
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}
@@ -38,6 +38,9 @@ ALLOWED_PAIRS = {
     ("latents", "priors"),
     ("distill", "priors"),
     ("set_guidance", "students"),
+    ("priors", "store"),
+    ("store", "data"),
+    ("store", "students"),
 }
 CORE_MAY_IMPORT = {
     "torch",

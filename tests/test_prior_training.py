@@ -168,6 +168,26 @@ def test_checkpoints_of_another_recipe_are_refused(tmp_path, monkeypatch):
             train(tmp_path / "p", **changes)
 
 
+def test_damaged_latents_of_a_stopped_training_are_found(tmp_path, monkeypatch):
+    from manifoldgd.priors import training
+
+    def dying_step(self, batch):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.DenoiserTraining, "training_step", dying_step)
+        with pytest.raises(Killed):
+            train(tmp_path / "p")
+    file = tmp_path / "p" / "training" / "latents.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-20] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(UserError, match=r"latents\.safetensors: .* remove it to encode the images again"):
+        train(tmp_path / "p")
+    file.unlink()
+    train(tmp_path / "p")
+
+
 def test_a_finished_prior_is_not_overwritten(trained):
     (trained[0] / CARD).write_text("{}")  # the card comes last: it says that the prior has been judged
     with pytest.raises(UserError, match="already holds a trained prior"):

@@ -16,14 +16,13 @@ from typing import Annotated, Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from manifoldgd.artifacts import Key
 from manifoldgd.dataset import ImageDataset, Split
 from manifoldgd.diffusion.schedule import NoiseSchedule
 from manifoldgd.errors import require
-from manifoldgd.files import atomic_path, atomic_write_json
+from manifoldgd.files import atomic_write_json
 from manifoldgd.priors.autoencoder import NORM_GROUPS, AutoencoderTraining, build_autoencoder
 from manifoldgd.priors.denoiser import DenoiserTraining, build_transformer
 from manifoldgd.priors.fit import fit
@@ -31,6 +30,7 @@ from manifoldgd.priors.loading import CARD
 from manifoldgd.priors.prior import as_pixels, pad_to
 from manifoldgd.randomness import derived_seed
 from manifoldgd.ranges import Batch, LearningRate, Momentum, Range, Width, checked
+from manifoldgd.store.tensors import read_tensors, write_tensors
 
 # DiT's training schedule (Peebles and Xie 2023), so that our priors and theirs go through the same sampler.
 SCHEDULE = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
@@ -272,9 +272,8 @@ def _train_denoiser(
 def _latents(vae: AutoencoderKL, split: Split, file: Path) -> Tensor:
     """The latents of the finished autoencoder, encoded once; a run that continues the denoiser reads them."""
     if not file.is_file():
-        with atomic_path(file) as partial:
-            save_file({"latents": _encode(vae, split).contiguous()}, partial)
-    return load_file(file)["latents"]
+        write_tensors(file, {"latents": _encode(vae, split)})
+    return read_tensors(file, again="encode the images again")[0]["latents"]
 
 
 @torch.inference_mode()
