@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from fractions import Fraction
 from numbers import Integral, Real
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, Unpack, get_args, get_origin, get_type_hints
 
 from manifoldgd.errors import UserError
 
@@ -146,7 +146,33 @@ def annotations_of(target: Callable[..., Any]) -> Mapping[str, Any]:
     # A dataclass inherits fields, whose annotations are to be read where they stand.
     of_class = inspect.isclass(target) and not is_dataclass(target)
     hints = get_type_hints(target.__init__ if of_class else target, include_extras=True)
-    return {name: hints.get(name, Any) for name in inspect.signature(target).parameters}
+    return {name: _shared(hints).get(name) or hints.get(name, Any) for name in parameters_of(target)}
+
+
+@functools.cache
+def parameters_of(target: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """The arguments of a class or function; those that it shares with others, in a typed dictionary, one by one."""
+    found = dict(inspect.signature(target).parameters)
+    last = next((one for one in found.values() if one.kind is one.VAR_KEYWORD), None)
+    shared = _typed_dictionary(get_type_hints(target)[last.name]) if last and not inspect.isclass(target) else None
+    if last is None or shared is None:
+        return found
+    del found[last.name]
+    optional = {True: last.empty, False: None}
+    for name in get_type_hints(shared):
+        found[name] = inspect.Parameter(name, last.KEYWORD_ONLY, default=optional[name in shared.__required_keys__])
+    return found
+
+
+def _typed_dictionary(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) is Unpack else None
+
+
+def _shared(hints: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The annotations inside a typed dictionary among ``hints``."""
+    return next(
+        (get_type_hints(found, include_extras=True) for found in map(_typed_dictionary, hints.values()) if found), {}
+    )
 
 
 def checked(target: Target) -> Target:

@@ -77,8 +77,9 @@ def shared_cache(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def no_memory_of_checked_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Tests leave nothing in the user's cache and find nothing there."""
-    module = importlib.import_module("manifoldgd.data.image_folder")
-    monkeypatch.setattr(module, "record_of", lambda folder: tmp_path / ".contents.bin")
+    for name in ("image_folder", "image_dataset"):
+        module = importlib.import_module(f"manifoldgd.data.{name}")
+        monkeypatch.setattr(module, "record_of", lambda folder: tmp_path / ".contents.bin")
     monkeypatch.setattr(
         importlib.import_module("manifoldgd.files"),
         "hash_memory",

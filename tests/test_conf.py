@@ -1,6 +1,5 @@
 """Every value has one owner: the YAML files and the constructors name the same keys, and everything composes."""
 
-import inspect
 import itertools
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,7 +17,7 @@ from manifoldgd.cli.components import build, checked_node
 from manifoldgd.cli.compose import conf_dir
 from manifoldgd.cli.setup import Setup
 from manifoldgd.errors import UserError
-from manifoldgd.ranges import Range, annotations_of
+from manifoldgd.ranges import Range, annotations_of, parameters_of
 from manifoldgd.store.keys import FETCHING
 
 CONF = conf_dir()
@@ -51,7 +50,7 @@ def nodes(config):
 
 def same_keys(node):
     target = get_object(node["_target_"])
-    signature = inspect.signature(target).parameters
+    signature = parameters_of(target)
     required = {name for name, one in signature.items() if one.default is one.empty}  # a default: engineering
     named = {str(key) for key in node} - {"_target_"}
     assert named - set(FETCHING) == required - set(FETCHING), node["_target_"]

@@ -5,6 +5,7 @@ import unicodedata
 
 import numpy as np
 import pytest
+import torch
 from data_parts import SAMPLES, load_folder, message_of, write_image
 from PIL import Image
 
@@ -147,7 +148,7 @@ def test_several_bad_files_are_counted(pets):
         (pets / name).write_bytes(b"no")
     message = message_of(load_folder, pets)
     assert str(pets / "train/cat/5.png") in message
-    assert "bad files in all: 3" in message
+    assert "(3 bad files in all)" in message
 
 
 def test_no_file_escapes_the_check(pets, tmp_path, monkeypatch):
@@ -155,12 +156,11 @@ def test_no_file_escapes_the_check(pets, tmp_path, monkeypatch):
     (bad_folder := tmp_path / "bad").mkdir()
     for name in ("0.png", "1.png"):
         (bad_folder / name).write_bytes(b"no" + name.encode())
-    good, (first, last) = class_files(pets / "train/cat")[0], class_files(bad_folder)
+    (good, *_), (first, last) = class_files(pets / "train/cat")[0], class_files(bad_folder)[0]
     files = [good] * 33 + [first] + [good] * 100 + [last]
-    message = message_of(contents.contents_of, files, tmp_path / "record")
-    assert "bad files in all: 2" in message
-    assert str(first.path) in message
-    assert str(last.path) in message
+    found, faults = contents.contents_of(files, tmp_path / "record")
+    assert [place for place, each in enumerate(found) if each is None] == [33, 134]
+    assert [str(bad.path) in fault for bad, fault in zip((first, last), faults, strict=True)] == [True, True]
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -198,12 +198,39 @@ def test_inputs_are_not_modified(pets):
 
 
 def test_all_bad_files_are_listed_at_once_up_to_a_few(pets):
-    bad = [pets / f"train/cat/x{number}.png" for number in range(12)]
+    bad = [pets / f"train/cat/x{number:02}.png" for number in range(24)]
     for number, path in enumerate(bad):
         path.write_bytes(b"no%d" % number)
+    (pets / "test/dog/notes.txt").touch()
+    (pets / "test/dog/more").mkdir()
     message = message_of(load_folder, pets)
-    assert sum(str(path) in message for path in bad) == 8
-    assert "bad files in all: 12" in message
+    assert sum(str(path) in message for path in bad) == 18
+    assert str(pets / "test/dog/notes.txt") in message
+    assert str(pets / "test/dog/more") in message
+    assert "and 6 more (26 bad files in all)" in message
+    assert "dataset.skip_bad=true" in message
+
+
+def test_bad_files_can_be_left_out(pets, capsys):
+    before = load_folder(pets)
+    for name in ("train/cat/0a.png", "test/dog/9.jpg"):
+        (pets / name).write_bytes(b"no")
+    (pets / "train/dog/notes.txt").touch()
+    message_of(load_folder, pets)
+    for _ in range(2):  # what was found bad before counts too
+        dataset = load_folder(pets, skip_bad=True)
+        said = capsys.readouterr().err
+        assert "dataset.skip_bad: left out, 3 bad files in all beside 10" in said
+        assert str(pets / "train/cat/0a.png") in said
+    assert dataset.train_fingerprint == before.train_fingerprint
+    assert dataset.test_fingerprint == before.test_fingerprint
+    assert torch.equal(dataset.train.images(), before.train.images())
+
+
+def test_a_class_without_a_readable_image_is_named(pets):
+    for file in (pets / "train/dog").iterdir():
+        file.write_bytes(b"no")
+    assert "class 'dog' has no training image" in message_of(load_folder, pets, skip_bad=True)
 
 
 def test_kinds_of_pixel_without_a_way_to_rgb_are_named_on_load(pets):

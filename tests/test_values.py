@@ -28,9 +28,10 @@ MEANINGFUL = {
     "*.teacher.architecture *.teacher.width *.teacher.depth": "null",
     "cell": "null",
     "dataset.train_per_class dataset.validation dataset.white dataset.prior_labels dataset.expected_counts": "null",
+    "dataset.fit dataset.test_share": "null",
     # Texts.
     "output set table sweep logger.entity logger.group prior.autoencoder prior.*revision": "abc null",
-    "dataset.name dataset.obtain": "abc null",
+    "dataset.name dataset.obtain dataset.test_labels dataset.group_by": "abc null",
     "dataset.train dataset.test": "abc",
     "cache logger.project logger.folder student.protocol.name prior.path": "abc",
     # Lists.

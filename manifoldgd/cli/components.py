@@ -5,9 +5,9 @@ The constructor's signature says which keys exist and what they hold; the YAML f
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from hydra.utils import get_object
@@ -16,19 +16,26 @@ from omegaconf import DictConfig, OmegaConf
 from manifoldgd.cli.explain import suggest
 from manifoldgd.cli.targets import check_target
 from manifoldgd.errors import UserError, require
-from manifoldgd.ranges import annotations_of, check
+from manifoldgd.ranges import annotations_of, check, parameters_of
 
 TARGET = "_target_"
 
 
-def build(config: DictConfig, group: str) -> Any:
+def build(config: DictConfig, group: str, **given: Any) -> Any:
     """The object that a group describes.
+
+    Args:
+        config: the whole configuration.
+        group: dotted path of the group.
+        given: what is known only now and goes beside the values, to a target that takes it.
 
     Raises:
         UserError: a key is unknown, missing, of another type or out of range, the target is not registered for its
             place, or the constructor refuses a value.
     """
-    return _built(checked_node(config, group), group)
+    node = checked_node(config, group)
+    taken = parameters_of(get_object(node[TARGET]))
+    return _built(node, group, {name: value for name, value in given.items() if name in taken})
 
 
 def checked_node(config: DictConfig, group: str) -> dict[str, Any]:
@@ -49,13 +56,13 @@ def plain(config: DictConfig, group: str) -> Any:
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 
 
-def _built(node: Any, path: str) -> Any:
+def _built(node: Any, path: str, given: Mapping[str, Any] = MappingProxyType({})) -> Any:
     """What a checked node describes, its inner nodes first."""
     if not isinstance(node, dict) or TARGET not in node:
         return node
     values = {key: _built(value, f"{path}.{key}") for key, value in node.items() if key != TARGET}
     try:
-        return get_object(node[TARGET])(**values)
+        return get_object(node[TARGET])(**{**given, **values})
     except UserError as error:
         raise UserError(_located(str(error), path, node)) from None
     except (ValueError, TypeError) as error:
@@ -77,7 +84,7 @@ def _check(node: Mapping[str, Any], path: str) -> None:
         raise UserError(f"{path}.{TARGET}: {node[TARGET]} cannot be imported ({error}); correct the name") from error
     hints = annotations_of(target)
     # Scientific numbers have no Python default; one that has is an engineering number and needs no line in the YAML.
-    signature = inspect.signature(target).parameters
+    signature = parameters_of(target)
     parameters = [name for name, one in signature.items() if name in node or one.default is one.empty]
     for key in node:
         if key != TARGET and key not in parameters:

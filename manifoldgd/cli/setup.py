@@ -53,7 +53,7 @@ class Setup:
     @cached_property
     def dataset(self) -> Any:
         """The images; said where some of those that judge are among those that teach."""
-        dataset = build(self.config, "dataset")
+        dataset = build(self.config, "dataset", cache=self.cache)
         if dataset.leaked:
             print(
                 f"dataset: {dataset.leaked:,} of {len(dataset.test):,} {judging_split(dataset.name)} images of "

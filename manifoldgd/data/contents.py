@@ -1,4 +1,4 @@
-"""What is in image files, read once: a file is opened again only when it changes, decoded only when its bytes do.
+"""What is in pictures, read once: a file is opened again only when it changes, decoded only when its bytes do.
 
 Decoding a hundred thousand photographs takes minutes. What was found is remembered by place, size, times of change and
 inode, and by the hash of the bytes: a file that was touched, or copied within its folder, is read but not decoded.
@@ -10,54 +10,78 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from manifoldgd.data.image_files import DIGEST, Content, ImageFile, read_contents
-from manifoldgd.errors import UserError
+from torch import Tensor
+
+from manifoldgd.data.decoded import ANNOUNCED, DecodedStore, announced
+from manifoldgd.data.image_files import DIGEST, Content, Picture, read_contents
 from manifoldgd.files import atomic_write_bytes, atomic_write_json
-from manifoldgd.progress import progress_bar
 
 CHECKS = 2  # raised when read_contents looks for more than it did: what passed before has to pass again
 PART = 4096  # files after which what was found is written down: whoever stops a long check keeps most of it
-LISTED = 8  # bad files that a message names
-ANNOUNCED = 2000  # files from which on a progress bar is worth its line
 
 _ROW = struct.Struct(f"<{DIGEST}s{DIGEST}s{DIGEST}si")  # mark of the file, hash of its bytes, of its pixels, peak
 
 
-def contents_of(files: Sequence[ImageFile], record: Path) -> list[Content]:
-    """What is in each file; those that ``record`` does not hold are read, and then it holds them.
+def contents_of(
+    pictures: Sequence[Picture], record: Path, store: DecodedStore | None = None
+) -> tuple[list[Content | None], list[str]]:
+    """What is in each picture; those that ``record`` does not hold are read, and then it holds them.
 
     Args:
-        files: of any folder, with size and times as they are now.
+        pictures: of any dataset, with size and times as they are now.
         record: made if missing. One that cannot be read or written is done without.
+        store: keeps what is made of those that are decoded here, so that they are not decoded again.
 
-    Raises:
-        UserError: files that :func:`manifoldgd.data.image_files.read_contents` finds fault with; those are not
-            remembered, the others are.
+    Returns:
+        The contents, ``None`` for what :func:`manifoldgd.data.image_files.read_contents` finds fault with, and the
+        faults. Faults are not remembered.
     """
     by_mark = _read(record)
     by_bytes = {content.file: content for content in by_mark.values()}
-    marks = [_mark(file) for file in files]
-    new = [(mark, file.path) for mark, file in zip(marks, files, strict=True) if mark not in by_mark]
+    marks = [_mark(picture) for picture in pictures]
+    new = [(mark, picture) for mark, picture in zip(marks, pictures, strict=True) if mark not in by_mark]
     faults: list[str] = []
-    with progress_bar(f"check {len(new):,} image files", len(new), enabled=len(new) >= ANNOUNCED) as advance:
-        for start in range(0, len(new), PART):
-            part = new[start : start + PART]
-            for (mark, _), found in zip(
-                part, read_contents([path for _, path in part], by_bytes.get, advance), strict=True
-            ):
-                if isinstance(found, Content):
-                    by_mark[mark] = found
-                else:
-                    faults.append(found)
-            _write(record, by_mark)
-    if faults:
-        more = f" (bad files in all: {len(faults)})" if len(faults) > 1 else ""
-        raise UserError(f"dataset.folder: {'; '.join(faults[:LISTED])}{more}; replace or remove what is named")
-    return [by_mark[mark] for mark in marks]
+    if not new:
+        return [by_mark[mark] for mark in marks], faults
+    reading = [picture for _, picture in new]
+    if store is not None and not store.room_for(len(reading)):
+        store = None
+    treatment = None if store is None else store.treatment
+    with announced(reading, store, ANNOUNCED) as advance, _keeping(store, lambda: _write(record, by_mark)) as keep:
+        found = read_contents(reading, by_bytes.get, treatment)
+        for place, ((mark, _), each) in enumerate(zip(new, found, strict=True), start=1):
+            advance()
+            if isinstance(each, str):
+                faults.append(each)
+                continue
+            by_mark[mark], image = each
+            keep(by_mark[mark].file, image, place % PART == 0)
+    return [by_mark.get(mark) for mark in marks], faults
+
+
+@contextmanager
+def _keeping(
+    store: DecodedStore | None, write_record: Callable[[], None]
+) -> Iterator[Callable[[bytes, Tensor | None, bool], None]]:
+    """Hand out what keeps images; the record is written whenever they were, and at the end, however it comes.
+
+    After them, as what the record holds is not decoded here again.
+    """
+    try:
+        with nullcontext() if store is None else store.adding() as adding:
+
+            def keep(content: bytes, image: Tensor | None, due: bool) -> None:
+                written = adding is not None and image is not None and adding.add(content, image)
+                if written or (due and adding is None):
+                    write_record()
+
+            yield keep
+    finally:
+        write_record()
 
 
 def record_of(folder: Path) -> Path:
@@ -110,7 +134,5 @@ def _hash(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=DIGEST).digest()
 
 
-def _mark(file: ImageFile) -> bytes:
-    # The time of the last change of any kind (ctime) also moves where a tool puts the time of writing back.
-    place = os.fsencode(file.path.absolute())
-    return _hash(repr((CHECKS, place, file.num_bytes, file.mtime_ns, file.ctime_ns, file.inode)).encode())
+def _mark(picture: Picture) -> bytes:
+    return _hash(repr((CHECKS, *picture.state)).encode())

@@ -1,6 +1,6 @@
-"""Image files in class folders: finding them, and decoding them on a small thread pool, to check or to use them.
+"""Encoded pictures, as files of their own or inside larger ones: finding them, and decoding them on a thread pool.
 
-Pillow and file reads release the interpreter lock, so threads are enough, and results keep the order of the paths.
+Pillow, file reads and hashes release the interpreter lock, so threads are enough, and results keep their order.
 """
 
 from __future__ import annotations
@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,25 +21,61 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from manifoldgd.data.transforms import (
+    Treatment,
     UnreadableDepthError,
     deep_samples,
     eight_bit,
     has_stated_range,
-    image_tensor,
     is_convertible,
     upright,
 )
 from manifoldgd.errors import UserError
 
-THREADS = 8
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+THREADS = min(32, max(8, os.cpu_count() or 1))
+TOGETHER = 4  # pictures of a task: a task a picture costs more than a small one
+WINDOW = 256  # pictures under way: what waits for a slow one, and what a stop has to wait for
+EXTENSIONS = (
+    *(".bmp", ".gif", ".heic", ".heif", ".jfif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"),
+)
 # Pillow knows some formats that run other programs or load others' code (EPS, WMF); no picture here needs them.
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # bytes 8 to 12 of such a file
 
 DIGEST = 16  # bytes of a hash
 MOST_PIXELS = 178_956_970  # beyond, Pillow takes an image for a trap: half a gigabyte in RGB
 _DROPPINGS = {"thumbs.db", "desktop.ini"}  # what Windows leaves in folders, beside the dot files of other systems
 _PNG_END = b"IEND\xaeB`\x82"
+
+
+class Picture(Protocol):
+    """An encoded picture, wherever it lies."""
+
+    @property
+    def name(self) -> str:
+        """What it is called among the others of its class."""
+
+    @property
+    def place(self) -> str:
+        """Where it lies, for a message."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Of its encoded form."""
+
+    @property
+    def state(self) -> tuple[Any, ...]:
+        """What is equal as long as it need not be read again; hashed by its ``repr``."""
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """Equal for two names of one thing."""
+
+    def read(self) -> bytes:
+        """Its bytes.
+
+        Raises:
+            OSError: they cannot be read.
+        """
 
 
 @dataclass(frozen=True)
@@ -50,6 +88,58 @@ class ImageFile:
     ctime_ns: int
     inode: tuple[int, int]  # device and number: equal for two names, or links, of one file
 
+    @classmethod
+    def at(cls, path: Path, stat: os.stat_result | None = None) -> ImageFile:
+        """The file at a path as it is now."""
+        stat = stat or path.stat()
+        return cls(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, (stat.st_dev, stat.st_ino))
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def place(self) -> str:
+        return shown(self.path)
+
+    @property
+    def state(self) -> tuple[Any, ...]:
+        # The time of the last change of any kind (ctime) also moves where a tool puts the time of writing back.
+        return os.fsencode(self.path.absolute()), self.num_bytes, self.mtime_ns, self.ctime_ns, self.inode
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        return self.inode
+
+    def read(self) -> bytes:
+        return self.path.read_bytes()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A picture inside a file that holds others too: a row of a table, a member of an archive."""
+
+    file: ImageFile
+    member: str  # what tells it from the others there
+    name: str
+    num_bytes: int
+    fetch: Callable[[], bytes]
+
+    @property
+    def place(self) -> str:
+        return f"{self.file.place} ({self.member})"
+
+    @property
+    def state(self) -> tuple[Any, ...]:
+        return *self.file.state, self.member
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        return *self.file.inode, self.member
+
+    def read(self) -> bytes:
+        return self.fetch()
+
 
 def visible_entries(folder: Path) -> list[os.DirEntry[str]]:
     """What a user means to have in a folder, sorted by name: no dot files, no ``Thumbs.db``."""
@@ -58,25 +148,20 @@ def visible_entries(folder: Path) -> list[os.DirEntry[str]]:
     return sorted(kept, key=lambda entry: entry.name)
 
 
-def class_files(folder: Path) -> list[ImageFile]:
-    """The image files of one class folder, sorted by name.
+def class_files(folder: Path) -> tuple[list[ImageFile], list[str]]:
+    """The image files of one class folder, sorted by name, and what is wrong with the rest of what lies there.
 
-    Raises:
-        UserError: the folder holds something else, judged by extension (contents are for :func:`read_contents`).
+    Extensions decide; contents are for :func:`read_contents`.
     """
-    files = []
+    files, faults = [], []
     for entry in visible_entries(folder):
         path = Path(entry.path)
-        if not entry.is_file() or path.suffix.lower() not in EXTENSIONS:
+        if entry.is_file() and path.suffix.lower() in EXTENSIONS:
+            files.append(ImageFile.at(path, entry.stat()))
+        else:
             what = "is a folder, not an image" if entry.is_dir() else "is not an image file"
-            raise UserError(
-                f"dataset.folder: {path} {what}; expected only {' '.join(EXTENSIONS)} files in a class folder, "
-                "move it elsewhere"
-            )
-        stat = entry.stat()
-        inode = stat.st_dev, stat.st_ino
-        files.append(ImageFile(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, inode))
-    return files
+            faults.append(f"{shown(path)} {what} ({' '.join(EXTENSIONS)})")
+    return files, faults
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,83 +176,116 @@ class Content:
 SHALLOW = -1
 UPPER_BYTES = -2  # in place of a peak: 16-bit samples of a layout of which only the upper bytes can be read
 
+Found = tuple[Content, Tensor | None]
+
 
 def read_contents(
-    paths: Sequence[Path], known: Callable[[bytes], Content | None], advance: Callable[[], None] = lambda: None
-) -> list[Content | str]:
-    """Read every file whole, and decode those that are not known by their bytes.
+    pictures: Sequence[Picture], known: Callable[[bytes], Content | None], treatment: Treatment | None = None
+) -> Iterator[Found | str]:
+    """Read every picture whole, and decode those that are not known by their bytes.
 
     Args:
-        paths: the files.
-        known: the content of a file of which the hash of the bytes is given, if it was decoded before.
-        advance: called once a file.
+        pictures: in any order.
+        known: the content of a picture of which the hash of the bytes is given, if it was decoded before.
+        treatment: what is to be made of those that are decoded, as they are decoded anyway; ``None`` for nothing.
 
-    Returns:
-        For each file what is in it, or a text that says what is wrong: it is no image, cut off, damaged as far as its
-        format lets a decoder notice, too large, or of a kind of pixel that has no stated range or no way to RGB.
+    Yields:
+        For each picture, in their order, what is in it, and the tensor if one was asked for and the picture was
+        decoded; or a text that says what is wrong: it is no image, cut off, damaged as far as its format lets a
+        decoder notice, too large, or of a kind of pixel that has no stated range or no way to RGB.
     """
-    batches = [paths[start : start + 32] for start in range(0, len(paths), 32)]  # a task a file costs more than it
-    found: list[Content | str] = []
-    with ThreadPoolExecutor(THREADS) as pool:
-        for batch in pool.map(lambda batch: [_content_or_fault(path, known) for path in batch], batches):
-            found += batch
-            for _ in batch:
-                advance()
-    return found
+    return on_threads(lambda picture: _found_or_fault(picture, known, treatment), pictures)
 
 
-def load_images(paths: Sequence[Path], size: int, channels: int, white: int | None, positions: Tensor) -> Tensor:
-    """Decode and crop some of the files (see :func:`manifoldgd.data.transforms.image_tensor`).
+def on_threads(work: Callable[[Picture], Any], pictures: Sequence[Picture]) -> Iterator[Any]:
+    """What becomes of each picture, in order, worked on in parallel; a stop waits for none that has not begun."""
+    tasks = [pictures[start : start + TOGETHER] for start in range(0, len(pictures), TOGETHER)]
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        for start in range(0, len(tasks), WINDOW // TOGETHER):
+            for done in pool.map(lambda task: [work(each) for each in task], tasks[start : start + WINDOW // TOGETHER]):
+                yield from done
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def load_pictures(pictures: Sequence[Picture], treatment: Treatment, positions: Tensor) -> Tensor:
+    """Decode some of the pictures (see :func:`manifoldgd.data.transforms.image_tensor`).
 
     Args:
-        paths: all files of the split.
-        size: side of the square crop, in pixels.
-        channels: 1 for grey, 3 for RGB.
-        white: of 16-bit files; ``None`` for their full range.
-        positions: ``[n]`` int64, which of ``paths``, in any order.
+        pictures: all of the split.
+        treatment: what is made of them.
+        positions: ``[n]`` int64, which of ``pictures``, in any order.
 
     Returns:
-        ``[n, channels, size, size]`` uint8, in the order of ``positions``.
+        ``[n, *treatment.shape]`` uint8, in the order of ``positions``.
 
     Raises:
-        UserError: a file cannot be decoded.
+        UserError: one cannot be decoded.
     """
-    images = torch.empty(len(positions), channels, size, size, dtype=torch.uint8)
-    chosen = [paths[position] for position in positions.tolist()]
-    with ThreadPoolExecutor(THREADS) as pool:
-        decoded: Iterable[Tensor] = pool.map(lambda path: _load(path, size, channels, white), chosen)
-        for row, image in enumerate(decoded):
-            images[row] = image
+    images = torch.empty(len(positions), *treatment.shape, dtype=torch.uint8)
+    chosen = [pictures[position] for position in positions.tolist()]
+    for row, (_, image) in enumerate(on_threads(partial(decode, treatment), chosen)):
+        images[row] = image
     return images
 
 
-def _load(path: Path, size: int, channels: int, white: int | None) -> Tensor:
+def decode(treatment: Treatment, picture: Picture) -> tuple[bytes, Tensor]:
+    """The hash of a picture's bytes, and its tensor.
+
+    Raises:
+        UserError: it cannot be decoded.
+    """
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            return image_tensor(image, size, channels, white)
+        data = picture.read()
+        with _opened(data) as image:
+            return content_digest(data), treatment.apply(image)
     except Exception as error:  # decoders raise nearly anything on damaged data
-        raise UserError(f"dataset.folder: {_unreadable(path, error)}; replace or remove it") from error
+        raise UserError(f"dataset.folder: {_unreadable(picture, error)}; replace or remove it") from error
 
 
-def _content_or_fault(path: Path, known: Callable[[bytes], Content | None]) -> Content | str:
-    """What is in a file, or what is wrong with it."""
+def _opened(data: bytes) -> Image.Image:
+    if data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS:
+        _register_heif()
+        return Image.open(io.BytesIO(data), formats=("HEIF",))
+    return Image.open(io.BytesIO(data), formats=FORMATS)
+
+
+def _register_heif() -> None:
     try:
-        data = path.read_bytes()
-        digest = hashlib.blake2b(data, digest_size=DIGEST).digest()
-        return known(digest) or _decoded(path, data, digest)
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise ImportError("is a HEIC file, for which pillow-heif is needed: pip install 'manifoldgd[heic]'") from error
+    register_heif_opener(thumbnails=False)
+
+
+def _found_or_fault(
+    picture: Picture, known: Callable[[bytes], Content | None], treatment: Treatment | None
+) -> Found | str:
+    """What is in a picture, or what is wrong with it."""
+    try:
+        data = picture.read()
+        digest = content_digest(data)
+        content = known(digest)
+        return (content, None) if content is not None else _decoded(picture, data, digest, treatment)
     except Exception as error:  # decoders raise nearly anything on damaged data
-        return _unreadable(path, error)
+        return _unreadable(picture, error)
 
 
-def _decoded(path: Path, data: bytes, digest: bytes) -> Content | str:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+def content_digest(data: bytes) -> bytes:
+    """The hash by which the bytes of a picture are known."""
+    return hashlib.blake2b(data, digest_size=DIGEST).digest()
+
+
+def _decoded(picture: Picture, data: bytes, digest: bytes, treatment: Treatment | None) -> Found | str:
+    with _opened(data) as image:
         if not has_stated_range(image):
             what = f"pixels without a stated range (mode {image.mode}), expected 8 or 16 bits a channel"
-            return f"{shown(path)} has {what}"
+            return f"{picture.place} has {what}"
         if not is_convertible(image):
-            return f"{shown(path)} has pixels of a kind that has no way to RGB here (mode {image.mode}), convert it"
+            return f"{picture.place} has pixels of a kind that has no way to RGB here (mode {image.mode}), convert it"
         if image.format == "PNG" and _PNG_END not in data:  # Pillow decodes one that lacks its last bytes
-            return f"{shown(path)} is truncated (no end chunk)"
+            return f"{picture.place} is truncated (no end chunk)"
         samples, peak = None, SHALLOW
         try:
             samples = deep_samples(image)
@@ -176,10 +294,16 @@ def _decoded(path: Path, data: bytes, digest: bytes) -> Content | str:
         except UnreadableDepthError:
             peak = UPPER_BYTES
         image.load()
-        pixels = np.asarray(eight_bit(upright(image), 3)) if samples is None else samples
-    picture = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=DIGEST)
-    picture.update(np.ascontiguousarray(pixels))
-    return Content(digest, picture.digest(), peak)
+        colours = eight_bit(upright(image), 3) if samples is None else None
+        pixels = samples if colours is None else np.asarray(colours)
+        hashed = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=DIGEST)
+        hashed.update(np.ascontiguousarray(pixels))
+        content = Content(digest, hashed.digest(), peak)
+        if treatment is None or (treatment.white is not None and peak != SHALLOW):
+            return content, None  # of the deep ones the samples are asked for before anything is decoded
+        if colours is not None and treatment.channels == 3:
+            return content, treatment.of_pixels(colours)
+        return content, treatment.apply(image)
 
 
 def shown(path: Path) -> str:
@@ -187,10 +311,12 @@ def shown(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _unreadable(path: Path, error: Exception) -> str:
+def _unreadable(picture: Picture, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return f"{shown(path)} is not an image file, whatever its name says"
+        return f"{picture.place} is not an image file, whatever its name says"
     if isinstance(error, Image.DecompressionBombError):
-        return f"{shown(path)} is too large, at most {MOST_PIXELS:,} pixels are read, scale it down"
+        return f"{picture.place} is too large, at most {MOST_PIXELS:,} pixels are read, scale it down"
+    if isinstance(error, ImportError):
+        return f"{picture.place} {error}"
     reason = " ".join(str(error).split()) or type(error).__name__
-    return f"{shown(path)} is truncated or damaged ({reason})"
+    return f"{picture.place} is truncated or damaged ({reason})"

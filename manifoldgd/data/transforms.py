@@ -1,13 +1,15 @@
-"""From an image file's picture to the square ``uint8`` tensor that the rest of the project sees.
+"""From a picture, wherever it was stored, to the square ``uint8`` tensor that the rest of the project sees.
 
 Upright, then 8-bit grey or RGB, then the centre crop with which ADM (Dhariwal, Nichol 2021, arXiv 2105.05233) and DiT
-(Peebles, Xie 2022, arXiv 2212.09748) were trained, so that a prior of that family meets the pixels it knows.
+(Peebles, Xie 2022, arXiv 2212.09748) were trained, so that a prior of that family meets the pixels it knows. Who must
+not lose the borders pads or stretches instead.
 """
 
 from __future__ import annotations
 
 import sys
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ from torch import Tensor
 
 # Part of every dataset fingerprint: change it when the pixels that come out change.
 VERSION = "upright-centre-crop-1"
+
+Fit = Literal["pad", "stretch"]
 
 PILLOW_MODE = {1: "L", 3: "RGB"}  # by number of channels
 
@@ -48,15 +52,42 @@ class UnreadableDepthError(ValueError):
     """16-bit samples lie in a way of which Pillow reads the upper bytes only."""
 
 
-def image_tensor(image: Image.Image, size: int, channels: int, white: int | None = None) -> Tensor:
-    """The picture as the project's tensor: upright, 8 bits a channel, centre-cropped.
+@dataclass(frozen=True)
+class Treatment:
+    """All that decides a picture's pixels beside the picture."""
+
+    size: int  # side of the square, in pixels
+    channels: int  # 1 for grey (ITU-R 601 luma), 3 for RGB
+    # Value of 16-bit samples that becomes white, 1 ... 65535; what is above it is white too. None for the full range.
+    # Images of 8 bits, and those whose file states its own range (PGM, PPM), do not depend on it.
+    white: int | None = None
+    fit: Fit | None = None  # None: the central square; pad: the whole on black; stretch: the whole, out of proportion
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of the tensors: channels, height, width."""
+        return self.channels, self.size, self.size
+
+    def apply(self, image: Image.Image) -> Tensor:
+        """See :func:`image_tensor`."""
+        return image_tensor(image, self.size, self.channels, self.white, self.fit)
+
+    def of_pixels(self, picture: Image.Image) -> Tensor:
+        """The tensor of a picture that is upright and has the right number of 8-bit channels."""
+        return square_tensor(picture, self.size, self.fit)
+
+
+def image_tensor(
+    image: Image.Image, size: int, channels: int, white: int | None = None, fit: Fit | None = None
+) -> Tensor:
+    """The picture as the project's tensor: upright, 8 bits a channel, square.
 
     Args:
         image: an image as Pillow opened it, not decoded yet; not modified beyond that.
-        size: side of the square, in pixels.
-        channels: 1 for grey (ITU-R 601 luma), 3 for RGB.
-        white: value of 16-bit samples that becomes white, 1 ... 65535; what is above it is white too. ``None`` for the
-            full range. Images of 8 bits, and those whose file states its own range (PGM, PPM), do not depend on it.
+        size: see :class:`Treatment`, as for the others.
+        channels: 1 for grey, 3 for RGB.
+        white: value of 16-bit samples that becomes white.
+        fit: how it becomes square.
 
     Returns:
         ``[channels, size, size]`` uint8.
@@ -67,8 +98,19 @@ def image_tensor(image: Image.Image, size: int, channels: int, white: int | None
     samples = None if white is None else deep_samples(image)
     image.load()  # before the EXIF block is asked for: reading it may decode, and its errors are forgiven
     picture = image if samples is None or white is None else _levelled(samples, white)
-    pixels = np.array(centre_crop(eight_bit(upright(image, picture), channels), size))
-    return torch.from_numpy(pixels).reshape(size, size, channels).permute(2, 0, 1).contiguous()
+    return square_tensor(eight_bit(upright(image, picture), channels), size, fit)
+
+
+def square_tensor(picture: Image.Image, size: int, fit: Fit | None = None) -> Tensor:
+    """A picture of mode ``L`` or ``RGB`` as ``[1 or 3, size, size]`` uint8."""
+    if fit == "stretch":
+        square = shrunk_to(picture, size, size)
+    elif fit == "pad":
+        square = padded(picture, size)
+    else:
+        square = centre_crop(picture, size)
+    pixels = np.array(square)
+    return torch.from_numpy(pixels).reshape(size, size, -1).permute(2, 0, 1).contiguous()
 
 
 def deep_samples(image: Image.Image) -> np.ndarray | None:
@@ -169,7 +211,7 @@ def eight_bit(image: Image.Image, channels: int) -> Image.Image:
         canvas = Image.new("RGBA", image.size, "white")
         canvas.alpha_composite(image.convert("RGBA"))
         image = canvas
-    return image.convert(mode)
+    return image if image.mode == mode else image.convert(mode)
 
 
 def centre_crop(image: Image.Image, size: int) -> Image.Image:
@@ -186,3 +228,19 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return image.crop((left, top, left + size, top + size))
+
+
+def padded(picture: Image.Image, size: int) -> Image.Image:
+    """The whole picture in the middle of a black ``size`` x ``size`` square, its long side equal to ``size``."""
+    scale = size / max(picture.size)
+    width, height = (max(1, round(side * scale)) for side in picture.size)
+    square = Image.new(picture.mode, (size, size))
+    square.paste(shrunk_to(picture, width, height), ((size - width) // 2, (size - height) // 2))
+    return square
+
+
+def shrunk_to(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """The picture at another size, sides halved with a box filter first as in :func:`centre_crop`."""
+    while picture.width >= 2 * width and picture.height >= 2 * height:
+        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
+    return picture.resize((width, height), Image.Resampling.BICUBIC)

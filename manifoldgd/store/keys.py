@@ -16,7 +16,7 @@ from manifoldgd.files import atomic_write_json
 FORMAT = 1  # of what says no other; raised when a reader of the old format would misread the new
 
 # How files are got, which changes nothing about what they are: a hash of their content says that.
-FETCHING = ("download", "revision", "autoencoder_revision", "allow_bin")
+FETCHING = ("download", "revision", "autoencoder_revision", "allow_bin", "skip_bad")
 
 CHECKSUM = "file_checksum"  # of everything else in the file that holds it
 
