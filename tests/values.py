@@ -1,5 +1,6 @@
 """Every key of the configuration, and what becomes of odd values there."""
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator
@@ -33,25 +34,32 @@ def members(group: str) -> list[str]:
     return sorted(file.stem for file in (conf_dir() / group).glob("*.yaml"))
 
 
-def choices() -> Iterator[tuple[str, list[str]]]:
-    """Overrides that choose each member of each group once, with the part of the configuration that it fills."""
-    for group in GROUPS:
-        for member in members(group):
-            needed = [FOLDER] if (group, member) == ("dataset", "image_folder") else []
-            yield group, [f"{group}={member}", *needed, *(["prior.path=x"] if member == "folder" else [])]
-    for space in members("clusterer/space"):
-        yield "clusterer.space", [f"clusterer/space={space}"]
-    yield (
-        "clusterer.representative",
-        ["clusterer.representative={_target_: manifoldgd.prototypes.MeanOfNearest, count: 5}"],
-    )
-    for protocol in members("student/protocol"):
-        yield "student.protocol", [f"student/protocol={protocol}"]
-    for teacher in members("student/teacher"):
-        chosen = ["student/protocol=soft_small", f"student/teacher@student.protocol.teacher={teacher}"]
-        yield "student.protocol.teacher", chosen
-    yield from (("start", []), ("overgeneration", []))
-    yield from ((name, []) for name in PLAIN_KEYS if name not in ("start", "overgeneration"))
+def choices() -> Iterator[tuple[list[str], list[str]]]:
+    """Overrides that between them choose each member of each group, each with the parts that they fill.
+
+    Composing takes longer than all that is tried on a configuration, so one chooses a member of every group.
+    """
+    spaces = [("clusterer.space", [f"clusterer/space={name}"]) for name in members("clusterer/space")]
+    nearest = "clusterer.representative={_target_: manifoldgd.prototypes.MeanOfNearest, count: 5}"
+    protocols = [("student.protocol", [f"student/protocol={name}"]) for name in members("student/protocol")]
+    teachers = [
+        (
+            "student.protocol.teacher",
+            ["student/protocol=soft_small", f"student/teacher@student.protocol.teacher={name}"],
+        )
+        for name in members("student/teacher")
+    ]
+    needed = {"dataset=image_folder": [FOLDER], "prior=folder": ["prior.path=x"]}
+    columns = {
+        group: [(group, [one, *needed.get(one, [])]) for one in (f"{group}={name}" for name in members(group))]
+        for group in GROUPS
+    }
+    columns["clusterer"] += [*spaces, ("clusterer.representative", [nearest])]
+    columns["student"] += [*protocols, *teachers]
+    for row in itertools.zip_longest(*columns.values()):
+        chosen = [each for each in row if each]
+        yield [path for path, _ in chosen], [override for _, overrides in chosen for override in overrides]
+    yield list({"start": None, "overgeneration": None} | PLAIN_KEYS), []
 
 
 def leaves(config: DictConfig, path: str) -> Iterator[str]:
@@ -103,11 +111,11 @@ def walk() -> Iterator[tuple[str, str, str]]:
     """Key, odd value and outcome, for all of them."""
     seen = Counter()
     with composing() as compose:
-        for path, overrides in choices():
+        for paths, overrides in choices():
             config = compose(overrides)
             values = config.values
             OmegaConf.set_struct(values, False)
-            for key in leaves(values, path):
+            for key in (key for path in paths for key in leaves(values, path)):
                 target = str(OmegaConf.select(values, key.rpartition(".")[0] + "." + TARGET)) if "." in key else ""
                 seen[key, target] += 1
                 if seen[key, target] > 1:
