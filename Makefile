@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 DEMO ?= dataset=digits
 TABLE ?= fashion_mnist
 TABLE_ARGS ?=
+# A process a core; eight hold about as many GB.
+TEST_PROCESSES ?= -n auto --maxprocesses 8
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo reproduce-table test test-all lint format bench docs
@@ -26,10 +28,10 @@ reproduce-table: install  ## measure TABLE=fashion_mnist (or another of experime
 	$(BIN)/manifoldgd table table=$(TABLE) $(TABLE_ARGS)
 
 test: install  ## the quick tests: minutes on two cores
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TEST_PROCESSES)
 
 test-all: install  ## all tests, whole trainings and sweeps included
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest $(TEST_PROCESSES) -m ''
 
 lint: install  ## ruff: style, imports, docstrings, annotations
 	$(BIN)/ruff check .

@@ -42,6 +42,18 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             terminalreporter.write_line(f"{group:40s} {error:.2e}")
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # one of several processes: told to the one that prints
+        session.config.workeroutput["errors"] = session.config.stash[ERRORS]
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_testnodedown(node: Any) -> None:
+    for name, groups in getattr(node, "workeroutput", {}).get("errors", {}).items():
+        known = node.config.stash[ERRORS].setdefault(name, {})
+        known.update({group: max(error, known.get(group, 0.0)) for group, error in groups.items()})
+
+
 @pytest.fixture(scope="session")
 def largest_errors(pytestconfig: pytest.Config) -> dict[str, dict[str, float]]:
     """File name -> group -> largest error, printed at the end of the session."""
