@@ -8,14 +8,12 @@ import torch
 from fake_tables import set_result, table
 
 from manifoldgd.artifacts import DistilledSet
-from manifoldgd.report.sweep import sweep_tables
-from manifoldgd.study.distinct import distinct_sets
-from manifoldgd.study.layout import detail_table, main_table
-from manifoldgd.study.rendering import markdown_text
+from manifoldgd.report.text import markdown
+from manifoldgd.study.frame import distinct_seeds, frame_of
+from manifoldgd.study.page import accuracy_table, explanations, study_page
 from manifoldgd.study.results import TableResult
 from manifoldgd.study.summary import summarise
 from manifoldgd.study.timing import computing_seconds
-from manifoldgd.study.wording import explanations
 
 RECORD = Path(__file__).parents[1] / "experiments" / "fashion_mnist" / "results.json"
 
@@ -29,6 +27,10 @@ def drawn(method, start=0.7, seeds=(0, 1, 2)):
         set_result(method, seed, (start + 0.02 * seed, start + 0.01 + 0.02 * seed), fingerprint=f"{method}{seed}")
         for seed in seeds
     ]
+
+
+def main_table(summary):
+    return accuracy_table(summary, summary.result.columns, Path())
 
 
 def cell_of(sets, method="mode", **changes):
@@ -71,10 +73,10 @@ def test_the_page_says_one_set_and_why():
     assert main_table(summary).texts()[1][1].endswith("(one set)")
     said = "Seeds that gave the same images count as one set (mode); differences pair all seeds."
     assert said in explanations(summary)
-    assert said in markdown_text(summary)
+    assert said in markdown(study_page(summary, Path()))
     assert not any("same images" in line for line in explanations(summarise(table(drawn("mode")))))
-    shape = [each.key for each in detail_table(summary, summary.result.columns[0]).columns].index("shape")
-    assert [row[shape] for row in detail_table(summary, summary.result.columns[0]).rows] == ["3 × 2", "1 × 2"]
+    shape = [each.key for each in main_table(summary).columns].index("ipc10-convnet3 shape")
+    assert [row[shape] for row in main_table(summary).rows] == ["3 × 2", "1 × 2"]
 
 
 def test_differences_pair_all_seeds():
@@ -94,18 +96,22 @@ def test_only_seeds_that_both_have_decide_whether_sets_differ():
     assert cell.difference.half is None
 
 
+def distinct(*sets):
+    return distinct_seeds(frame_of(table(sets)))
+
+
 def test_without_fingerprints_equal_keys_are_equal_sets():
     old = [set_result("mode", seed, key=key) for seed, key in enumerate("aab")]
-    assert [one.seed for one in distinct_sets(old)] == [0, 2]
+    assert distinct(*old) == [0, 2]
     new = replace(old[1], fingerprint="f")
-    assert [one.seed for one in distinct_sets([old[0], new])] == [0]
-    assert [one.seed for one in distinct_sets([new, replace(old[2], fingerprint="f")])] == [1]
-    assert len(distinct_sets([new, replace(new, seed=2, fingerprint="g")])) == 2
+    assert distinct(old[0], new) == [0]
+    assert distinct(new, replace(old[2], fingerprint="f")) == [1]
+    assert distinct(new, replace(new, seed=2, fingerprint="g")) == [1, 2]
 
 
 def test_of_equal_sets_the_one_with_the_most_students_counts():
     sets = [set_result("mode", 0, (0.5,), key="k"), set_result("mode", 1, (0.5, 0.6, 0.7), key="k")]
-    assert [one.seed for one in distinct_sets(sets)] == [1]
+    assert distinct(*sets) == [1]
 
 
 def test_computing_time_counts_a_run_once():
@@ -119,24 +125,3 @@ def test_records_from_before_fingerprints_say_what_they_said():
     cells = summarise(before).cells
     assert cells["random", "ipc1-convnet3"].last.interval.count == 5
     assert cells["herding", "ipc1-convnet3"].last.interval.count == 1
-
-
-def test_a_sweep_over_seeds_counts_equal_sets_once():
-    def result(seed, values, **changes):
-        accuracy = {"mean": sum(values) / 2, "std": None, "ci95": None, "values": values}
-        places = {"dataset": "digits", "label_protocol": "hard_small", "student": "ConvNet-3", "method": "herding"}
-        facts = {"format": 1, "distillation_seed": seed, "accuracy": {"last": accuracy, "best": accuracy}}
-        return {**places, **facts, "students": [{}, {}], **changes}
-
-    def row(first, *others):
-        (table,) = sweep_tables([({"seed": str(seed)}, each) for seed, each in enumerate((first, *others))])
-        return {column.key: cell for column, cell in zip(table.columns, table.rows[0], strict=True)}
-
-    copies = [result(0, [0.5, 0.6], fingerprint="f")] * 3
-    found = row(*copies)
-    assert (found["distillation_seeds"], found["students"]) == (1, 2)
-    assert found["last_top1"].mean == pytest.approx(0.55)
-    two = row(*copies, result(3, [0.7, 0.8], fingerprint="g"))
-    assert (two["distillation_seeds"], two["students"]) == (2, 4)
-    old = row(result(0, [0.5, 0.6]), result(1, [0.5, 0.6]))  # without fingerprints
-    assert (old["distillation_seeds"], old["students"]) == (2, 4)

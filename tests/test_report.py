@@ -1,7 +1,6 @@
-"""Pages are self-contained and escaped, say what is missing, and rank by the last epoch."""
+"""Pages are self-contained and escaped, have no empty sections, and say what their numbers mean."""
 
 import base64
-import csv
 import io
 import os
 import re
@@ -14,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy import stats
 
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.errors import UserError
-from manifoldgd.report.numbers import spread_of
-from manifoldgd.report.page import Figure, Section, write_page
+from manifoldgd.report.content import Column, Figure, Notes, Page, Section, Table
+from manifoldgd.report.figures import accuracy_curve
+from manifoldgd.report.html import html
+from manifoldgd.report.palette import DARK, LIGHT, LINE_COLOURS, VARIABLES
 from manifoldgd.report.run import write_run_report
-from manifoldgd.report.sections import pairs_section
-from manifoldgd.report.sweep import sweep_tables, write_sweep_report
-from manifoldgd.report.tables import Column, Failure, Table
 
 NASTY = """<script>alert("1")</script> & 'q' {{ 7 * 7 }}"""
 STEPS = [
@@ -47,7 +46,9 @@ class _Resources(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         for name, value in attrs:
-            if name in ("src", "srcset", "href", "data", "poster", "action"):
+            # A picture may lead to a page; inside a drawing a reference leads to a part of it.
+            inside = tag == "a" or (name == "xlink:href" and value.startswith("#"))
+            if name in ("src", "srcset", "href", "xlink:href", "data", "poster", "action") and not inside:
                 self.loads.append(value)
             if name == "alt":
                 self.alts.append(value)
@@ -62,61 +63,80 @@ def _read(path):
     assert all(load.startswith("data:") for load in found.loads), [load[:60] for load in found.loads]
     styles = " ".join(re.findall(r"<style>(.*?)</style>", page, re.DOTALL))
     assert "url(" not in styles
+    assert not re.search(r"url\((?!#)", page)
     assert "@import" not in styles
     assert page.count("<script") == 1
     assert "{{" not in page.replace("{{ 7 * 7 }}", "")
     return page, found
 
 
+def written(folder, page):
+    (folder / "p.html").write_text(html(page), encoding="utf-8")
+    return _read(folder / "p.html")
+
+
 def test_page_is_self_contained_and_escapes_everything(tmp_path):
     picture = Image.new("RGB", (40, 20), "red")
-    table = Table([Column("a", NASTY, "setting")], [[NASTY]], NASTY, [Failure(NASTY, NASTY)])
-    write_page(
-        tmp_path / "p.html",
+    table = Table([Column("a", NASTY, "setting")], [[NASTY]], NASTY)
+    figures = [
+        Figure(picture, NASTY, NASTY, dark=picture, min_width=30, url="a.html"),
+        Figure(accuracy_curve([[(1, 0.5)]], names=[NASTY], references={NASTY: 0.1}), NASTY, NASTY),
+    ]
+    page = Page(
         title=NASTY,
         subtitle=NASTY,
+        notices=[NASTY],
         key_figures=[(NASTY, NASTY, NASTY), ("b", "1", "")],
-        sections=[Section(NASTY, [NASTY, Figure(picture, NASTY, NASTY, dark=picture, min_width=30), table])],
+        sections=[Section(NASTY, [NASTY, Notes([NASTY]), *figures, table], folded=True)],
         config=NASTY + "\nurl: https://example.org",
     )
-    _, found = _read(tmp_path / "p.html")
+    _, found = written(tmp_path, page)
     assert found.tags.count("script") == 1
     assert found.tags.count("h1") == 1
-    assert {"details", "figure", "figcaption", "source"} <= set(found.tags)
+    assert {"details", "figure", "figcaption", "source", "svg"} <= set(found.tags)
     assert found.alts == [NASTY]
-    assert found.text.count(NASTY) == 15  # every place a string can stand in
-    assert os.listdir(tmp_path) == ["p.html"]
+    assert found.text.count(NASTY) == 17  # every place a string can stand in but the end of a line, where it is cut
 
 
 def test_page_embeds_the_very_picture(tmp_path):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 4, 3), dtype=np.uint8))
-    write_page(
-        tmp_path / "p.html",
-        title="t",
-        subtitle="",
-        key_figures=[],
-        sections=[Section("s", [Figure(picture, "c", "a", pixels_per_point=2)])],
-        config="",
-    )
-    page, found = _read(tmp_path / "p.html")
+    figure = Figure(picture, "c", "a", pixels_per_point=2)
+    page, found = written(tmp_path, Page(title="t", sections=[Section("s", [figure])]))
     uri = next(load for load in found.loads if load.startswith("data:image"))
     embedded = Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
     assert (np.asarray(embedded) == np.asarray(picture)).all()
+    assert (np.asarray(Image.open(io.BytesIO(figure.png()))) == np.asarray(picture)).all()
     assert 'width="2" height="3"' in page
     assert "<details>" not in page
 
 
-def test_a_page_that_fails_leaves_nothing(tmp_path):
-    bad = Section("s", [Figure(b"not a png", "c", "a")])
-    with pytest.raises(ValueError, match="PNG"):
-        write_page(tmp_path / "p.html", title="t", subtitle="", key_figures=[], sections=[bad], config="")
-    assert os.listdir(tmp_path) == []
+def test_large_pictures_are_compressed(tmp_path):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8))
+    _, found = written(tmp_path, Page(title="t", sections=[Section("s", [Figure(noise, "c", "a")])]))
+    assert sum(load.startswith("data:image/webp") for load in found.loads) == 1
+
+
+def test_plots_take_the_page_s_colours_and_font(tmp_path):
+    plot = accuracy_curve([[(1, 0.5), (2, 0.6)]], names=["seed 0"], references={})
+    page, _ = written(tmp_path, Page(title="t", sections=[Section("s", [Figure(plot, "c", "a <b>")])]))
+    drawn = page[page.index("<svg") : page.index("</svg>")]
+    assert 'aria-label="a &lt;b&gt;"' in drawn
+    assert "var(--ink)" in drawn
+    assert "var(--line-0)" in drawn
+    assert "var(--font)" in drawn
+    assert "seed 0" in drawn
+    assert not {colour for colour in (*vars(LIGHT).values(), *LINE_COLOURS) if colour in drawn}
+    style = re.search(r"<style>(.*?)</style>", page, re.DOTALL).group(1)
+    light, dark = style.split("@media (prefers-color-scheme: dark)")[:2]
+    for colour, variable in VARIABLES.items():
+        assert f"--{variable}: {colour}" in light
+        assert f"--{variable}: #" in dark
+    assert all(f": {colour}" in dark for colour in vars(DARK).values())
 
 
 def _result(method="mode", last=(0.70, 0.74), best=(0.9, 0.9), seed=0, **changes):
     def summary(values):
-        spread = spread_of(values)
-        return {"mean": spread.mean, "std": spread.std, "ci95": 0.05, "values": list(values)}
+        return {"mean": float(np.mean(values)), "std": 0.01, "ci95": 0.05, "values": list(values)}
 
     students = [
         {"seed": i, "last_top1": v, "best_top1": 0.9, "last_epoch": 20, "best_epoch": 10, "train_accuracy": 1.0,
@@ -154,52 +174,67 @@ def test_run_report_of_a_guided_set(tmp_path):
         step_records=STEPS,
         latents=_latents(),
         config_text="guidance:\n  scale: 0.1 # <b>",
+        full_data=0.9876,
     )
     assert page == tmp_path / "run" / "report.html"
     stems = {"grid", "pairs", "guidance", "latent_map", "latent_map_by_class", "students", "per_class"}
     assert set(os.listdir(page.parent)) == {"report.html"} | {f"{stem}.png" for stem in stems}
     _, found = _read(page)
     text = found.text.replace("\u00a0", " ")
-    assert re.search(
-        r"Test accuracy, last epoch\s*72.0 ± 2.8 %\s*mean ± std over 2 student seeds; 95 % interval ± 5.0", text
-    )
-    assert text.index("72.0 ± 2.8 %") < text.index("Best epoch")
-    assert re.search(r"Guidance vector kept\s*50 %", text)
+    half = stats.t.ppf(0.975, 1) * 0.02  # of 0.70 and 0.74
+    headline = f"72.0 ± {100 * half:.1f} %"
+    assert re.search(rf"Test accuracy, last epoch\s*{headline}\s*2 students; ± half the 95 % interval", text)
+    assert "over students (Student's t); chance: 50.0 %; convnet3 on all real images: 98.8 %" in text
+    assert "all real images (98.8 %)" in text
+    assert text.index(headline) < text.index("Best epoch")
+    assert re.search(r"Guidance vector kept\s*50.0 %", text)
     assert "5.0 s" in text
     assert "scale: 0.1 # <b>" in text
-    assert len(found.alts) == len(stems)
+    assert len(found.alts) + found.tags.count("svg") == len(stems)
     assert all(found.alts)
-    assert "No guidance" not in text
 
 
-def test_run_report_says_what_is_missing(tmp_path):
+def titles(page):
+    return re.findall(r"<h2[^>]*>(.*?)</h2>", page)
+
+
+def test_a_run_without_more_than_a_set_has_no_empty_sections(tmp_path):
     result = _result(source="random", accuracy=None, students=[], student_seeds=[], set_metrics=None, seconds=None)
     page = write_run_report(
         tmp_path,
         result=result,
         distilled=_set(),
         prototypes_images=None,
-        step_records=None,
+        step_records=[{"index": 0, "ratio_mean": None}],
         latents=None,
         config_text="",
     )
-    text = _read(page)[1].text
-    for sentence in ("No prototypes", "no image of this set was sampled", "no map", "No student", "No measures"):
-        assert sentence in text
-    assert "last epoch" not in text
+    source, found = _read(page)
+    assert titles(source) == ["The distilled set"]
+    assert "last epoch" not in found.text
     assert sorted(os.listdir(tmp_path)) == ["grid.png", "report.html"]
 
 
-def test_one_student_has_no_spread(tmp_path):
+def test_one_student_has_no_interval_and_unknown_levels_no_line(tmp_path):
     result = _result(last=(0.7,), best=(0.9,))
-    result["accuracy"]["last"] |= {"std": 0.0, "ci95": None}
     page = write_run_report(
         tmp_path, result=result, distilled=_set(), prototypes_images=None, step_records=[], latents=None, config_text=""
     )
-    text = _read(page)[1].text
-    assert "one student seed, so no spread" in text
-    assert "±" not in text
-    assert "sampling was not guided" in text
+    source, found = _read(page)
+    assert "one student, so no interval; chance: 50.0 %" in found.text
+    assert "all real images" not in found.text
+    assert "±" not in found.text
+    assert titles(source) == ["The distilled set", "Students", "Measures of the set"]
+
+
+def test_percentages_of_a_run_have_one_precision(tmp_path):
+    result = _result(last=(0.7, 0.712345))
+    page = write_run_report(
+        tmp_path, result=result, distilled=_set(), prototypes_images=None, step_records=[], latents=None, config_text=""
+    )
+    numbers = re.findall(r"(\d+(?:\.\d+)?)(?:\u00a0| )%", _read(page)[1].text)
+    assert {len(number.partition(".")[2]) for number in numbers if number != "95"} == {1}
+    assert "71.2" in numbers or "71.2" in _read(page)[1].text
 
 
 def test_large_sets_are_cut_and_say_so(tmp_path):
@@ -218,92 +253,16 @@ def test_other_formats_are_refused(tmp_path):
     nothing = {"prototypes_images": None, "step_records": None, "latents": None, "config_text": ""}
     with pytest.raises(UserError, match="expected format 1, got 2"):
         write_run_report(tmp_path, result=_result(format=2), distilled=_set(), **nothing)
-    with pytest.raises(UserError, match="expected format 1"):
-        sweep_tables([({}, _result(format=None))])
-
-
-def _cells(table, key):
-    position = [column.key for column in table.columns].index(key)
-    return [row[position] for row in table.rows]
-
-
-def test_sweep_ranks_by_last_epoch_and_never_by_best():
-    jobs = [
-        ({"guidance": "a", "ipc": "1"}, _result("a", last=(0.6, 0.6), best=(0.99, 0.99))),
-        ({"guidance": "b", "ipc": "1"}, _result("b", last=(0.8, 0.8), best=(0.81, 0.81))),
-        ({"guidance": "c", "ipc": "1"}, _result("c", accuracy=None, students=[], student_seeds=[])),
-        ({"guidance": "d", "ipc": "1"}, _result("d", last=(0.7, 0.7), best=(0.9, 0.9))),
-    ]
-    (table,) = sweep_tables(jobs)
-    assert _cells(table, "guidance") == ["b", "d", "a", "c"]
-    keys = [column.key for column in table.columns]
-    assert "ipc" not in keys
-    assert table.best_cells() == {(0, keys.index("last_top1"))}
-
-
-def test_sweep_takes_mean_and_deviation_over_the_sets_of_a_row():
-    jobs = [
-        ({"g": g, "seed": str(seed)}, _result(g, last=(0.5 + seed / 10, 0.6 + seed / 10), seed=seed))
-        for g in ("a", "b")
-        for seed in (0, 1, 2)
-    ]
-    table = sweep_tables(jobs)[0]
-    assert len(table.rows) == 2
-    of_sets = _cells(table, "last_top1")[0]
-    means = [0.55, 0.65, 0.75]
-    assert of_sets.mean == pytest.approx(np.mean(means))
-    assert of_sets.std == pytest.approx(np.std(means, ddof=1))
-    assert _cells(table, "distillation_seeds") == [3, 3]
-    assert _cells(table, "students") == [6, 6]
-    assert len(sweep_tables(jobs, seed_key=None)[0].rows) == 6
-
-
-def test_what_may_not_be_compared_gets_tables_of_its_own():
-    jobs = [
-        ({"dataset": "x"}, _result(dataset="x")),
-        ({"dataset": "y"}, _result(dataset="y")),
-        ({"dataset": "x"}, _result(dataset="x", label_protocol="soft")),
-        ({"dataset": "x"}, _result(dataset="x", student="resnet18")),
-    ]
-    tables = sweep_tables(jobs, [({"dataset": "z"}, "unknown dataset")])
-    assert [table.caption for table in tables][:2] == ["x · hard_small · convnet3", "y · hard_small · convnet3"]
-    assert [len(table.failed) for table in tables] == [0, 0, 0, 1]
-
-
-def test_sweep_files(tmp_path):
-    jobs = [({"g": g}, _result(g, last=(v, v))) for g, v in (("a", 0.5), ("b", 0.7))]
-    jobs.append(({"h": "1"}, _result(dataset="other", last=(0.9, 0.9), set_metrics={"kid": 0.1})))
-    failed = [({"g": "c", "ipc": "0"}, "ipc: needs to be positive, got 0 <b>")]
-    report = write_sweep_report(tmp_path, jobs=jobs, failed=failed, title=NASTY)
-    names = {"sweep.csv", "sweep.md", "sweep.html", "failed.csv"}
-    assert {path.name for path in report.files} == set(os.listdir(tmp_path)) == names
-    assert "failed (1):\n  g=c ipc=0: ipc: needs to be positive, got 0 <b>" in report.text
-    assert re.search(r"^b +b +70 ± 0\*", report.text, re.MULTILINE)
-    rows = list(csv.DictReader((tmp_path / "sweep.csv").open()))
-    columns = ("dataset", "label_protocol", "g", "last_top1", "set_kid")
-    found = [" ".join(row[key] for key in columns) for row in rows]
-    assert found == ["toy hard_small b 0.7 ", "toy hard_small a 0.5 ", "other hard_small  0.9 0.1"]
-    assert next(csv.reader((tmp_path / "failed.csv").open().readlines()[1:])) == ["g=c ipc=0", failed[0][1]]
-    _, found = _read(tmp_path / "sweep.html")
-    assert failed[0][1] in found.text
-    assert "3 finished, 1 failed" in found.text
-
-
-def test_a_sweep_in_which_all_failed_still_reports(tmp_path):
-    report = write_sweep_report(tmp_path, jobs=[], failed=[({"g": "c"}, "no")], title="t")
-    assert "no job finished" in report.text
-    assert "g=c: no" in report.text
 
 
 def test_report_never_touches_global_plotting():
-    code = (
-        "import sys, manifoldgd.report.run, manifoldgd.report.sweep as s; sys.exit('matplotlib.pyplot' in sys.modules)"
-    )
+    code = "import sys, manifoldgd.report.run, manifoldgd.study.rendering; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_prototypes_that_are_not_drawn_are_not_denied():
+def test_prototypes_that_are_not_drawn_are_not_denied(tmp_path):
+    nothing = {"prototypes_images": None, "step_records": None, "latents": None, "config_text": ""}
     drawn = replace(_set(), manifest={"images": [{"prototype": {"kind": "nearest"}}]})
-    for distilled, said in ((drawn, "Not drawn"), (_set(), "No prototypes")):
-        (block,) = pairs_section(distilled, None).blocks
-        assert block.startswith(said)
+    for distilled, said in ((drawn, True), (_set(), False)):
+        page = write_run_report(tmp_path, result=_result(), distilled=distilled, **nothing)
+        assert ("with measures=true" in _read(page)[1].text) == said

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from manifoldgd.report import figures, grids, latent_map, sections
-from manifoldgd.report.numbers import Spread
-from manifoldgd.report.palette import CLASS_COLOURS, DARK, LIGHT
+from manifoldgd.estimates import Estimate
+from manifoldgd.report import figures, grids, latent_map, run
+from manifoldgd.report.palette import CLASS_COLOURS, COLOURS, LINE_COLOURS
 
 STEPS = [
     {"index": i, "ratio_mean": 0.5 * 0.9 ** (9 - i), "ratio_std": 0.02, "kept_mean": 0.5, "kept_std": 0.1}
@@ -124,24 +124,23 @@ def test_save_png_round_trips(tmp_path):
     assert os.listdir(tmp_path) == ["a.png"]
 
 
-def _decoded(png):
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+def _decoded(plot):
+    return np.asarray(Image.open(io.BytesIO(plot.png())).convert("RGB")).astype(int)
 
 
-def _has_colour(png, colour, pixels=20):
+def _has_colour(plot, colour, pixels=20):
     wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
-    return (np.abs(_decoded(png) - wanted).max(axis=2) < 6).sum() >= pixels
+    return (np.abs(_decoded(plot) - wanted).max(axis=2) < 6).sum() >= pixels
 
 
 def test_guidance_plot_has_a_second_panel_only_where_something_was_projected():
     both = figures.guidance_plot(STEPS)
     one = figures.guidance_plot([{**step, "kept_mean": None, "kept_std": None} for step in STEPS])
-    assert _has_colour(both, LIGHT.accent)
-    assert _has_colour(both, LIGHT.second)
-    assert not _has_colour(one, LIGHT.second)
+    assert _has_colour(both, COLOURS.accent)
+    assert _has_colour(both, COLOURS.second)
+    assert not _has_colour(one, COLOURS.second)
     assert _decoded(one).shape[0] < _decoded(both).shape[0]
-    assert figures.guidance_plot(STEPS) == both
-    assert figures.guidance_plot(STEPS[::-1]) == both
+    assert figures.guidance_plot(STEPS).png() == figures.guidance_plot(STEPS[::-1]).png() == both.png()
 
 
 def test_guidance_plot_survives_missing_numbers_and_zero_guidance():
@@ -159,24 +158,17 @@ def test_idle_steps_are_found():
 
 
 def test_svg_is_text_and_reproducible():
-    svg = figures.guidance_plot(STEPS, file_format="svg")
-    assert b"<svg" in svg
-    assert svg == figures.guidance_plot(STEPS, file_format="svg")
+    svg = figures.guidance_plot(STEPS).svg("alt")
+    assert svg.startswith("<svg ")
+    assert svg.endswith("</svg>")
+    assert svg == figures.guidance_plot(STEPS).svg("alt")
 
 
-def test_dark_plots_are_dark():
-    curve = [(1, 0.1), (2, None), (3, 0.5)]
-    light, dark = (_decoded(figures.accuracy_curve([curve], names=["$a$"], scheme=s)) for s in (LIGHT, DARK))
-    assert light.mean() > 200
-    assert dark.mean() < 60
-
-
-@pytest.mark.parametrize("from_zero", [True, False])
-def test_bars_take_missing_values(from_zero):
-    png = figures.bars(["a", "b_$"], [Spread(90, 1), Spread(None)], title="%", from_zero=from_zero)
-    assert _has_colour(png, LIGHT.accent)
+def test_bars_take_missing_values():
+    plot = figures.bars(["a", "b_$"], [Estimate(90, 1, 3), None], title="%", references={"chance": 10})
+    assert _has_colour(plot, COLOURS.accent)
     with pytest.raises(ValueError, match="got 1 and 2"):
-        figures.bars(["a"], [Spread(1), Spread(2)], title="%", from_zero=from_zero)
+        figures.bars(["a"], [1, 2], title="%", references={})
 
 
 @pytest.mark.parametrize(("count", "size"), [(12, 40), (200, 30), (40, 600)])
@@ -199,10 +191,10 @@ def test_latent_maps_show_every_class_and_accept_absent_parts():
     real = torch.randn(30, 2, 2, 2, generator=torch.Generator().manual_seed(0)) + 6 * labels.view(-1, 1, 1, 1)
     cloud, some = latent_map.Cloud.of(real, labels), latent_map.Cloud.of(real[::5], labels[::5])
     names = ["a", "b$", "c" * 40]
-    png = latent_map.latent_map(cloud, some, some, names)
-    assert png == latent_map.latent_map(cloud, some, some, names)
-    assert all(_has_colour(png, colour) for colour in CLASS_COLOURS[:3])
-    assert latent_map.latent_map(cloud, None, some, names) != png
+    drawn = latent_map.latent_map(cloud, some, some, names)
+    assert drawn.png() == latent_map.latent_map(cloud, some, some, names).png()
+    assert all(_has_colour(drawn, colour) for colour in CLASS_COLOURS[:3])
+    assert latent_map.latent_map(cloud, None, some, names).png() != drawn.png()
     nobody = latent_map.Cloud.of(real[:0], labels[:0])
     latent_map.latent_map(cloud, None, nobody, names)
     latent_map.latent_map_by_class(cloud, some, some, [*names, "empty"])
@@ -212,18 +204,8 @@ def test_latent_maps_show_every_class_and_accept_absent_parts():
         latent_map.Cloud.of(real, labels[:2])
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """The figures as objects, before they are encoded."""
-    seen = []
-    for module in (figures, latent_map):
-        monkeypatch.setattr(module, "encode", lambda figure, _: seen.append(figure) or b"")
-    return seen
-
-
-def test_guidance_plot_draws_the_records(drawn):
-    figures.guidance_plot(STEPS)
-    ratio, kept = drawn[0].axes
+def test_guidance_plot_draws_the_records():
+    ratio, kept = figures.guidance_plot(STEPS).figure.axes
     for panel, key in ((ratio, "ratio"), (kept, "kept")):
         x, y = panel.lines[0].get_data()
         assert list(x) == [9, 8, 7, 6, 5, 4]
@@ -236,29 +218,70 @@ def test_guidance_plot_draws_the_records(drawn):
     assert (idle.get_x(), idle.get_x() + idle.get_width()) == (-0.5, 3.5)
 
 
-def test_ratios_over_decades_get_a_log_axis_and_gaps_break_the_line(drawn):
+def test_ratios_over_decades_get_a_log_axis_and_gaps_break_the_line():
     wide = [{"index": i, "ratio_mean": 10.0**-i, "ratio_std": 10.0**-i} for i in (0, 1, 4, 5)]
-    figures.guidance_plot(wide)
-    (panel,) = drawn[0].axes
+    (panel,) = figures.guidance_plot(wide).figure.axes
     assert panel.get_yscale() == "log"
     assert [list(line.get_xdata()) for line in panel.lines] == [[5, 4], [1, 0]]
     assert all((band.get_paths()[0].vertices[:, 1] > 0).all() for band in panel.collections)
-    figures.guidance_plot(STEPS)
-    assert drawn[1].axes[0].get_yscale() == "linear"
+    assert figures.guidance_plot(STEPS).figure.axes[0].get_yscale() == "linear"
 
 
-def test_curves_and_bars_draw_percentages_and_values(drawn):
-    figures.accuracy_curve([[(10, 0.25), (20, 0.5)]])
-    assert [list(map(float, line.get_ydata())) for line in drawn[0].axes[0].lines] == [[25, 50], [50]]
-    figures.bars(["a", "b"], [Spread(90, 1), Spread(80)], title="%")
-    panel = drawn[1].axes[0]
+def test_curves_and_bars_draw_percentages_and_values():
+    curves = figures.accuracy_curve([[(10, 0.25), (20, 0.5)]], names=["seed 0"], references={"chance": 0.1})
+    panel = curves.figure.axes[0]
+    assert [list(map(float, line.get_ydata())) for line in panel.lines] == [[25, 50], [50], [10, 10]]
+    assert [text.get_text() for text in panel.texts] == ["chance", "seed 0"]
+    panel = figures.bars(["a", "b"], [Estimate(90, 1, 3), 80], title="%", references={"chance": 10}).figure.axes[0]
     assert [bar.get_width() for bar in panel.patches] == [90, 80]
     assert [text.get_text() for text in panel.get_yticklabels()] == ["a", "b"]
+    assert [text.get_text() for text in panel.texts] == ["90.0 ± 1.0", "80.0", " chance"]
     assert panel.get_ylim() == (1.5, -0.5)
     assert panel.get_xlim()[0] == 0
 
 
-def test_maps_draw_each_kind_in_the_plane_of_the_real_latents(drawn):
+def test_dots_take_the_colour_of_their_verdict():
+    estimates = [Estimate(70, 1, 3), Estimate(60, 1, 3), None, Estimate(66, 2, 3)]
+    verdicts = ["better", "worse", None, None]
+    plot = figures.dots(list("abcd"), estimates, title="%", verdicts=verdicts, reference=Estimate(65, 1, 3))
+    panel = plot.figure.axes[0]
+    found = {line.get_xdata()[0]: line.get_color() for line in panel.lines if line.get_marker() == "o"}
+    assert found == {70: COLOURS.accent, 60: COLOURS.second, 66: COLOURS.muted}
+    assert [text.get_text() for text in panel.texts] == ["", "", "–", ""]
+
+
+def test_lines_carry_their_names_and_losers_stand_back():
+    def points(*means):
+        return [(x, Estimate(mean, 1, 3)) for x, mean in zip((1, 10), means, strict=True)]
+
+    series = {"best": points(60, 80), "gone": [(1, None)], "close": points(60.1, 79.9), "last": points(50, 55)}
+    plot = figures.line_plot(
+        series, title="%", x_title="x", log_x=True, faded={"last"}, reference=("base", Estimate(70, 2, 3))
+    )
+    panel = plot.figure.axes[0]
+    labels = {text.get_text(): text for text in panel.texts}
+    assert set(labels) == {"best", "close", "last", "base"}
+    assert labels["last"].get_color() == COLOURS.muted
+    heights = sorted(labels[name].xyann[1] for name in ("best", "close", "last"))
+    assert min(np.diff(heights)) > 0.04
+    assert 0 <= heights[0] <= heights[-1] <= 1
+    colours = [line[0].get_color() for line in panel.containers]
+    assert colours == [LINE_COLOURS[0], LINE_COLOURS[2], COLOURS.muted]  # a name keeps its colour where one is left out
+    with pytest.raises(ValueError, match="at least one point"):
+        figures.line_plot({"a": [(1.0, None)]}, title="t", x_title="x")
+
+
+def test_heat_maps_colour_by_the_distance_from_a_column():
+    panel = figures.heat_map([[1, 3], [2, None]], [1, 4], rows=["a", "b"], columns=["x", "y"], title="t").figure.axes[0]
+    tones = {patch.get_xy(): (patch.get_facecolor()[:3], patch.get_alpha()) for patch in panel.patches}
+    blue, orange = (tuple(int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)) for c in (COLOURS.accent, COLOURS.second))
+    assert tones == {(0.5, -0.5): (pytest.approx(blue), 0.6), (-0.5, 0.5): (pytest.approx(orange), 0.6)}
+    assert [text.get_text() for text in panel.texts] == ["1", "3", "2"]
+    with pytest.raises(ValueError, match="expected 1 x 2 numbers"):
+        figures.heat_map([[1.0]], [0.0], rows=["a"], columns=["b", "c"], title="t")
+
+
+def test_maps_draw_each_kind_in_the_plane_of_the_real_latents():
     generator = torch.Generator().manual_seed(0)
     real, labels = torch.randn(30, 5, generator=generator), torch.arange(30) % 2
     other = torch.randn(6, 5, generator=generator) + 3
@@ -266,8 +289,7 @@ def test_maps_draw_each_kind_in_the_plane_of_the_real_latents(drawn):
         "real": real, "real_labels": labels, "prototypes": other[:2], "prototype_labels": labels[:2],
         "synthetic": other[2:], "synthetic_labels": labels[2:6],
     }  # fmt: skip
-    sections.map_section(latents, ["a", "b"])
-    whole, by_class = drawn[0], drawn[2]
+    whole, by_class = (figure.drawn.figure for figure in run._maps(latents, ["a", "b"]))
     plane = latent_map.principal_plane(real.numpy())
     kinds = [dots.get_offsets() for dots in whole.axes[0].collections]
     for dots, points in zip([kinds[0], kinds[1], kinds[-1]], [real, other[:2], other[2:]], strict=True):

@@ -1,16 +1,22 @@
 """Numbers carry the digits their spread supports; tables mark the best and escape the rest."""
 
-import csv
 import html
-import io
 import math
 import re
 
-import numpy as np
 import pytest
+from PIL import Image
 
-from manifoldgd.report.numbers import Spread, number_format, number_text, seconds_text, spread_of, spread_text
-from manifoldgd.report.tables import Column, Failure, Table
+from manifoldgd.estimates import Estimate
+from manifoldgd.report.content import Column, Figure, Marked, Notes, Page, Section, Table
+from manifoldgd.report.html import table_html
+from manifoldgd.report.numbers import number_format, number_text, plus_minus, seconds_text
+from manifoldgd.report.text import latex, markdown, table_latex, table_markdown, table_text, terminal
+
+
+def about(mean, half=None, count=3, of="sets"):
+    return Estimate(mean, half, count, of)
+
 
 NASTY = """<script>alert("1")</script> & 'q' {{ 7 * 7 }}"""
 
@@ -18,16 +24,16 @@ NASTY = """<script>alert("1")</script> & 'q' {{ 7 * 7 }}"""
 @pytest.mark.parametrize(
     ("spreads", "spec"),
     [
-        ([Spread(74.3, 2.3), Spread(70.0, 1.1)], ".1f"),
-        ([Spread(74.3, 0.41)], ".2f"),
-        ([Spread(74.3, 12.0)], ".0f"),
-        ([Spread(0.01234)], ".4f"),
-        ([Spread(12.345), Spread(3.0)], ".1f"),
-        ([Spread(100.0), Spread(300.0)], ".0f"),
-        ([Spread(1.2e-7)], ".2e"),
-        ([Spread(2.5e7, 1.5e5)], ".2e"),
-        ([Spread(None), Spread(math.nan, math.nan)], ".0f"),
-        ([Spread(0.0, 0.0)], ".0f"),
+        ([about(74.3, 2.3), about(70.0, 1.1)], ".1f"),
+        ([about(74.3, 0.41)], ".2f"),
+        ([about(74.3, 12.0)], ".0f"),
+        ([about(0.01234)], ".4f"),
+        ([about(12.345), about(3.0)], ".1f"),
+        ([about(100.0), about(300.0)], ".0f"),
+        ([about(1.2e-7)], ".2e"),
+        ([about(2.5e7, 1.5e5)], ".2e"),
+        ([None, about(math.nan, math.nan)], ".0f"),
+        ([about(0.0, 0.0)], ".0f"),
     ],
 )
 def test_digits_follow_the_spread(spreads, spec):
@@ -35,11 +41,11 @@ def test_digits_follow_the_spread(spreads, spec):
 
 
 def test_number_texts():
-    assert spread_text(Spread(74.26, 2.31), ".1f") == "74.3 ± 2.3"
-    assert spread_text(Spread(74.26, None), ".1f") == "74.3"
-    assert spread_text(Spread(74.26, math.nan), ".1f") == "74.3"
-    assert spread_text(Spread(None, 1.0), ".1f") == "–"
-    assert number_text(math.nan, ".1f") == "–"
+    assert number_text(about(74.26, 2.31), ".1f") == "74.3 ± 2.3"
+    assert number_text(about(-4.26, 2.31), "+.1f") == "-4.3 ± 2.3"
+    assert number_text(about(74.26), ".1f") == number_text(74.26, ".1f") == "74.3"
+    assert number_text(about(74.26, math.nan), ".1f") == "74.3"
+    assert number_text(None, ".1f") == number_text(math.nan, ".1f") == "–"
     assert number_text(-math.inf, ".1f") == "−∞"
     assert number_text(-0.001, ".1f") == "0.0"
     assert number_text(-0.1, ".1f") == "-0.1"
@@ -48,12 +54,16 @@ def test_number_texts():
     ]  # fmt: skip
 
 
-def test_spread_is_the_sample_deviation():
-    values = [0.1, 0.4, 0.2]
-    assert spread_of(values).mean == pytest.approx(np.mean(values))
-    assert spread_of(values).std == pytest.approx(np.std(values, ddof=1))
-    assert spread_of([0.3]) == Spread(0.3, None)
-    assert spread_of([]) == Spread(None, None)
+def test_what_stands_behind_plus_minus_is_said_wherever_it_is_printed():
+    assert plus_minus([about(1.0), None, 0.5]) == ""
+    table = Table([Column("a", "a")], [[Marked(about(1.0, 0.1, of="students"), "▲")], [about(2.0, 0.1)]])
+    said = plus_minus([about(1.0, 0.1, of="students"), about(2.0, 0.1)])
+    assert "interval of the mean over sets or students" in said
+    for text in (table_markdown(table), table_text(table), html.unescape(str(table_html(table)))):
+        assert "1.00 ± 0.10 ▲" in text
+        assert said in text
+    page = Page(title="t", sections=[Section("s", [table])])
+    assert "interval of the mean over sets or students" in latex(page, "x")
 
 
 COLUMNS = [
@@ -70,10 +80,10 @@ def _table(*rows, **kw):
 
 def test_best_is_marked_by_direction_with_ties_and_never_for_missing_numbers():
     table = _table(
-        ["a", Spread(0.70, 0.01), 5.0, 9],
-        ["b", Spread(0.72, 0.20), math.nan, 1],
-        ["c", Spread(0.72, None), 7.0, 5],
-        ["d", Spread(math.nan), math.inf, 2],
+        ["a", about(0.70, 0.01), 5.0, 9],
+        ["b", about(0.72, 0.20), math.nan, 1],
+        ["c", about(0.72, None), 7.0, 5],
+        ["d", about(math.nan), math.inf, 2],
         ["e", None, -math.inf, 3],
     )
     assert table.best_cells() == {(1, 1), (2, 1), (0, 2)}
@@ -94,46 +104,63 @@ def test_table_checks_its_shape():
         Table([Column("a", "x"), Column("a", "y")], [])
 
 
-def test_csv_holds_raw_values_and_no_failures():
-    table = _table(["a,\n1", Spread(1 / 3, 0.01), None, 9], ["b", Spread(0.5), math.nan, 1], failed=[Failure("j", "r")])
-    rows = list(csv.DictReader(io.StringIO(table.to_csv())))
-    assert list(rows[0]) == ["name", "top1", "top1_std", "fid", "n"]
-    assert float(rows[0]["top1"]) == 1 / 3
-    assert rows[0] | {"top1": ""} == {"name": "a,\n1", "top1": "", "top1_std": "0.01", "fid": "", "n": "9"}
-    assert rows[1]["fid"] == rows[1]["top1_std"] == ""
-    assert len(rows) == 2
-
-
 def test_markdown_latex_and_text_mark_and_escape():
-    table = _table(
-        ["a|b_%", 0.5, 1.0, 1], ["b", 0.75, 2.0, 2], failed=[Failure("k=1", "no | such\nfile")], caption="C_1"
-    )
-    markdown = table.to_markdown()
-    assert r"| a\|b\_% | 50 | **1** | 1 |" in markdown
-    assert "| b | **75** | 2 | 2 |" in markdown
-    assert r"- k=1: no \| such file" in markdown
-    latex = table.to_latex()
-    assert r"a\textbar{}b\_\% & 50 & \textbf{1} & 1 \\" in latex
-    assert r"\begin{tabular}{lrrr}" in latex
-    assert "% failed: k=1: no | such file\n" in latex
-    lines = table.to_text().splitlines()
+    table = _table(["a|b_%", 0.5, 1.0, 1], ["b", 0.75, 2.0, 2], caption="C_1")
+    lines = table_markdown(table)
+    assert r"| a\|b\_% | 50 | **1** | 1 |" in lines
+    assert "| b | **75** | 2 | 2 |" in lines
+    tabular = table_latex(table)
+    assert r"a\textbar{}b\_\% & 50 & \textbf{1} & 1 \\" in tabular
+    assert r"\begin{tabular}{lrrr}" in tabular
+    lines = table_text(table).splitlines()
     assert [line.split() for line in lines[3:5]] == [["a|b_%", "50", "1*", "1"], ["b", "75*", "2", "2"]]
-    assert lines[-2:] == ["failed (1):", "  k=1: no | such file"]
-    assert "\x1b[1m" not in table.to_text()
-    assert "\x1b[1m" in table.to_text(colour=True)
-    assert r"$\pm$" in _table(["a", Spread(0.5, 0.01), 1.0, 1]).to_latex()
+    assert r"$\pm$" in table_latex(_table(["a", about(0.5, 0.01), 1.0, 1]))
+
+
+def test_columns_without_a_cell_are_left_out():
+    table = Table.of([(Column("a", "a"), [1, 2]), (Column("b", "b"), [None, None]), (Column("c", "c"), [None, 0])])
+    assert [column.key for column in table.columns] == ["a", "c"]
+    assert table.rows == [[1, None], [2, 0]]
+
+
+def test_every_format_has_the_page_s_content():
+    """Folded parts are opened in documents, left out of a terminal but for their notes; pictures stay on the page."""
+    table, hidden = _table(["one", 0.5, 1.0, 1]), _table(["other", 0.5, 1.0, 1])
+    page = Page(
+        title="The title",
+        subtitle="The question?",
+        notices=["Look out."],
+        sections=[
+            Section("First", ["Said.", table, Figure(Image.new("RGB", (2, 2)), "caption", "alt")]),
+            Section("Folded", [hidden, Notes(["small_print"])], folded=True),
+            Section("Seen", [Figure(Image.new("RGB", (2, 2)), "caption", "alt")]),
+        ],
+    )
+    document = markdown(page)
+    assert document.startswith("# The title\n\nThe question?\n\n**Look out.**\n\n## First\n\nSaid.\n\n| name |")
+    assert r"- small\_print" in document
+    assert "| other |" in document
+    assert "Seen" not in document
+    shown = terminal(page)
+    assert shown.startswith("The title\n!! Look out.\n\nFirst\nSaid.\n")
+    assert "- small_print" in shown
+    assert "other" not in shown
+    printed = latex(page, "a_b")
+    assert printed.count(r"\begin{table}") == 1
+    assert r"\label{tab:a-b}" in printed
+    assert r"\caption{Look out. The title. First. small\_print}" in printed
 
 
 def test_text_columns_line_up():
-    lines = _table(["short", 0.5, 100.0, 1], ["a much longer name", 0.755, 2.25, 2]).to_text().splitlines()
+    lines = table_text(_table(["short", 0.5, 100.0, 1], ["a much longer name", 0.755, 2.25, 2])).splitlines()
     assert lines[2].index("50.0") == lines[3].index("75.5")
     assert len(lines[1]) >= max(map(len, lines[2:4]))
 
 
 def test_html_sorts_by_value_and_marks_best():
-    page = str(_table(["10", Spread(0.5, 0.1), math.nan, 1], [NASTY, Spread(0.6, 0.1), 3.0, 2]).to_html())
+    page = str(table_html(_table(["10", about(0.5, 0.1), math.nan, 1], [NASTY, about(0.6, 0.1), 3.0, 2])))
     keys = re.findall(r'data-sort="([^"]*)"', page)
-    assert keys[:4] == ["10", "0.5", "", "1.0"]
+    assert keys[:4] == ["10", "0.5", "", "1"]
     assert html.unescape(keys[4]) == NASTY
     assert page.count(" best") == 1
     assert "<script>" not in page

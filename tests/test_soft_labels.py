@@ -11,7 +11,6 @@ from soft_parts import SOFT, few_digits, small_student, student
 
 from manifoldgd.errors import UserError
 from manifoldgd.pipeline import classifiers
-from manifoldgd.report.sweep import sweep_tables
 from manifoldgd.students import Student
 from manifoldgd.students.objectives import Batch, TeacherOutputs, class_labels, softened_divergence
 from manifoldgd.students.training import Pixels, Supervised
@@ -252,24 +251,3 @@ def test_a_whole_run(capsys, monkeypatch, somewhere_else, tiny_prior, shared_cac
     other = [each.replace("=15000", "=16000") for each in changes]
     assert quick("run", tiny_prior, shared_cache, folder, *other) == 2  # another teacher, another result
     assert "student.protocol.teacher.images_shown is 15000 there, 16000 here" in capsys.readouterr().err
-
-
-def test_hard_and_soft_labels_never_share_a_table():
-    record = {
-        "format": 1,
-        "dataset": "digits",
-        "method": "random",
-        "student": "ConvNet-3",
-        "distillation_seed": 0,
-        "accuracy": {
-            end: {"mean": 0.5, "std": None, "ci95": None, "values": [0.5]} for end in ("last", "best")
-        },
-        "students": [{}],
-    }  # fmt: skip
-    jobs = [({"p": name}, record | {"label_protocol": name}) for name in ("hard_small", "soft_small")]
-    tables = sweep_tables(jobs)
-    assert len(tables) == 2
-    assert {table.caption for table in tables} == {
-        "digits · hard_small · ConvNet-3",
-        "digits · soft_small · ConvNet-3",
-    }

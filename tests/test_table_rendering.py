@@ -1,18 +1,26 @@
 """The files of a table: exact numbers, honest marks, nothing that must be fetched, nothing that breaks on gaps."""
 
 import re
+from pathlib import Path
 
 import pytest
 from fake_tables import METHODS, NASTY, Page, column, rich_table, rows_of, set_result, table
 
 from manifoldgd.errors import UserError
+from manifoldgd.report.text import latex, markdown
 from manifoldgd.store.keys import read_json, write_json
-from manifoldgd.study.layout import detail_table, foreign_signs, main_table, published_text
-from manifoldgd.study.rendering import latex_text, markdown_text, write_table
+from manifoldgd.study.page import (
+    accuracy_table,
+    blocks,
+    detail_table,
+    foreign_signs,
+    notices,
+    published_text,
+    study_page,
+)
+from manifoldgd.study.rendering import write_table
 from manifoldgd.study.results import FailedSet, TableResult
-from manifoldgd.study.spreadsheets import cells_csv
-from manifoldgd.study.summary import summarise
-from manifoldgd.study.wording import notices
+from manifoldgd.study.summary import cells_csv, summarise
 
 PAIRED = [
     set_result("unguided", 0, (0.70, 0.72)),
@@ -23,9 +31,21 @@ PAIRED = [
 TWO_SEEDS = {"seeds": (0, 1)}
 
 
+def main_table(summary):
+    return accuracy_table(summary, summary.result.columns, Path())
+
+
+def markdown_text(summary):
+    return markdown(study_page(summary, Path()))
+
+
+def latex_text(summary):
+    return latex(study_page(summary, Path()), summary.result.name)
+
+
 def cell_texts(result):
-    face = main_table(summarise(result))
-    return {row[0]: row[1:] for row in face.texts()}
+    """The accuracy of each method, as it is printed."""
+    return {row[0]: row[1:2] for row in main_table(summarise(result)).texts()}
 
 
 def test_numbers_of_a_small_table(tmp_path):
@@ -124,7 +144,8 @@ def woof(**changes):
 
 def test_published_numbers_of_the_own_family_stand_unmarked_beside_the_measured():
     summary = woof(number_family="minimax", published_as={"unguided": "DiT", "mode": "MGD3"})
-    assert main_table(summary).texts()[0][2] == "34.7 ± 0.4"
+    position = [each.key for each in main_table(summary).columns].index("ipc10-convnet3 published")
+    assert main_table(summary).texts()[0][position] == "34.7 ± 0.4"
     assert foreign_signs(summary) == {}
     assert {row.method for _, row in summary.not_run} >= {"Minimax", "Full", "Herding"}
     assert not {row.method for _, row in summary.not_run} & {"DiT", "MGD3"}
@@ -142,7 +163,8 @@ def test_other_families_carry_a_mark_with_a_footnote(tmp_path):
 
 
 def test_methods_without_a_published_name_have_no_published_column():
-    assert len(main_table(woof(number_family="minimax")).columns) == 2
+    titles = [each.title for each in main_table(woof(number_family="minimax")).columns]
+    assert titles == ["method", "accuracy, %", "to unguided, points", "sets × students"]
 
 
 def test_published_but_not_run_is_a_block_of_its_own_with_sources(rich):
@@ -202,11 +224,13 @@ def test_latex_is_balanced_and_escaped():
     assert plain.count("$") % 2 == 0
     assert not re.search(r"[#_~^<>|]", re.sub(r"\$[^$]*\$", "", plain))
     begun = re.findall(r"\\begin\{(\w+)\}", body)
-    assert begun == ["table", "tabular"] == re.findall(r"\\end\{(\w+)\}", body)[::-1]
+    assert begun == ["table", "tabular", "table", "tabular"]  # the block, and what was published
+    assert re.findall(r"\\end\{(\w+)\}", body) == ["tabular", "table", "tabular", "table"]
     assert r"\label{tab:a-b}" in body
+    assert r"\label{tab:a-b-2}" in body
     tabular = body[body.index(r"\toprule") : body.index(r"\bottomrule")]
     lines = [line for line in tabular.splitlines() if line.endswith(r"\\")]
-    assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {1}
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {2}
     assert not re.search(r"\\\\\s*\[", body)
 
 
@@ -221,7 +245,8 @@ def test_latex_knows_every_sign_that_tables_print(rich):
 def test_nothing_is_measured_yet(tmp_path):
     text = write_table(tmp_path, table())
     assert "6 of 6 sets are missing" in text
-    assert "No set is judged yet." in Page(tmp_path / "report.html").text
+    assert "– (0 of 3 sets)" in Page(tmp_path / "report.html").text
+    assert not (tmp_path / "figures").exists()
     assert [row["sets"] for row in rows_of(tmp_path / "table.csv")] == ["0", "0"]
     assert rows_of(tmp_path / "results.csv") == []
 
@@ -251,6 +276,34 @@ def test_titles_hold_only_what_tells_columns_apart():
     assert own["ipc10-convnet3"] == "ipc 10"
     mixed = (column(), column(key="b", student="ResNet-18"), column(key="c", student="ResNet-18"))
     assert summarise(table(columns=mixed)).titles[1] == {"ipc10-convnet3": "ipc10-convnet3", "b": "b", "c": "c"}
+
+
+def test_one_block_a_number_of_images_and_nothing_is_ranked_across():
+    summary = summarise(rich_table())
+    assert list(blocks(summary)) == ["1 image a class", "10 images a class", "50 images a class"]
+    sections = [each for each in study_page(summary, Path()).sections if each.title in blocks(summary)]
+    for section, place in zip(sections, summary.result.columns, strict=True):
+        table = section.blocks[0]
+        assert [each.key for each in table.columns if each.better] == [place.key]
+    several = table_of_students()
+    assert list(blocks(summarise(several))) == ["10 images a class"]
+    titles = [each.title for each in main_table(summarise(several)).columns if each.better]
+    assert titles == ["ConvNet-3: accuracy, %", "ResNet-18: accuracy, %"]
+
+
+def table_of_students():
+    columns = (column(), column(key="resnet", student="ResNet-18"))
+    sets = [set_result(method, 0, column=each.key) for each in columns for method in ("unguided", "mode")]
+    return table(sets, columns=columns)
+
+
+def test_each_accuracy_is_said_once(rich):
+    """In a document: in its block, and nowhere else."""
+    folder, _ = rich
+    text = (folder / "table.md").read_text()
+    rows = re.findall(r"^\| mode \| (\d\d\.\d+ ± \d\.\d+)", text, re.MULTILINE)
+    assert len(rows) == 3
+    assert [text.count(cell) for cell in rows] == [1, 1, 1]
 
 
 def test_scores_are_columns_on_request(tmp_path):

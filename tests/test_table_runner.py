@@ -23,7 +23,6 @@ from manifoldgd.study.lock import locked
 from manifoldgd.study.results import TableResult
 from manifoldgd.study.runner import run_left
 from manifoldgd.study.watching import Watch
-from manifoldgd.study.wording import student_seeds_text
 
 METHODS = ("a", "b")
 
@@ -87,9 +86,9 @@ def test_a_column_is_finished_with_its_own_students(tmp_path):
     held = TableResult.load(tmp_path / "results.json")
     assert held == board.result()
     assert held.students == {COLUMN.key: (0,)}
-    assert student_seeds_text(held) == "0"
+    assert held.student_seeds_text == "0"
     other = replace(held, columns=(*held.columns, replace(COLUMN, key="other", student_seeds=None)))
-    assert student_seeds_text(other) == f"0 ({COLUMN.key}); 0, 1 (other)"
+    assert other.student_seeds_text == f"0 ({COLUMN.key}); 0, 1 (other)"
 
 
 @pytest.mark.parametrize(

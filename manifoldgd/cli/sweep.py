@@ -96,7 +96,7 @@ class Sweep:
     def conclude(self) -> int:
         """Print and write the table of all jobs; returns 1 if any failed."""
         from manifoldgd.cli.tuning import judged_by
-        from manifoldgd.report.sweep import write_sweep_report
+        from manifoldgd.study.rendering import write_sweep
 
         records = self.records()
         varied = varied_keys([record["overrides"] for record in records])
@@ -104,11 +104,11 @@ class Sweep:
             record["overrides"] = {key: value for key, value in record["overrides"].items() if key in varied}
         finished = [(record["overrides"], record["result"] or {}) for record in records if record["error"] is None]
         jobs = [(overrides, result) for overrides, result in finished if "accuracy" in result]
-        failed = [(record["overrides"], record["error"]) for record in records if record["error"] is not None]
+        failed = [(job_name(record["overrides"]), record["error"]) for record in records if record["error"] is not None]
         split = judged_by([result for _, result in jobs])
         title = f"Sweep {self.folder.name}" + (f", judged on the {split} split" if split else "")
         if jobs or not finished:
-            print(write_sweep_report(self.folder, jobs=jobs, failed=failed, title=title).text)
+            print(write_sweep(self.folder, jobs, failed, title=title))
         else:  # sets or priors that nothing has judged
             _list_made(finished, failed)
         if split == "test":
@@ -117,13 +117,16 @@ class Sweep:
         return 1 if failed else 0
 
 
-def _list_made(finished: list[tuple[dict[str, str], dict[str, Any]]], failed: list[tuple[dict[str, str], str]]) -> None:
-    from manifoldgd.report.sweep import job_name
+def job_name(overrides: dict[str, str]) -> str:
+    """``key=value`` for each override, as one would type them."""
+    return " ".join(f"{key}={value}" for key, value in overrides.items())
 
+
+def _list_made(finished: list[tuple[dict[str, str], dict[str, Any]]], failed: list[tuple[str, str]]) -> None:
     for overrides, result in finished:
         print(f"{job_name(overrides)}: finished{': ' + result['folder'] if 'folder' in result else ''}")
-    for overrides, reason in failed:
-        print(f"{job_name(overrides)}: failed: {reason}")
+    for name, reason in failed:
+        print(f"{name}: failed: {reason}")
 
 
 def varied_keys(overrides: list[dict[str, str]]) -> set[str]:

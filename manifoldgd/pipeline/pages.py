@@ -15,8 +15,7 @@ from manifoldgd.machine import Machine
 from manifoldgd.pipeline.latents import encode
 from manifoldgd.pipeline.sets import decode_latents, encode_images
 from manifoldgd.priors.prior import Prior
-from manifoldgd.report.run import write_run_report
-from manifoldgd.report.sections import Latents
+from manifoldgd.report.run import Latents, write_run_report
 
 MAP_REAL = 400  # real images a class on the map: enough to see its shape, few enough to see the rest
 

@@ -26,7 +26,7 @@ from manifoldgd.priors.prior import Prior
 from manifoldgd.progress import progress_bar
 from manifoldgd.prototypes.coresets import select_classes
 from manifoldgd.report.card import set_card
-from manifoldgd.report.sections import runaway_sentence
+from manifoldgd.report.run import runaway_sentence
 from manifoldgd.store.sets import SetWriter, load_set
 
 

@@ -1,4 +1,4 @@
-"""Matplotlib without its global state: figures as objects on the Agg canvas, encoded to bytes.
+"""Matplotlib without its global state: figures as objects, encoded to text or bytes.
 
 ``pyplot`` keeps every figure alive in a module-wide registry and may open a window; neither belongs in a library.
 """
@@ -6,49 +6,80 @@
 from __future__ import annotations
 
 import io
-from typing import Any, Literal
+import re
+from dataclasses import dataclass
+from html import escape
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from manifoldgd.report.palette import Scheme
+from manifoldgd.report.palette import COLOURS, VARIABLES
 
-Format = Literal["png", "svg"]
+# Narrow figures with ordinary type: they stay readable on a phone, where they shrink to its width.
+WIDTH_INCHES = 4.2
+PIXELS_PER_INCH = 200  # of files
+PAGE_PIXELS_PER_INCH = 112  # of pages: 470 pixels wide
 
-# Narrow figures with ordinary type: shown at half their pixels they stay readable on a 390-pixel-wide phone.
-WIDTH_INCHES = 5.2
-PIXELS_PER_INCH = 200
+_IDENTIFIER = re.compile(r' id="(?:figure|axes|patch|line2d|text|matplotlib\.axis|xtick|ytick|legend|[A-Z]\w+)_\d+"')
+_FONT = re.compile(r"(font(?:-family)?: (?:[\w.]+ )*)'DejaVu Sans'[^;\"]*")
 
 
-def new_figure(scheme: Scheme, *, rows: int = 1, height: float, columns: int = 1, **grid: Any) -> tuple[Figure, Any]:
-    """A figure of ``rows x columns`` axes in the colours of ``scheme``, ``height`` inches high.
+@dataclass(frozen=True, eq=False)
+class Plot:
+    """A drawn figure."""
+
+    figure: Figure
+
+    def __post_init__(self) -> None:
+        self.figure.draw_without_rendering()  # finds the layout, which is then kept instead of found again each time
+        self.figure.set_layout_engine("none")
+
+    def png(self) -> bytes:
+        """For a file, in the colours of light pages; equal figures give equal bytes."""
+        buffer = io.BytesIO()
+        self.figure.savefig(buffer, format="png", metadata={"Software": "manifoldgd"}, facecolor=COLOURS.paper)
+        return buffer.getvalue()
+
+    def svg(self, alt: str) -> str:
+        """For inside a page, in the page's own colours and font; ``alt`` is read aloud in its place."""
+        buffer = io.StringIO()
+        # Without a fixed salt identifiers are random; text stays text, so that it is searched, read aloud and small.
+        with mpl.rc_context({"svg.hashsalt": "manifoldgd", "svg.fonttype": "none"}):
+            self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, facecolor="none")
+        text = buffer.getvalue()
+        text = _FONT.sub(r"\1var(--font)", _IDENTIFIER.sub("", text[text.index("<svg") :]))
+        text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+        for colour, variable in VARIABLES.items():
+            text = text.replace(colour, f"var(--{variable})")
+        width, height = (round(side * PAGE_PIXELS_PER_INCH) for side in self.figure.get_size_inches())
+        view = re.search(r'viewBox="[^"]*"', text)
+        head = f'<svg {view.group() if view else ""} width="{width}" height="{height}" role="img" '
+        head += (
+            f'aria-label="{escape(alt)}" xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">'
+        )
+        return head + text[text.index(">") + 1 :].strip()
+
+
+def new_figure(*, rows: int = 1, height: float, columns: int = 1, **grid: Any) -> tuple[Figure, Any]:
+    """A figure of ``rows x columns`` axes, ``height`` inches high.
 
     Returns:
         The figure and an object array of axes ``[rows, columns]``.
     """
-    figure = Figure(figsize=(WIDTH_INCHES, height), dpi=PIXELS_PER_INCH, layout="constrained", facecolor=scheme.paper)
+    figure = Figure(figsize=(WIDTH_INCHES, height), dpi=PIXELS_PER_INCH, layout="constrained", facecolor=COLOURS.paper)
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, **grid)
     for panel in axes.flat:
-        _dress(panel, scheme)
+        _dress(panel)
     return figure, axes
 
 
-def encode(figure: Figure, file_format: Format = "png") -> bytes:
-    """The figure as PNG or SVG; equal figures give equal bytes."""
-    buffer = io.BytesIO()
-    # Without a fixed salt SVG identifiers are random; the date and the version would change bytes for no reason.
-    metadata = {"Date": None, "Creator": None} if file_format == "svg" else {"Software": None}
-    with mpl.rc_context({"svg.hashsalt": "manifoldgd"}):
-        figure.savefig(buffer, format=file_format, metadata=metadata, facecolor=figure.get_facecolor())
-    return buffer.getvalue()
-
-
-def headline(panel: Axes, text: str, scheme: Scheme) -> None:
+def headline(panel: Axes, text: str) -> None:
     """What a panel shows, above its upper left corner: easier to read than along a turned axis."""
-    panel.set_title(literal(text), loc="left", fontsize=10, color=scheme.ink)
+    panel.set_title(literal(text), loc="left", fontsize=10, color=COLOURS.ink)
 
 
 def literal(text: str) -> str:
@@ -61,15 +92,15 @@ def shorten(name: str, limit: int) -> str:
     return name if len(name) <= limit else name[: limit - 1] + "…"
 
 
-def _dress(panel: Axes, scheme: Scheme) -> None:
-    panel.set_facecolor(scheme.paper)
-    panel.tick_params(which="both", colors=scheme.muted, labelcolor=scheme.muted, labelsize=9)
-    panel.grid(True, color=scheme.faint, linewidth=0.6)
+def _dress(panel: Axes) -> None:
+    panel.set_facecolor("none")
+    panel.tick_params(which="both", colors=COLOURS.muted, labelcolor=COLOURS.muted, labelsize=9)
+    panel.grid(True, color=COLOURS.faint, linewidth=0.6)
     panel.set_axisbelow(True)
     for side in ("top", "right"):
         panel.spines[side].set_visible(False)
     for side in ("left", "bottom"):
-        panel.spines[side].set_color(scheme.muted)
+        panel.spines[side].set_color(COLOURS.muted)
     for text in (panel.xaxis.label, panel.yaxis.label):
-        text.set_color(scheme.ink)
+        text.set_color(COLOURS.ink)
         text.set_fontsize(10)

@@ -15,9 +15,10 @@ from matplotlib.lines import Line2D
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from manifoldgd.report.canvas import Format, encode, headline, literal, new_figure
-from manifoldgd.report.palette import LIGHT, Scheme, class_colour
+from manifoldgd.report.canvas import Plot, headline, literal, new_figure, shorten
+from manifoldgd.report.palette import COLOURS, class_colour
 
+NAME = 16  # characters of a class in a map
 NAMED_CLASSES = 20  # beyond this many, names in the map would cover it
 
 
@@ -66,10 +67,7 @@ def latent_map(
     prototypes: Cloud | None,
     synthetic: Cloud,
     class_names: Sequence[str],
-    *,
-    scheme: Scheme = LIGHT,
-    file_format: Format = "png",
-) -> bytes:
+) -> Plot:
     """All classes in the plane of the real latents' two leading principal components.
 
     Real latents are light dots, prototypes crosses, synthetic latents outlined dots, coloured by class; up to twenty
@@ -80,21 +78,19 @@ def latent_map(
         prototypes: ``P`` latents, or ``None``.
         synthetic: ``n`` latents.
         class_names: index to name.
-        scheme: colours.
-        file_format: ``"png"`` or ``"svg"``.
     """
     axes = principal_plane(real.points)
-    figure, panels = new_figure(scheme, height=4.9)
+    figure, panels = new_figure(height=4.9)
     panel = panels[0, 0]
     flat = real.projected(axes)
-    _draw(panel, flat, _project(prototypes, axes), synthetic.projected(axes), scheme, size=26)
+    _draw(panel, flat, _project(prototypes, axes), synthetic.projected(axes), size=26)
     if len(class_names) <= NAMED_CLASSES:
-        _name_classes(panel, flat, class_names, scheme)
+        _name_classes(panel, flat, class_names)
     shares = axes.explained_variance_ratio_
     panel.set_xlabel(f"first principal component ({shares[0]:.0%} of variance)")
     panel.set_ylabel(f"second ({shares[1]:.0%})")
-    _legend(panel, prototypes is not None, scheme)
-    return encode(figure, file_format)
+    _legend(panel, prototypes is not None)
+    return Plot(figure)
 
 
 def latent_map_by_class(
@@ -104,9 +100,7 @@ def latent_map_by_class(
     class_names: Sequence[str],
     *,
     limit: int = 12,
-    scheme: Scheme = LIGHT,
-    file_format: Format = "png",
-) -> bytes:
+) -> Plot:
     """One small map a class, each in the principal plane of that class's own real latents; arguments as above.
 
     Args:
@@ -115,63 +109,61 @@ def latent_map_by_class(
         synthetic: latents.
         class_names: index to name.
         limit: classes shown, the first ones.
-        scheme: colours.
-        file_format: ``"png"`` or ``"svg"``.
     """
     shown = min(limit, len(class_names))
     columns = min(4, shown)
     rows = math.ceil(shown / columns)
-    figure, panels = new_figure(scheme, rows=rows, columns=columns, height=0.35 + 1.4 * rows)
+    figure, panels = new_figure(rows=rows, columns=columns, height=0.35 + 1.4 * rows)
     for label, panel in enumerate(panels.flat):
         panel.set_xticks([])
         panel.set_yticks([])
         if label >= shown:
             panel.set_visible(False)
             continue
-        headline(panel, _shorten(class_names[label]), scheme)
+        headline(panel, shorten(class_names[label], NAME))
         members = real.only(label)
         if len(members.points) < 2:
             continue
         axes = principal_plane(members.points)
         own = None if prototypes is None else prototypes.only(label)
         flat = members.projected(axes)
-        _draw(panel, flat, _project(own, axes), synthetic.only(label).projected(axes), scheme, size=20)
-    return encode(figure, file_format)
+        _draw(panel, flat, _project(own, axes), synthetic.only(label).projected(axes), size=20)
+    return Plot(figure)
 
 
 def _project(cloud: Cloud | None, axes: PCA) -> Cloud | None:
     return None if cloud is None else cloud.projected(axes)
 
 
-def _draw(panel: Axes, real: Cloud, prototypes: Cloud | None, synthetic: Cloud, scheme: Scheme, size: float) -> None:
+def _draw(panel: Axes, real: Cloud, prototypes: Cloud | None, synthetic: Cloud, size: float) -> None:
     """Real latents at the back, then prototypes, synthetic latents in front."""
     alpha = float(np.clip(300 / max(1, len(real.points)), 0.08, 0.45))
     panel.scatter(*real.points.T, s=size / 4, c=_colours(real), alpha=alpha, linewidths=0, rasterized=True)
     if prototypes is not None:
-        panel.scatter(*prototypes.points.T, s=1.3 * size, c=scheme.paper, marker="x", linewidths=2.6)
+        panel.scatter(*prototypes.points.T, s=1.3 * size, c=COLOURS.paper, marker="x", linewidths=2.6)
         panel.scatter(*prototypes.points.T, s=size, c=_colours(prototypes), marker="x", linewidths=1.4)
-    panel.scatter(*synthetic.points.T, s=size, c=_colours(synthetic), edgecolors=scheme.ink, linewidths=0.7)
+    panel.scatter(*synthetic.points.T, s=size, c=_colours(synthetic), edgecolors=COLOURS.ink, linewidths=0.7)
 
 
 def _colours(cloud: Cloud) -> list[str]:
     return [class_colour(label) for label in cloud.labels.tolist()]
 
 
-def _name_classes(panel: Axes, real: Cloud, class_names: Sequence[str], scheme: Scheme) -> None:
-    box = {"boxstyle": "round,pad=0.2", "facecolor": scheme.paper, "edgecolor": scheme.muted, "alpha": 0.85}
+def _name_classes(panel: Axes, real: Cloud, class_names: Sequence[str]) -> None:
+    box = {"boxstyle": "round,pad=0.2", "facecolor": COLOURS.paper, "edgecolor": COLOURS.muted, "alpha": 0.85}
     for label, name in enumerate(class_names):
         members = real.only(label).points
         if len(members):
             x, y = np.median(members, axis=0)
-            text = literal(_shorten(name))
-            panel.text(x, y, text, ha="center", va="center", fontsize=9, color=scheme.ink, bbox=box, zorder=5)
+            text = literal(shorten(name, NAME))
+            panel.text(x, y, text, ha="center", va="center", fontsize=9, color=COLOURS.ink, bbox=box, zorder=5)
 
 
-def _legend(panel: Axes, with_prototypes: bool, scheme: Scheme) -> None:
+def _legend(panel: Axes, with_prototypes: bool) -> None:
     def sample(marker: str, label: str, **style: object) -> Line2D:
-        return Line2D([], [], linestyle="none", marker=marker, color=scheme.muted, label=label, **style)
+        return Line2D([], [], linestyle="none", marker=marker, color=COLOURS.muted, label=label, **style)
 
-    handles = [sample(".", "real", markersize=4), sample("o", "synthetic", markersize=6, markeredgecolor=scheme.ink)]
+    handles = [sample(".", "real", markersize=4), sample("o", "synthetic", markersize=6, markeredgecolor=COLOURS.ink)]
     if with_prototypes:
         handles.insert(1, sample("x", "prototype", markersize=6))
     panel.legend(
@@ -181,9 +173,5 @@ def _legend(panel: Axes, with_prototypes: bool, scheme: Scheme) -> None:
         ncols=len(handles),
         frameon=False,
         fontsize=9,
-        labelcolor=scheme.ink,
+        labelcolor=COLOURS.ink,
     )
-
-
-def _shorten(name: str, limit: int = 16) -> str:
-    return name if len(name) <= limit else name[: limit - 1] + "…"

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from manifoldgd.errors import require
-from manifoldgd.report.numbers import Spread
 
 FORMAT = 1
 
@@ -42,22 +41,6 @@ def check_format(result: Mapping[str, Any]) -> None:
     """
     found = result.get("format")
     require(found == FORMAT, f"metrics.json: expected format {FORMAT}, got {found}; run this configuration again")
-
-
-def accuracy(result: Mapping[str, Any], epoch: Literal["last", "best"]) -> Spread:
-    """Mean and standard deviation over student seeds, fractions; without a mean where no student was trained.
-
-    A single student has a mean and no deviation, whatever the record says: one value has no spread.
-    """
-    found = (result.get("accuracy") or {}).get(epoch)
-    if not found:
-        return Spread(None)
-    return Spread(found["mean"], found.get("std") if student_count(result) > 1 else None)
-
-
-def student_count(result: Mapping[str, Any]) -> int:
-    """Students trained on the set."""
-    return len(result.get("student_seeds") or result.get("students") or ())
 
 
 def measure_title(key: str) -> str:

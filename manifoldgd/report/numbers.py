@@ -1,25 +1,16 @@
-"""How a measured number is printed: no more digits than its spread supports, none hidden when it is missing."""
+"""How a measured number is printed: no more digits than its interval supports, none hidden when it is missing."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+
+from manifoldgd.estimates import Estimate
 
 MISSING = "–"
 
-
-@dataclass(frozen=True)
-class Spread:
-    """A mean with its standard deviation; ``std`` is ``None`` where a single value gives none.
-
-    Tables and plots of intervals hold half the interval's width in ``std`` instead, and say so in their caption.
-    """
-
-    mean: float | None
-    std: float | None = None
-    mark: str = ""  # printed behind the number, for instance the sign of a footnote
+Number = float | Estimate | None
 
 
 def finite(value: float | None) -> bool:
@@ -27,26 +18,29 @@ def finite(value: float | None) -> bool:
     return value is not None and math.isfinite(value)
 
 
-def spread_of(values: Sequence[float]) -> Spread:
-    """Mean and sample standard deviation (divisor ``n - 1``); no deviation below two values, no mean below one."""
-    if not values:
-        return Spread(None)
-    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+def mean_of(number: Number) -> float | None:
+    """The number itself, or that of an estimate."""
+    return number.mean if isinstance(number, Estimate) else number
 
 
-def number_format(spreads: Iterable[Spread]) -> str:
+def half_of(number: Number) -> float | None:
+    """Half the interval, where there is one."""
+    return number.half if isinstance(number, Estimate) else None
+
+
+def number_format(numbers: Iterable[Number]) -> str:
     """One format for a whole column, so that its digits line up.
 
-    Two significant digits of the median positive deviation; without deviations, three of the largest magnitude.
-    At most six decimals; columns below 0.0001 or from a million on become scientific.
+    Two significant digits of the median positive half interval; without intervals, three of the largest magnitude. At
+    most six decimals; columns below 0.0001 or from a million on become scientific.
     """
-    spreads = list(spreads)
-    means = [s.mean for s in spreads if finite(s.mean)]
-    deviations = [s.std for s in spreads if finite(s.std) and s.std > 0]
-    if not deviations and all(float(mean).is_integer() and abs(mean) < 1e6 for mean in means):
+    numbers = list(numbers)
+    means = [mean for mean in map(mean_of, numbers) if finite(mean)]
+    halves = [half for half in map(half_of, numbers) if finite(half) and half > 0]
+    if not halves and all(float(mean).is_integer() and abs(mean) < 1e6 for mean in means):
         return ".0f"
     largest = max(map(abs, means), default=0.0)
-    reference, digits = (statistics.median_low(deviations), 2) if deviations else (largest, 3)
+    reference, digits = (statistics.median_low(halves), 2) if halves else (largest, 3)
     if reference == 0:
         return ".0f"
     if largest >= 1e6 or 0 < largest < 1e-4:
@@ -54,27 +48,33 @@ def number_format(spreads: Iterable[Spread]) -> str:
     return f".{min(6, max(0, digits - 1 - math.floor(math.log10(reference))))}f"
 
 
-def number_text(value: float | None, spec: str) -> str:
-    """``value`` in the format ``spec``; a dash where there is none, and never a negative zero."""
-    if value is None or math.isnan(value):
+def number_text(number: Number, spec: str) -> str:
+    """``mean ± half`` or the mean alone; a dash where there is none, and never a negative zero."""
+    mean, half = mean_of(number), half_of(number)
+    if mean is None or math.isnan(mean):
         return MISSING
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    text = format(value, spec)
-    return text.lstrip("-") if float(text) == 0 else text
+    if math.isinf(mean):
+        return "∞" if mean > 0 else "−∞"
+    text = format(mean, spec)
+    text = text.lstrip("-") if float(text) == 0 else text
+    return f"{text} ± {half:{spec.removeprefix('+')}}" if finite(half) else text
 
 
-def spread_text(spread: Spread, spec: str) -> str:
-    """``mean ± std``, or the mean alone where there is no deviation; the mark behind it."""
-    text = number_text(spread.mean, spec)
-    if finite(spread.mean) and finite(spread.std):
-        text += f" ± {number_text(spread.std, spec.removeprefix('+'))}"
-    return f"{text} {spread.mark}" if spread.mark else text
+def plus_minus(numbers: Iterable[Number]) -> str:
+    """What ``±`` says of these numbers, for beside them; empty where none is printed.
+
+    >>> plus_minus([Estimate(0.7, 0.1, 3), Estimate(0.7, None, 1), 0.2])
+    "± half the 95 % interval of the mean over sets (Student's t)"
+    """
+    units = sorted({number.of for number in numbers if isinstance(number, Estimate) and finite(number.half)})
+    return f"± half the 95 % interval of the mean over {' or '.join(units)} (Student's t)" if units else ""
 
 
-def percent(spread: Spread) -> Spread:
-    """Fractions to percentages."""
-    return replace(spread, mean=_times_100(spread.mean), std=_times_100(spread.std))
+def percent(number: Number) -> Number:
+    """A fraction as a percentage."""
+    if isinstance(number, Estimate):
+        return number.times(100)
+    return None if number is None else 100 * number
 
 
 def seconds_text(seconds: float | None) -> str:
@@ -90,7 +90,3 @@ def seconds_text(seconds: float | None) -> str:
         return f"{whole // 60} min {whole % 60:02d} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _times_100(value: float | None) -> float | None:
-    return None if value is None else 100 * value

@@ -28,12 +28,26 @@ class Scheme:
     ink: str  # text and main lines
     muted: str  # axes, secondary text
     faint: str  # grid lines, shaded spans
-    accent: str  # first series
-    second: str  # second series
+    accent: str  # first series, what is better
+    second: str  # second series, what is worse
 
 
 LIGHT = Scheme(paper="#ffffff", ink="#1b1f24", muted="#57606a", faint="#dfe3e8", accent="#0b62b8", second="#c2570c")
 DARK = Scheme(paper="#1a1f26", ink="#e8ebef", muted="#a3acb7", faint="#39424d", accent="#62aef5", second="#f5a35c")
+
+# M. Okabe and K. Ito, "Color Universal Design", 2008: lines that stay apart; dark pages lighten them.
+LINE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+
+COLOURS = LIGHT  # of plots; inside a page each of them is the page's variable of the same role
+VARIABLES = {
+    **{colour: f"line-{position}" for position, colour in enumerate(LINE_COLOURS)},
+    COLOURS.paper: "card",
+    COLOURS.ink: "ink",
+    COLOURS.muted: "muted",
+    COLOURS.faint: "line",
+    COLOURS.accent: "accent",
+    COLOURS.second: "second",
+}
 
 
 def class_colour(label: int) -> str:

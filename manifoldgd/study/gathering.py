@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from manifoldgd.errors import UserError, require
 from manifoldgd.provenance import release
@@ -46,44 +44,22 @@ def finished_set(output: Path, cell: Cell, student_seeds: Sequence[int]) -> SetR
         return None
     try:
         whole = set(student_seeds) <= set(metrics["student_seeds"]) and (metrics["set_metrics"] or not cell.measures)
-        return _set_result(output, cell, metrics, student_seeds) if whole else None
+        if not whole:
+            return None
+        grid = cell.folder(output) / "grid.png"
+        return SetResult.of_run(
+            metrics,
+            method=cell.method,
+            column=cell.column,
+            seed=cell.seed,
+            key=cell.key,
+            student_seeds=student_seeds,
+            grid=os.path.relpath(grid, output) if grid.is_file() else None,
+        )
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{file}: is no result of ours ({error}); remove {file.parent} to have it made again"
         ) from error
-
-
-def _set_result(output: Path, cell: Cell, metrics: dict[str, Any], student_seeds: Sequence[int]) -> SetResult:
-    by_seed = {one["seed"]: one for one in metrics["students"]}
-    students = [by_seed[seed] for seed in student_seeds]
-    grid = cell.folder(output) / "grid.png"
-    return SetResult(
-        method=cell.method,
-        column=cell.column,
-        seed=cell.seed,
-        key=cell.key,
-        student_seeds=tuple(student_seeds),
-        last=tuple(one["last_top1"] for one in students),
-        best=tuple(one["best_top1"] for one in students),
-        per_class=tuple(tuple(one["per_class"]) for one in students),
-        seconds={**metrics["seconds"], "students": round(math.fsum(one["seconds"] for one in students), 2)},
-        measures=metrics["set_metrics"],
-        guidance=_mean_guidance(metrics["guidance"]),
-        grid=os.path.relpath(grid, output) if grid.is_file() else None,
-        code_version=metrics.get("code_version", ""),
-        hardware=metrics.get("hardware", ""),
-        run=metrics.get("run_url"),
-        fingerprint=metrics.get("fingerprint", ""),
-    )
-
-
-def _mean_guidance(guidance: dict[str, Any] | None) -> dict[str, float | None]:
-    """Means over the guided steps."""
-    means: dict[str, float | None] = {}
-    for name in ("ratio", "kept") if guidance else ():
-        values = [step[f"{name}_mean"] for step in guidance["steps"] if step[f"{name}_mean"] is not None]
-        means[name] = sum(values) / len(values) if values else None
-    return means
 
 
 def check_same_table(file: Path, held: TableResult, wanted: TableResult, version: str) -> None:

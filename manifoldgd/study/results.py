@@ -1,4 +1,4 @@
-"""What a table holds once (some of) its cells are measured. The one artifact between the runner and the pages.
+"""What a study holds once (some of) its cells are measured. The one artifact between the runner and the pages.
 
 A *cell* is one method in one column; it is measured on several distilled sets (distillation seeds), each judged by
 several students (student seeds). A :class:`SetResult` is one of these sets with its students.
@@ -6,7 +6,8 @@ several students (student seeds). A :class:`SetResult` is one of these sets with
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -58,6 +59,53 @@ class SetResult:
     run: str | None = None  # link to the tracked run
     fingerprint: str = ""  # hash of the set's images and labels; empty in records from before it was taken
 
+    @classmethod
+    def of_run(
+        cls,
+        metrics: Mapping[str, Any],
+        *,
+        method: str,
+        column: str,
+        seed: int,
+        key: str,
+        student_seeds: Sequence[int],
+        grid: str | None,
+    ) -> SetResult:
+        """From what a run left in ``metrics.json``; students of other seeds are left out.
+
+        Raises:
+            KeyError: a student or a part is not there.
+        """
+        by_seed = {one["seed"]: one for one in metrics["students"]}
+        students = [by_seed[seed] for seed in student_seeds]
+        return cls(
+            method=method,
+            column=column,
+            seed=seed,
+            key=key,
+            student_seeds=tuple(student_seeds),
+            last=tuple(one["last_top1"] for one in students),
+            best=tuple(one["best_top1"] for one in students),
+            per_class=tuple(tuple(one["per_class"]) for one in students),
+            seconds={**metrics["seconds"], "students": round(math.fsum(one["seconds"] for one in students), 2)},
+            measures=metrics["set_metrics"],
+            guidance=_mean_guidance(metrics["guidance"]),
+            grid=grid,
+            code_version=metrics.get("code_version", ""),
+            hardware=metrics.get("hardware", ""),
+            run=metrics.get("run_url"),
+            fingerprint=metrics.get("fingerprint", ""),
+        )
+
+
+def _mean_guidance(guidance: Mapping[str, Any] | None) -> dict[str, float | None]:
+    """Means over the guided steps."""
+    means: dict[str, float | None] = {}
+    for name in ("ratio", "kept") if guidance else ():
+        values = [step[f"{name}_mean"] for step in guidance["steps"] if step[f"{name}_mean"] is not None]
+        means[name] = sum(values) / len(values) if values else None
+    return means
+
 
 @dataclass(frozen=True, kw_only=True)
 class FailedSet:
@@ -81,11 +129,12 @@ class TableResult:
     class_names: tuple[str, ...]
     seeds: tuple[int, ...]  # distillation seeds asked for
     student_seeds: tuple[int, ...]  # asked for, where a column has none of its own
-    baseline: str  # method that the others are compared with, on the same seeds
+    baseline: str  # method that the others are compared with, on the same seeds; empty in a sweep, which has none
     split: Literal["test", "validation"]  # which images judged
     number_family: str  # family of published numbers that may stand beside these (``published_results.csv``)
     published_as: Mapping[str, str] = field(default_factory=dict)  # method -> its name in published_results.csv
     parameters: Mapping[str, float] = field(default_factory=dict)  # method -> guidance scale, for that plot
+    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # of a sweep: method -> key -> value
     notes: tuple[str, ...] = ()  # what a reader must know, for instance where the defaults were tuned
     sets: tuple[SetResult, ...] = ()
     failed: tuple[FailedSet, ...] = ()
@@ -94,6 +143,17 @@ class TableResult:
     def students(self) -> Mapping[str, tuple[int, ...]]:
         """The student seeds asked for in each column, by its key."""
         return {column.key: column.student_seeds or self.student_seeds for column in self.columns}
+
+    @property
+    def student_seeds_text(self) -> str:
+        """The student seeds of the table, and of the columns that have others; for people."""
+        groups: dict[tuple[int, ...], list[str]] = {}
+        for key, seeds in self.students.items():
+            groups.setdefault(seeds, []).append(key)
+        listed = {seeds: ", ".join(map(str, seeds)) for seeds in groups}
+        if len(groups) == 1:
+            return next(iter(listed.values()))
+        return "; ".join(f"{listed[seeds]} ({', '.join(keys)})" for seeds, keys in groups.items())
 
     def of(self, method: str, column: str) -> tuple[SetResult, ...]:
         """The finished sets of one cell, by distillation seed."""
@@ -120,7 +180,7 @@ class TableResult:
         try:
             held = {key: value for key, value in held.items() if key != "format"}
             parts: dict[str, Any] = {
-                "columns": tuple(_column(each) for each in held.pop("columns")),
+                "columns": tuple(column_of(each) for each in held.pop("columns")),
                 "sets": tuple(_set_result(each) for each in held.pop("sets")),
                 "failed": tuple(FailedSet(**each) for each in held.pop("failed")),
             }
@@ -130,7 +190,8 @@ class TableResult:
             raise UserError(f"{file}: is no table of ours ({error}); choose another output or remove it") from error
 
 
-def _column(held: dict[str, Any]) -> Column:
+def column_of(held: Mapping[str, Any]) -> Column:
+    """A column as a record holds it."""
     seeds = held.get("student_seeds")
     # Records from before the labels were noted: there the names of soft-label protocols begin with the word.
     labels = held.get("labels") or ("soft" if held["label_protocol"].startswith("soft") else "hard")

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from statistics import fmean
+from typing import Literal
 
 from manifoldgd.errors import require
 from manifoldgd.study.results import SetResult, TableResult
 from manifoldgd.study.scores import hard_label_recovery, improvement_over_random, label_robust_score
-from manifoldgd.study.wording import SCORES
+
+# The scores among the measures of a set, with the better end.
+SCORES: Mapping[str, Literal["high", "low"]] = {"hlr": "low", "ior": "high", "lrs": "high", "ars": "high"}
 
 
 def with_scores(result: TableResult, *, random: str, full: Mapping[str, float], weight: float) -> TableResult:

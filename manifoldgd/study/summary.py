@@ -1,4 +1,4 @@
-"""From finished sets to what a table prints of them: one summary a cell, nothing drawn."""
+"""From the frame of a study to what is said of each cell: its statistics, and what was published beside it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
-from typing import Literal
+
+import pandas as pd
 
 from manifoldgd.errors import require
 from manifoldgd.estimates import Estimate
-from manifoldgd.study.distinct import distinct_sets
+from manifoldgd.study.frame import PLACE, RECORDED, distinct_seeds, frame_of
 from manifoldgd.study.published import Published, find_published, not_run, published_results
-from manifoldgd.study.results import Column, SetResult, TableResult
-from manifoldgd.study.statistics import Accuracies, Cell, cell_statistics, paired_difference
+from manifoldgd.study.results import Column, TableResult
+from manifoldgd.study.statistics import Cell, cell_statistics, paired_difference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +24,19 @@ class CellSummary:
 
     method: str
     column: Column
-    sets: tuple[SetResult, ...]  # judged ones, by distillation seed
-    distinct: tuple[SetResult, ...]  # of these, one for each different set: what statistics count
-    asked: int  # distilled sets that the table asks for
+    students: pd.DataFrame  # of the judged sets, as :func:`manifoldgd.study.frame.frame_of` has them
+    distinct: Sequence[int]  # seeds, one for each different set: what statistics count
+    asked: int  # distilled sets that the study asks for
     students_asked: int  # of each set
     last: Cell | None  # last epoch: the headline; None before the first set is judged
     best: Cell | None  # best epoch: chosen on the images that judge, so never ranked by
     difference: Estimate | None  # last epoch, paired with the baseline; None for the baseline itself
-    published: tuple[Published, ...]  # of the table's family, or else of others
+    published: tuple[Published, ...]  # of the study's number family, or else of others
+
+    @cached_property
+    def sets(self) -> pd.DataFrame:
+        """A row a set, by distillation seed."""
+        return self.students.drop_duplicates("seed")
 
     @property
     def is_whole(self) -> bool:
@@ -40,14 +46,14 @@ class CellSummary:
     @property
     def lacking(self) -> int:
         """Judged sets that have fewer students than asked for."""
-        return sum(len(one.last) < self.students_asked for one in self.sets)
+        return int((self.students.groupby("seed").size() < self.students_asked).sum())
 
     @property
     def shape(self) -> str:
         """Sets times students, for people."""
-        students = {len(one.last) for one in self.distinct}
-        if len(students) == 1:
-            return f"{len(self.distinct)} × {students.pop()}"
+        counts = set(self.students[self.students["seed"].isin(self.distinct)].groupby("seed").size())
+        if len(counts) == 1:
+            return f"{len(self.distinct)} × {counts.pop()}"
         return f"{len(self.distinct)} sets, {self.last.students} students" if self.last else "0"
 
     @property
@@ -55,26 +61,30 @@ class CellSummary:
         """Whether some distillation seeds gave the same set."""
         return len(self.distinct) < len(self.sets)
 
-    def average(self, what: Literal["measures", "guidance", "seconds"], key: str) -> float | None:
-        """Mean over the sets that have the value."""
-        return _mean(getattr(one, what).get(key) for one in self.sets)
+    def average(self, name: str) -> float | None:
+        """Mean of a column of the frame over the sets that have a value there."""
+        return _mean(self.sets[name]) if name in self.sets else None
 
     @property
     def seconds(self) -> float | None:
         """Mean over sets of all stages together."""
-        return _mean(math.fsum(v for v in one.seconds.values() if v is not None) for one in self.sets if one.seconds)
+        stages = self.sets[[name for name in self.sets if name.startswith("seconds_")]]
+        return _mean(math.fsum(row.dropna()) for _, row in stages.dropna(how="all").iterrows())
 
     @property
     def per_class(self) -> list[float | None] | None:
         """Last-epoch accuracy of each class, sets weighing alike; ``None`` where it was not recorded."""
-        held = [one.per_class for one in self.distinct if one.per_class]
-        sets = [[_mean(values) for values in zip(*each, strict=True)] for each in held]
+        held = self.students[self.students["seed"].isin(self.distinct) & self.students["per_class"].notna()]
+        sets = [
+            [_mean(values) for values in zip(*students, strict=True)]
+            for _, students in held.groupby("seed")["per_class"]
+        ]
         return [_mean(values) for values in zip(*sets, strict=True)] if sets else None
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Every cell of a table, finished or not."""
+    """Every cell of a study, finished or not."""
 
     result: TableResult
     cells: Mapping[tuple[str, str], CellSummary]  # by (method, key of the column)
@@ -84,9 +94,9 @@ class Summary:
         return [self.cells[method, column.key] for method in self.result.methods]
 
     @property
-    def labels(self) -> str:
-        """``"hard"`` or ``"soft"``, the same in every column."""
-        return self.result.columns[0].labels
+    def labels(self) -> set[str]:
+        """``"hard"``, ``"soft"``: a table has one kind in all its columns."""
+        return {column.labels for column in self.result.columns}
 
     @property
     def missing(self) -> int:
@@ -95,7 +105,7 @@ class Summary:
 
     @property
     def lacking(self) -> int:
-        """Sets that have fewer students than the table asks for."""
+        """Sets that have fewer students than the study asks for."""
         return sum(cell.lacking for cell in self.cells.values())
 
     @property
@@ -105,7 +115,7 @@ class Summary:
 
     @cached_property
     def not_run(self) -> list[tuple[Column, Published]]:
-        """Published numbers of the table's family for methods that it does not run; none beside validation numbers."""
+        """Published numbers of the study's family for methods that it does not run; none beside validation numbers."""
         result = self.result
         if result.split != "test":
             return []
@@ -136,7 +146,7 @@ class Summary:
 
 
 def summarise(result: TableResult) -> Summary:
-    """All statistics of a table.
+    """All statistics of a study.
 
     Raises:
         UserError: no column, or columns under hard and soft labels in one table.
@@ -144,22 +154,34 @@ def summarise(result: TableResult) -> Summary:
     require(bool(result.columns), f"table {result.name}: no columns; name at least one in table.yaml")
     kinds = {column.labels for column in result.columns}
     require(
-        len(kinds) == 1,
+        len(kinds) == 1 or not result.baseline,
         f"table {result.name}: columns with {' and '.join(sorted(kinds))} labels in one table; "
         "accuracies under different labels do not compare, give each kind its own table",
     )
-    cells = {
-        (method, column.key): _cell(result, method, column) for method in result.methods for column in result.columns
-    }
-    return Summary(result, cells)
+    frame = frame_of(result)
+    groups = dict(iter(frame.groupby(["method", "column"], sort=False)))
+    nobody = frame.iloc[:0]
+    return Summary(
+        result,
+        {
+            (method, column.key): _cell(
+                result,
+                method,
+                column,
+                groups.get((method, column.key), nobody),
+                groups.get((result.baseline, column.key), nobody),
+            )
+            for method in result.methods
+            for column in result.columns
+        },
+    )
 
 
-def _cell(result: TableResult, method: str, column: Column) -> CellSummary:
-    sets = tuple(one for one in result.of(method, column.key) if one.last)
-    distinct = distinct_sets(sets)
-    difference = None
-    if method != result.baseline:
-        difference = _difference(sets, result.of(result.baseline, column.key))
+def _cell(
+    result: TableResult, method: str, column: Column, students: pd.DataFrame, baseline: pd.DataFrame
+) -> CellSummary:
+    distinct = distinct_seeds(students)
+    held = students[students["seed"].isin(distinct)].groupby("seed")
     published = ()
     if method in result.published_as and result.split == "test":  # what is published was measured on test splits
         name = result.published_as[method]
@@ -169,23 +191,30 @@ def _cell(result: TableResult, method: str, column: Column) -> CellSummary:
     return CellSummary(
         method=method,
         column=column,
-        sets=sets,
+        students=students,
         distinct=distinct,
         asked=len(result.seeds),
         students_asked=len(result.students[column.key]),
-        last=cell_statistics([one.last for one in distinct]) if sets else None,
-        best=cell_statistics([one.best for one in distinct]) if sets and all(one.best for one in distinct) else None,
-        difference=difference,
+        last=cell_statistics([list(each) for _, each in held["last_top1"]]) if distinct else None,
+        best=cell_statistics([list(each) for _, each in held["best_top1"]])
+        if distinct and students["best_top1"].notna().all()
+        else None,
+        difference=None if method == result.baseline else _difference(students, baseline),
         published=published,
     )
 
 
-def _difference(sets: Sequence[SetResult], baseline: Sequence[SetResult]) -> Estimate | None:
+def _difference(students: pd.DataFrame, baseline: pd.DataFrame) -> Estimate | None:
     """Paired over the seeds that both have; one set against one set is one value, over however many seeds."""
-    common = {one.seed for one in sets} & {one.seed for one in baseline}
-    pair = [[one for one in each if one.seed in common] for each in (sets, baseline)]
-    found = paired_difference(*map(_accuracies, pair))
-    alone = all(len(distinct_sets(each)) == 1 for each in pair)
+    common = set(students["seed"]) & set(baseline["seed"])
+    pair = [each[each["seed"].isin(common)] for each in (students, baseline)]
+    found = paired_difference(
+        *(
+            dict(zip(zip(each["seed"], each["student_seed"], strict=True), each["last_top1"], strict=True))
+            for each in pair
+        )
+    )
+    alone = all(len(distinct_seeds(each)) == 1 for each in pair)
     return Estimate(found.mean, None, 1) if found and alone else found
 
 
@@ -194,12 +223,68 @@ def _place(column: Column) -> dict[str, str | int]:
     return {"dataset": column.dataset, "labels": column.labels, "student": column.student, "ipc": column.ipc}
 
 
-def _accuracies(sets: Sequence[SetResult]) -> Accuracies:
-    return {
-        (one.seed, student): last for one in sets for student, last in zip(one.student_seeds, one.last, strict=True)
-    }
-
-
 def _mean(values: Iterable[float | None]) -> float | None:
     found = [value for value in values if value is not None and math.isfinite(value)]
     return fmean(found) if found else None
+
+
+def students_csv(summary: Summary) -> str:
+    """One row a student, accuracies as fractions at full precision."""
+    return _csv(frame_of(summary.result)[list(RECORDED)])
+
+
+def cells_csv(summary: Summary) -> str:
+    """One row a cell, accuracies as fractions at full precision; cells without a set are there, and empty.
+
+    Of a sweep, what was swept stands in columns of its own.
+    """
+    names = [name for name in frame_of(summary.result) if name.startswith(("measure_", "guidance_", "seconds_"))]
+    swept = dict.fromkeys(key for held in summary.result.settings.values() for key in held)
+    rows = []
+    for cell in summary.cells.values():
+        settings = {key: summary.result.settings.get(cell.method, {}).get(key) for key in swept if key not in PLACE}
+        averages = {name: cell.average(name) for name in sorted(names, key=_by_group)}
+        rows.append(settings | _cell_row(summary.result, cell) | averages)
+    return _csv(pd.DataFrame(rows, dtype=object))
+
+
+def _by_group(name: str) -> tuple[int, str]:
+    return ("measure", "guidance", "seconds").index(name.partition("_")[0]), name
+
+
+def _cell_row(result: TableResult, cell: CellSummary) -> dict[str, str | float | None]:
+    column, last, published = cell.column, cell.last, cell.published[0] if cell.published else None
+    return {
+        "method": cell.method,
+        "column": column.key,
+        "dataset": column.dataset,
+        "ipc": column.ipc,
+        "student": column.student,
+        "label_protocol": column.label_protocol,
+        "split": result.split,
+        "sets": len(cell.sets),
+        "sets_asked": cell.asked,
+        "sets_distinct": len(cell.distinct),
+        "students": last.students if last else 0,
+        **_interval("last_top1", last and last.interval),
+        "last_top1_between_sets": last and last.between,
+        "last_top1_within_set": last and last.within,
+        "best_top1": cell.best and cell.best.interval.mean,
+        "baseline": result.baseline,
+        **_interval("difference", cell.difference),
+        "difference_pairs": cell.difference and cell.difference.count,
+        "verdict": cell.difference and cell.difference.verdict,
+        "published_top1": published and published.top1,
+        "published_std": published and published.std,
+        "published_family": published and published.number_family,
+        "seconds": cell.seconds,
+    }
+
+
+def _interval(name: str, found: Estimate | None) -> dict[str, float | None]:
+    low, high = (found.low, found.high) if found else (None, None)
+    return {name: found and found.mean, f"{name}_low": low, f"{name}_high": high}
+
+
+def _csv(frame: pd.DataFrame) -> str:
+    return frame.to_csv(index=False, lineterminator="\n")

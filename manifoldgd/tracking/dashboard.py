@@ -17,7 +17,6 @@ from wandb_workspaces import expr
 
 from manifoldgd.errors import UserError, require
 from manifoldgd.study.results import TableResult
-from manifoldgd.study.wording import student_seeds_text
 from manifoldgd.tracking.tables import FIGURES, JOB_TYPE, PER_CLASS, TABLE
 from manifoldgd.tracking.tracker import run_tags
 from manifoldgd.tracking.wandb_tracker import GUIDANCE_STEP, reason
@@ -165,7 +164,7 @@ def _introduction(result: TableResult) -> Iterator[str]:
     yield result.question
     yield (
         f"Judged on the {result.split} split. Distillation seeds {', '.join(map(str, result.seeds))}; student seeds "
-        f"{student_seeds_text(result)} for each set. Differences are against {result.baseline}, on the same seeds. "
+        f"{result.student_seeds_text} for each set. Differences are against {result.baseline}, on the same seeds. "
         "Accuracies are those of the last epoch, as fractions; intervals are over distilled sets."
     )
     yield from result.notes

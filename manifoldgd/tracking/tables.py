@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from PIL import Image
 
-from manifoldgd.pipeline.evaluation import summary
 from manifoldgd.store.keys import key_of
-from manifoldgd.study.distinct import distinct_sets
-from manifoldgd.study.results import Column, SetResult, TableResult
+from manifoldgd.study.results import TableResult
+from manifoldgd.study.summary import CellSummary, summarise
 from manifoldgd.study.timing import computing_seconds
 from manifoldgd.tracking.tracker import Tracker, run_tags
 
@@ -51,8 +49,9 @@ def track_table(tracker: Tracker, result: TableResult, figures: Path, *, group: 
     )
     exit_code, url = 1, tracker.url
     try:
-        cells = [(column, method, sets) for column, method, sets in _cells(result) if sets]
-        tables = {TABLE: _columns(_rows(cells)), PER_CLASS: _columns(_per_class(cells, result.class_names))}
+        summary = summarise(result)
+        cells = [cell for column in result.columns for cell in summary.column(column) if cell.last]
+        tables = {TABLE: _columns(_rows(result, cells)), PER_CLASS: _columns(_per_class(cells, result.class_names))}
         tracker.finish(
             summary={"cells/finished": len(cells), "sets/failed": len(result.failed), **_numbers(cells)},
             tables={name: columns for name, columns in tables.items() if columns},
@@ -62,15 +61,6 @@ def track_table(tracker: Tracker, result: TableResult, figures: Path, *, group: 
     finally:
         tracker.close(exit_code)
     return url
-
-
-Cell = tuple[Column, str, tuple[SetResult, ...]]
-
-
-def _cells(result: TableResult) -> Iterator[Cell]:
-    for column in result.columns:
-        for method in result.methods:
-            yield column, method, result.of(method, column.key)
 
 
 def _facts(result: TableResult) -> dict[str, Any]:
@@ -86,44 +76,43 @@ def _facts(result: TableResult) -> dict[str, Any]:
     }
 
 
-def _over_sets(sets: tuple[SetResult, ...], epoch: str) -> dict[str, float | None]:
-    """Mean, deviation and half interval over different sets: students of one are no independent repetitions."""
-    found = summary([fmean(getattr(one, epoch)) for one in distinct_sets(sets)])
-    return {name: found[name] for name in ("mean", "std", "ci95")}
+def _statistics(cell: CellSummary) -> dict[str, float | None]:
+    """Of the last epoch, over different sets: students of one are no independent repetitions."""
+    return {"mean": cell.last.interval.mean, "std": cell.last.between, "ci95": cell.last.interval.half}
 
 
-def _numbers(cells: list[Cell]) -> dict[str, float]:
+def _numbers(cells: list[CellSummary]) -> dict[str, float]:
     return {
-        f"{column.key}/{method}/{name}": value
-        for column, method, sets in cells
-        for name, value in _over_sets(sets, "last").items()
+        f"{cell.column.key}/{cell.method}/{name}": value
+        for cell in cells
+        for name, value in _statistics(cell).items()
         if value is not None
     }
 
 
-def _rows(cells: list[Cell]) -> Iterator[dict[str, Any]]:
-    for column, method, sets in cells:
+def _rows(result: TableResult, cells: list[CellSummary]) -> Iterator[dict[str, Any]]:
+    for cell in cells:
+        column = cell.column
         yield {
             "column": column.key,
             "dataset": column.dataset,
             "ipc": column.ipc,
             "student": column.student,
-            "method": method,
-            **_over_sets(sets, "last"),
-            "best_epoch_mean": _over_sets(sets, "best")["mean"],
-            "sets": len(distinct_sets(sets)),
-            "students": sum(len(one.last) for one in distinct_sets(sets)),
-            "seconds": computing_seconds(sets).total(),
+            "method": cell.method,
+            **_statistics(cell),
+            "best_epoch_mean": cell.best and cell.best.interval.mean,
+            "sets": len(cell.distinct),
+            "students": cell.last.students,
+            "seconds": computing_seconds(result.of(cell.method, column.key)).total(),
         }
 
 
-def _per_class(cells: list[Cell], class_names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    for column, method, sets in cells:
-        students = [student for one in distinct_sets(sets) for student in one.per_class]
-        if any(len(student) != len(class_names) for student in students):
-            continue  # a column with classes of its own
-        for name, accuracies in zip(class_names, zip(*students, strict=True), strict=True):
-            yield {"column": column.key, "method": method, "class": name, "accuracy": fmean(accuracies)}
+def _per_class(cells: list[CellSummary], class_names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    for cell in cells:
+        accuracies = cell.per_class or ()
+        if len(accuracies) == len(class_names):  # not of a column with classes of its own
+            for name, accuracy in zip(class_names, accuracies, strict=True):
+                yield {"column": cell.column.key, "method": cell.method, "class": name, "accuracy": accuracy}
 
 
 def _columns(rows: Iterator[dict[str, Any]]) -> dict[str, list[Any]]:
