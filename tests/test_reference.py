@@ -78,11 +78,15 @@ def test_members_say_what_they_build_on_and_where_a_group_is_put(conf):
         student__teacher__small="width: 8  # filters\n",
     )
     assert found["guidance", "more"].builds_on == ("mode",)
+    inside = conf(guidance__shared__any="rate: 1  # a step\n", guidance__new="defaults:\n  - shared/any@_here_\n")
+    assert inside["guidance", "new"].builds_on == ("shared/any",)
+    assert inside["guidance/shared", "any"].keys == (Key("guidance.rate", "1", "a step"),)
     assert found["student/protocol", "soft"].keys == (Key("student.protocol.epochs", "3", ""),)
     assert found["student/teacher", "small"].keys == (Key("student.protocol.teacher.width", "8", "filters"),)
 
 
 PLACE = {"student/teacher": "student/teacher@student.protocol.teacher"}
+BUILT_ON = {"dataset/images"}  # no choices: members of the group above take all of their keys
 GROUPS = {}
 for each in read_reference(conf_dir()):
     if each.group and (each.name != "tuning_optuna" or find_spec("hydra_plugins.hydra_optuna_sweeper")):
@@ -96,7 +100,12 @@ def test_hydra_knows_every_key_of_the_reference(chosen):
     """One member of each group at a time: all keys are those of the composed configuration."""
     members = [each for each in chosen if each]
     teacher = any(each.group == "student/teacher" for each in members)
-    overrides = [f"{PLACE.get(each.group, each.group)}={each.name}" for each in members]
+    if any(each.group in BUILT_ON for each in members):  # the choice that takes the keys of all of them
+        members = [each for each in members if each.group != "dataset"]
+        overrides = ["dataset=imagenet"]
+    else:
+        overrides = []
+    overrides += [f"{PLACE.get(each.group, each.group)}={each.name}" for each in members if each.group not in BUILT_ON]
     if teacher:  # it has a place under soft labels only
         members = [each for each in members if each.group != "student/protocol"]
         overrides = ["student/protocol=soft_small", *(word for word in overrides if "protocol=" not in word)]

@@ -31,8 +31,8 @@ MEANINGFUL = {
     "dataset.fit dataset.test_share": "null",
     # Texts.
     "output set table sweep logger.entity logger.group prior.autoencoder prior.*revision": "abc null",
-    "dataset.name dataset.obtain dataset.test_labels dataset.group_by": "abc null",
-    "dataset.train dataset.test": "abc",
+    "dataset.name dataset.obtain dataset.test_labels dataset.group_by dataset.revision": "abc null",
+    "dataset.train dataset.test dataset.file dataset.image dataset.label": "abc",
     "cache logger.project logger.folder student.protocol.name prior.path": "abc",
     # Lists.
     "student_seeds": "[0]",
@@ -43,6 +43,7 @@ OF_DATA = (
     "dataset.mean",
     "dataset.std",
     "dataset.classes",
+    "dataset.names",
     "dataset.folder",
 )  # refused where the dataset is built: its tests
 

@@ -26,7 +26,13 @@ ODD = {
 }
 GROUPS = ("clusterer", "dataset", "guidance", "logger", "machine", "prior", "recipe", "sampler", "student")
 UNBUILT = ("dataset", "prior")  # checked, not read: that takes data and weights
-FOLDER = "dataset.folder=somewhere"
+NEEDED = {
+    "npz": ["dataset.file=somewhere", "dataset.image_size=8"],
+    **dict.fromkeys(
+        ("image_folder", "parquet", "webdataset", "cifar10", "cifar100", "svhn", "tiny_imagenet"),
+        ("dataset.folder=somewhere",),
+    ),
+}
 
 
 def members(group: str) -> list[str]:
@@ -49,7 +55,7 @@ def choices() -> Iterator[tuple[list[str], list[str]]]:
         )
         for name in members("student/teacher")
     ]
-    needed = {"dataset=image_folder": [FOLDER], "prior=folder": ["prior.path=x"]}
+    needed = {f"dataset={name}": overrides for name, overrides in NEEDED.items()} | {"prior=folder": ["prior.path=x"]}
     columns = {
         group: [(group, [one, *needed.get(one, [])]) for one in (f"{group}={name}" for name in members(group))]
         for group in GROUPS

@@ -15,6 +15,7 @@ import yaml
 
 TARGET, DEFAULTS = "_target_", "defaults"
 HIDDEN = {TARGET, DEFAULTS, "hydra"}  # told otherwise, or not the project's own
+HERE = "_here_"  # Hydra's word for the place of the file that asks for another
 ROOT = ""  # group of the files that lie in no group
 _COMMENT = re.compile(r"(?:^|\s)#\s?(.*)$")
 
@@ -37,7 +38,7 @@ class Member:
     name: str
     text: str  # the comment at the head of the file
     target: str | None  # what it builds, a dotted path
-    builds_on: tuple[str, ...]  # members of the same group whose keys it has besides its own
+    builds_on: tuple[str, ...]  # members of the same group, or of one inside it, whose keys it has besides its own
     keys: tuple[Key, ...]
 
 
@@ -73,6 +74,8 @@ def _placed(group: str, node: yaml.Node | None) -> Iterator[tuple[str, str]]:
     """Groups that a file of ``group`` puts elsewhere (``/student/teacher@teacher``), with that place."""
     for entry, _ in _defaults(node) if group else ():
         other, at, package = entry.partition("@")
+        if package == HERE:
+            yield f"{group}/{other.rpartition('/')[0]}", group
         if at and other.startswith("/") and not package.startswith("_global_"):
             yield other.removeprefix("/"), f"{group}/{package.replace('.', '/')}"
 
@@ -103,7 +106,7 @@ def _member(group: str, name: str, text: str, package: str) -> Member:
         name=name,
         text=_head(lines),
         target=targets[0] if targets else None,
-        builds_on=tuple(entry for entry, member in _defaults(node) if member is None),
+        builds_on=tuple(entry.removesuffix(f"@{HERE}") for entry, member in _defaults(node) if member is None),
         keys=tuple(_keys(node, prefix, lines)),
     )
 

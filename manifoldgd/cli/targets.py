@@ -42,7 +42,11 @@ REGISTERED = {
     "clusterer": _of("prototypes", "Divisive", "LevelWise", "KMeans", "Agglomerative", "Random"),
     "representative": _of("prototypes", "MeanOfNearest"),
     "space": _of("prototypes", "PrincipalComponents", "DenoiserFeatures", "ClassifierEmbedding"),
-    "dataset": _of("data", "digits", "fashion_mnist", "image_folder"),
+    "dataset": _of(
+        "data",
+        *("digits", "fashion_mnist", "image_folder", "parquet", "webdataset", "npz"),
+        *("cifar10", "cifar100", "svhn", "tiny_imagenet"),
+    ),
     "prior": _of("priors", "load_prior"),
     "student": _of("students", "Student"),
     "protocol": _of("students", "HardLabel", "SoftLabel"),

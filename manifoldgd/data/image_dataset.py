@@ -24,6 +24,7 @@ from manifoldgd.artifacts import Key
 from manifoldgd.data.contents import contents_of, record_of
 from manifoldgd.data.decoded import DecodedPictures, DecodedStore
 from manifoldgd.data.image_files import DIGEST, UPPER_BYTES, Content, Picture, load_pictures
+from manifoldgd.data.imagenet import labels_of
 from manifoldgd.data.splitting import check_group_by, split_off
 from manifoldgd.data.transforms import FULL_RANGE, PILLOW_MODE, VERSION, Fit, Treatment
 from manifoldgd.dataset import (
@@ -66,7 +67,8 @@ class ImageOptions(Surroundings):
     white: Annotated[int, Range("[1, 65535]")] | None  # of 16-bit samples; None: 65535. Beyond it is white too
     fit: Fit | None  # how a picture becomes square; None: its centre
     classes: Sequence[str | int] | None  # those to use, in the order of their labels; None: all
-    prior_labels: Mapping[str, Annotated[int, Range("[0, 1000000]")]] | None  # of each class; None: match by name
+    # The prior's label of each class; "imagenet": that of a WordNet id in ImageNet-1K; None: match by name.
+    prior_labels: Mapping[str, Annotated[int, Range("[0, 1000000]")]] | Literal["imagenet"] | None
     expected_counts: Mapping[str, Images] | None  # of the splits, by which variants of a dataset are told apart
     obtain: str | None  # how to get the dataset, as the end of an error's sentence
     mean: Sequence[float] | None  # per channel, of pixels in [0, 1]; None: ImageNet's, for grey weighted by luma
@@ -422,9 +424,13 @@ def some(names: Sequence[str], most: int = 5) -> str:
     return (", ".join(map(repr, names[:most])) or "none") + more
 
 
-def _prior_labels(mapping: Mapping[str, int] | None, names: Sequence[str]) -> dict[str, int] | None:
+def _prior_labels(
+    mapping: Mapping[str, int] | Literal["imagenet"] | None, names: Sequence[str]
+) -> dict[str, int] | None:
     if mapping is None:
         return None
+    if mapping == "imagenet":
+        return labels_of(names)
     by_name = {str(name): label for name, label in mapping.items()}
     unmapped = [name for name in names if name not in by_name]
     require(
