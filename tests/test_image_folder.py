@@ -3,11 +3,12 @@
 import hashlib
 import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
 import torch
-from data_parts import SAMPLES, load_folder, noise_image, write_image
+from data_parts import SAMPLES, load_folder, message_of, noise_image, write_image
 from PIL import Image
 
 from manifoldgd.data.transforms import image_tensor
@@ -176,3 +177,28 @@ def test_networks_trained_on_images_seen_otherwise_are_others(pets):
 def test_a_name_that_promises_held_out_images_is_refused(pets):
     with pytest.raises(UserError, match=r"dataset\.name: a name that ends in -validation"):
         load_folder(pets, name="pets-validation")
+
+
+def test_jpegs_of_old_browsers_are_images(pets):
+    (pets / "train/cat/1.jpg").rename(pets / "train/cat/1.jfif")
+    assert torch.equal(load_folder(pets).train.images()[1], expected_tensor(pets / "train/cat/1.jfif"))
+
+
+def test_pictures_of_telephones_in_heic(pets):
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    picture = Image.linear_gradient("L").convert("RGB")
+    picture.save(pets / "train/cat/9.heic", quality=90)
+    picture.save(pets / "train/dog/9.jpg", format="HEIF", quality=90)  # under a name that promises another format
+    images = load_folder(pets).train.images().float()
+    shown = image_tensor(picture, 8, 3).float()
+    for place in (3, 6):
+        assert (images[place] - shown).abs().max() < 4
+
+
+def test_heic_without_its_reader_says_what_to_install(pets, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (pets / "train/cat/9.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    message = message_of(load_folder, pets)
+    assert f"{pets / 'train/cat/9.heic'} is a HEIC file, for which pillow-heif is needed" in message
+    assert "pip install 'manifoldgd[heic]'" in message
