@@ -44,22 +44,26 @@ class Machine:
     def __post_init__(self) -> None:
         require(
             self.accelerator in ACCELERATORS,
-            f"machine.accelerator: expected one of {', '.join(ACCELERATORS)}, got {self.accelerator!r}",
+            f"expected one of {', '.join(ACCELERATORS)}, got {self.accelerator!r}",
+            key="accelerator",
         )
         require(
             self.accelerator not in ("gpu", "cuda") or torch.cuda.is_available(),
-            f"machine.accelerator: {self.accelerator} asked for, but torch finds no GPU; set machine=cpu",
+            f"{self.accelerator} asked for, but torch finds no GPU; set machine=cpu",
+            key="accelerator",
         )
         require(
             self.accelerator != "mps" or torch.backends.mps.is_available(),
-            "machine.accelerator: mps asked for, but this is no Mac with Metal; set machine.accelerator=auto",
+            "mps asked for, but this is no Mac with Metal; set it to auto",
+            key="accelerator",
         )
         for key, known in (("precision", (*PRECISIONS, *HELD)), ("student_precision", PRECISIONS)):
             value = getattr(self, key)
-            require(value in known, f"machine.{key}: expected one of {', '.join(known)}, got {value!r}")
+            require(value in known, f"expected one of {', '.join(known)}, got {value!r}", key=key)
             require(
                 not value.startswith("16") or self.device.type == "cuda",
-                f"machine.{key}: {value} needs a CUDA device, got {self.device.type}; set bf16-mixed or {SINGLE}",
+                f"{value} needs a CUDA device, got {self.device.type}; set bf16-mixed or {SINGLE}",
+                key=key,
             )
 
     def prepare(self) -> None:

@@ -16,6 +16,7 @@ from tiny import cpu, write_tiny_prior
 
 from manifoldgd import __version__
 from manifoldgd.data import digits
+from manifoldgd.errors import UserError
 from manifoldgd.pipeline import latents
 from manifoldgd.priors import load_prior
 from manifoldgd.store.results import claim_result
@@ -136,7 +137,7 @@ def test_priors_for_other_data(capsys, tmp_path):
         complaint(capsys, quick("run", other, tmp_path / "c", tmp_path / "o")),
         "dataset.prior_labels: 7 of 10 classes match no single class",
         "which has 3",
-        "set dataset.prior_labels",
+        "set it to a mapping",
     )
     colour = write_tiny_prior(tmp_path / "colour", image_channels=3)
     holds(
@@ -216,7 +217,7 @@ def test_a_corrupt_cache(capsys, tiny_prior, tmp_path):
 def test_an_output_that_holds_something_else(capsys, tiny_prior, tmp_path):
     claim_result(tmp_path / "out", "evaluation", {"dataset": {"x": 1}})
     code = quick("run", tiny_prior, tmp_path / "cache", tmp_path / "out")
-    holds(complaint(capsys, code), "output: ", "holds another config's result (different: ", "choose another output")
+    holds(complaint(capsys, code), "output: ", "holds another config's result (different: ", "choose another one")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     code = quick("run", tiny_prior, tmp_path / "cache", tmp_path / "mine")
@@ -295,7 +296,6 @@ def test_a_signal_says_that_work_continues(number, capsys, monkeypatch, tiny_pri
 
 def test_a_signal_that_a_library_takes_for_its_own_failure_still_stops(capsys, monkeypatch, tiny_prior, tmp_path):
     from manifoldgd.cli.experiment import Experiment
-    from manifoldgd.errors import UserError
 
     def wrapped(self):
         try:

@@ -86,7 +86,7 @@ def test_neighbourhoods_stay_in_their_class(backend):
 
 def test_too_small_class_is_named():
     labels = torch.tensor([0] * 9 + [1] * 3)
-    with pytest.raises(UserError, match=r"guidance.neighbourhood.*got 5 with 3 images in class 'boots'; lower"):
+    with pytest.raises(UserError, match=r"^size.*got 5 with 3 images in class 'boots'; lower"):
         neighbourhood_indices(
             randn(2, 4), torch.tensor([0, 1]), randn(12, 4), labels, 5, class_names=("shirts", "boots")
         )

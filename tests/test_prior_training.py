@@ -286,7 +286,7 @@ def test_the_average_holds_the_last_step(tmp_path):
 def test_images_larger_than_the_autoencoder_s_are_refused(tmp_path):
     """They would be cut to their centre without a word."""
     small = dataclasses.replace(AUTOENCODER, image_size=4)
-    with pytest.raises(UserError, match=r"recipe.autoencoder.image_size: expected at least the 8 pixels .*, got 4"):
+    with pytest.raises(UserError, match=r"^autoencoder.image_size: expected at least the 8 pixels .*, got 4"):
         train(tmp_path / "p", autoencoder=small)
     assert not (tmp_path / "p").exists()
 

@@ -74,7 +74,7 @@ def test_another_autoencoder_is_used(tiny_prior, tmp_path):
     vae.save_pretrained(tmp_path / "vae_only")
     prior = load(tiny_prior, autoencoder=str(tmp_path / "vae_only"))
     assert prior.autoencoder.config.scaling_factor == 0.5
-    with pytest.raises(UserError, match=r"prior\.autoencoder: .*does not exist"):
+    with pytest.raises(UserError, match=r"autoencoder: .*does not exist"):
         load(tiny_prior, autoencoder="/nowhere/at/all")
 
 
@@ -153,16 +153,16 @@ def _break(folder, what):
 def test_incomplete_folders(tiny_prior, tmp_path, what):
     shutil.copytree(tiny_prior, tmp_path / "p")
     _break(tmp_path / "p", what)
-    with pytest.raises(UserError, match=r"prior\.(path|autoencoder): ") as caught:
+    with pytest.raises(UserError, match=r"(path|autoencoder): ") as caught:
         load(tmp_path / "p")
     assert "\n" not in str(caught.value)
     assert str(tmp_path / "p") in str(caught.value)
 
 
 def test_missing_folder_and_bundled_name():
-    with pytest.raises(UserError, match=r"prior\.path: folder /nowhere/p does not exist; train a prior"):
+    with pytest.raises(UserError, match=r"path: folder /nowhere/p does not exist; train a prior"):
         load("/nowhere/p")
-    with pytest.raises(UserError, match=r"prior\.path: no bundled prior 'bundled:nothing'"):
+    with pytest.raises(UserError, match=r"path: no bundled prior 'bundled:nothing'"):
         load("bundled:nothing")
 
 

@@ -42,7 +42,7 @@ class TestRepresentatives:
         torch.testing.assert_close(ClusteringSpace(space="pooled", pool=2)(latents), expected)
 
     def test_pool_has_to_divide_the_latent(self):
-        with pytest.raises(UserError, match=r"clusterer\.pool: needs to divide .* height 4 and width 4, got 3"):
+        with pytest.raises(UserError, match=r"pool: needs to divide .* height 4 and width 4, got 3"):
             ClusteringSpace(space="pooled", pool=3)(torch.zeros(1, 1, 4, 4))
 
     def test_closer_center_keeps_a_contested_point(self):

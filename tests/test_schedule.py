@@ -43,10 +43,10 @@ def test_ddim_spacing_is_an_integer_stride(steps, stride):
         (
             300,
             "ddim",
-            "sampler.steps: no integer stride visits exactly 300 of 1000 timesteps; set sampler.steps to 250",
+            "^steps: no integer stride visits exactly 300 of 1000 timesteps; set it to 250",
         ),
-        (0, "ddpm", r"sampler.steps: needs to be in \[1, 1000\], got 0"),
-        (1001, "ddim", r"sampler.steps: needs to be in \[1, 1000\], got 1001"),
+        (0, "ddpm", r"^steps: needs to be in \[1, 1000\], got 0"),
+        (1001, "ddim", r"^steps: needs to be in \[1, 1000\], got 1001"),
     ],
 )
 def test_impossible_respacing_says_what_to_change(steps, spacing, message):

@@ -225,7 +225,7 @@ def test_features_that_are_missing_or_not_finite_are_refused(encoded):
     for given in (None, torch.zeros(3, 2), torch.zeros(12)):
         with pytest.raises(ValueError, match=r"features: expected \[n, E\] of the 12 images, got"):
             method(encoded.latents[:12], 2, draws(), given)
-    with pytest.raises(UserError, match=r"clusterer\.space: expected finite features, got NaN"):
+    with pytest.raises(UserError, match=r"space: expected finite features, got NaN"):
         method(encoded.latents[:12], 2, draws(), torch.full((12, 2), torch.nan))
 
 

@@ -55,7 +55,7 @@ class TestStrength:
         assert Start(strength=strength).remaining(steps) == left
 
     def test_no_steps_left(self):
-        with pytest.raises(UserError, match=r"start\.strength: needs to leave at least one of the 10 steps"):
+        with pytest.raises(UserError, match=r"strength: needs to leave at least one of the 10 steps"):
             Start(strength=0.04).remaining(10)
 
     def test_only_full_strength_needs_no_prototype(self):

@@ -193,7 +193,7 @@ def test_a_claim_names_every_difference(tmp_path):
     assert "different: guidance.scale is 0.1 there, 0.2 here, ipc is 1 there, 2 here, x is None there, 1 here)" in text
     assert "kernel" not in text
     assert "seeds" not in text
-    assert "choose another output" in text
+    assert "choose another one" in text
     assert (tmp_path / "r" / "result.json").read_text() == before
 
 

@@ -99,9 +99,9 @@ def test_a_run_left_open_does_not_hide_the_account(monkeypatch):
 
 
 def test_online_without_a_key_says_what_to_do():
-    with pytest.raises(UserError, match=r"logger\.mode: .*wandb login.*logger=none"):
+    with pytest.raises(UserError, match=r"mode: .*wandb login.*logger=none"):
         tracker(mode="online")
-    with pytest.raises(UserError, match=r"logger\.mode: expected one of auto, online, offline, got 'disabled'"):
+    with pytest.raises(UserError, match=r"mode: expected one of auto, online, offline, got 'disabled'"):
         tracker(mode="disabled")
 
 

@@ -66,7 +66,7 @@ def test_damage_to_a_file_that_is_listed_is_found(folder, name):
     write_checksums(folder)
     load(folder)
     flip(folder / name)
-    wanted = rf"prior\.path: .*{name} is damaged \(checksum mismatch\); restore it"
+    wanted = rf"path: .*{name} is damaged \(checksum mismatch\); restore it"
     with pytest.raises(UserError, match=wanted) as caught:
         load(folder)
     assert "\n" not in str(caught.value)
@@ -90,7 +90,7 @@ def test_an_autoencoder_of_its_own_is_checked_too(tiny_prior, folder):
     write_checksums(folder / "vae")
     load(tiny_prior, autoencoder=str(folder / "vae"))
     flip(folder / WEIGHTS[1])
-    with pytest.raises(UserError, match=r"prior\.autoencoder: .* is damaged"):
+    with pytest.raises(UserError, match=r"autoencoder: .* is damaged"):
         load(tiny_prior, autoencoder=str(folder / "vae"))
 
 
@@ -103,7 +103,7 @@ def test_all_bundled_files_are_listed_and_as_listed(name):
         for file in folder.rglob("*")
         if file.is_file() and file.suffix in (".safetensors", ".json") and file.name != CHECKSUMS
     }
-    check_files(folder, "prior.path", {}, remedy="")
+    check_files(folder, "path", {}, remedy="")
 
 
 def hub_cache(prior, place, large):
@@ -155,7 +155,7 @@ def test_the_hub_is_asked_for_a_revision_and_for_safetensors(monkeypatch, tiny_p
 
 def test_pickles_are_taken_when_asked_for(monkeypatch, dit_lookalike):
     asked = snapshots(monkeypatch, dit_lookalike)
-    with pytest.raises(UserError, match=r"me/prior holds no weights as safetensors; set prior\.allow_bin=true"):
+    with pytest.raises(UserError, match=r"me/prior holds no weights as safetensors; set allow_bin=true"):
         load("me/prior")
     assert load("me/prior", allow_bin=True).variance == "learned_range"
     assert asked[-1][2] == ("*.json", "*.safetensors", "*.bin")

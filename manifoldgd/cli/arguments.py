@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 
 from manifoldgd.cli.targets import KEY, read_allowed
 from manifoldgd.errors import UserError, require
+from manifoldgd.study.definition import override
 from manifoldgd.study.definition import spelled as spelled_text
 
 # Hydra's options by all their names, the first being the one handed on.
@@ -58,6 +59,13 @@ class Arguments:
     def value(self, option: str) -> str | None:
         """The value of an option; ``None`` if it was not given."""
         return dict(self.options).get(option)
+
+    @property
+    def searching(self) -> list[str]:
+        """The overrides, with a ``--config-dir`` as the override that means the same."""
+        extra = self.value("--config-dir")
+        search = [] if extra is None else [override("hydra.searchpath", [f"file://{Path(extra).absolute()}"])]
+        return [*self.overrides, *search]
 
     def for_hydra(self, *more: str) -> list[str]:
         """As Hydra takes them: options first, since its parser stops at an option between overrides."""

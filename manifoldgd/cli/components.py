@@ -5,7 +5,6 @@ The constructor's signature says which keys exist and what they hold; the YAML f
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -64,15 +63,9 @@ def _built(node: Any, path: str, given: Mapping[str, Any] = MappingProxyType({})
     try:
         return get_object(node[TARGET])(**{**given, **values})
     except UserError as error:
-        raise UserError(_located(str(error), path, node)) from None
+        raise error.under(path) from None
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: {error}") from error
-
-
-def _located(message: str, path: str, node: Mapping[str, Any]) -> str:
-    """``message`` with the full path of each key: a component does not know how deep in its group it stands."""
-    *_, group = path.split(".") if path.startswith("recipe.") else path.split(".")[:1]  # a recipe's parts know theirs
-    return re.sub(rf"(?<![\w.]){group}\.(\w+)", lambda key: f"{path}.{key[1]}" if key[1] in node else key[0], message)
 
 
 def _check(node: Mapping[str, Any], path: str) -> None:

@@ -1,4 +1,4 @@
-"""A configuration as one object: its values, and how Hydra came to them.
+"""A configuration as one object: its values, how Hydra came to them, and why it could not.
 
 This is where Hydra's global state begins and ends. A running job reads it once (:meth:`Config.of_job`);
 :func:`compose` asks Hydra for a configuration and leaves its state as it was, so that it can be called
@@ -18,15 +18,19 @@ import hydra
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from manifoldgd.cli.arguments import read_arguments
-from manifoldgd.cli.explain import explain
+from manifoldgd.cli.arguments import parse, read_arguments
+from manifoldgd.cli.explain import suggest
 from manifoldgd.cli.targets import allowed
 from manifoldgd.errors import UserError
+
+# How a folder is given where the name of a choice is expected.
+OWN_FOLDER = {"prior": "prior=folder prior.path=", "dataset": "dataset=image_folder dataset.folder="}
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,64 @@ def composing(conf: Path | None = None) -> Iterator[Callable[..., Config]]:
 def _compose(conf: Path, overrides: Sequence[str] = (), name: str = "config") -> Config:
     given = read_arguments(overrides)
     try:
-        whole = hydra.compose(name, list(given.overrides), return_hydra_config=True)
+        whole = hydra.compose(name, given.searching, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(explain(error, conf)) from error
+        raise UserError(_explained(error, conf, given.searching)) from error
     values: Any = OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])
     return Config(values, whole.hydra, given.allowed or allowed())
+
+
+def explain(error: HydraException | OmegaConfBaseException, overrides: Sequence[str] = ()) -> str:
+    """One line for an error of Hydra's that ended the job of these overrides."""
+    with composing():
+        return _explained(error, conf_dir(), overrides)
+
+
+def _explained(error: Exception, conf: Path, overrides: Sequence[str]) -> str:
+    # OmegaConf says which key it misses. Hydra says in words only which choice, so the choices are looked through.
+    given = parse(overrides)
+    if key := _missed(error):
+        key = next((each.key_or_group for each in given if each.key_or_group.startswith(f"{key}.")), key)
+        return f"unknown key {key!r}{_suggestion(key, conf)}"
+    loader = GlobalHydra.instance().config_loader()
+    for each in given:
+        group, name = each.key_or_group, each.value()
+        search = [word for word in overrides if word.startswith("hydra.searchpath=")]
+        known = loader.get_group_options(group, ObjectType.CONFIG, "config", search)
+        if not isinstance(name, str) or name in known:
+            continue
+        if group.startswith("hydra/"):
+            return f"{group}: {name!r} is not installed; see the extras `tuning` and `launchers` of manifoldgd"
+        if known:
+            hint = f"; for a folder of yours write {OWN_FOLDER[group]}{name}" if group in OWN_FOLDER else ""
+            return f"{group}: no choice named {name!r}; expected one of {', '.join(known)}{hint}"
+    return " ".join(str(error).split())
+
+
+def _missed(error: BaseException | None) -> str | None:
+    """The key that an error is about, or one that caused it, where it is missing."""
+    while error is not None:
+        if isinstance(error, ConfigAttributeError | ConfigKeyError) and error.full_key:
+            return str(error.full_key)
+        error = error.__cause__
+    return None
+
+
+def _suggestion(key: str, conf: Path) -> str:
+    groups = [str(folder.relative_to(conf)) for folder in conf.rglob("*") if folder.is_dir()]
+    top = [name for name in OmegaConf.load(conf / "config.yaml") if name not in ("defaults", "hydra")]
+    inside = []
+    if "." in key:
+        folder = conf / key.split(".")[0]
+        for file in folder.glob("*.yaml"):
+            inside += _keys(OmegaConf.to_container(OmegaConf.load(file)), folder.name)
+    if key in inside:
+        return f"; other choices of {folder.name} have it, the chosen one does not"
+    same = [each for each in inside if each.endswith(f".{key.rpartition('.')[2]}")]  # one level deeper or higher
+    return suggest(key, same or [*groups, *map(str, top), *inside])
+
+
+def _keys(node: Any, path: str) -> list[str]:
+    """Keys of a node and of the nodes in it, as they are written on a command line."""
+    own = {f"{path}.{name}": value for name, value in node.items() if not str(name).startswith(("_", "def"))}
+    return [*own, *(key for name, value in own.items() if isinstance(value, dict) for key in _keys(value, name))]

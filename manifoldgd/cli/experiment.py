@@ -19,7 +19,7 @@ from manifoldgd.cli.sweep import FOLDER_VARIABLE
 from manifoldgd.cli.used import USED_KEYS
 from manifoldgd.diffusion.protocol import EnergyOf, judges_in
 from manifoldgd.distill.module import Targets, find_targets
-from manifoldgd.errors import require
+from manifoldgd.errors import require, under
 from manifoldgd.files import atomic_write_text, one_at_a_time
 from manifoldgd.pipeline import classifiers, evaluation, latents, pages, prior, sets, spaces
 from manifoldgd.pipeline.overgeneration import keep_one_a_prototype
@@ -60,7 +60,8 @@ class Experiment(Setup):
         distilled = load_set(Path(self.config.set))
         evaluation.check_set(distilled, self.dataset)
         evaluation.check_held_out(distilled, self.dataset)
-        self.student.check(self.dataset.image_shape, len(distilled.class_names), distilled.manifest["ipc"])
+        with under("student"):
+            self.student.check(self.dataset.image_shape, len(distilled.class_names), distilled.manifest["ipc"])
         name = f"evaluation-{self.key_of(self.evaluation_config)}"
         folder = Path(self.config.output) if self.config.output else _beside(distilled.folder, name)
         judged = {**self.evaluation_config, "set": distilled.manifest.get("config")}
@@ -72,7 +73,7 @@ class Experiment(Setup):
         """Train a prior on the dataset's training split and judge it."""
         recipe = self.recipe()
         folder = Path(self.config.output or f"outputs/priors/{self.dataset.name}")
-        with _alone_in(folder):
+        with _alone_in(folder), under("recipe"):
             facts = prior.train_and_judge(
                 folder, self.dataset, **recipe, seed=self.config.seed, machine=self.machine, cache=self.cache
             )

@@ -20,8 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from manifoldgd import __version__
 from manifoldgd.cli.arguments import Arguments, arguments_given, check_overrides, first_values, parse, read_arguments
-from manifoldgd.cli.compose import Config, compose, conf_dir
-from manifoldgd.cli.explain import explain, explain_system
+from manifoldgd.cli.compose import Config, compose, conf_dir, explain
+from manifoldgd.cli.explain import explain_system
 from manifoldgd.cli.help import command_help
 from manifoldgd.cli.sweep import Sweep, plan_sweep
 from manifoldgd.cli.table import run_table
@@ -93,8 +93,10 @@ def run(arguments: list[str]) -> int:
             except Exception as error:
                 check_lost(error)
                 raise
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        return _say(f"error: {explain(error, conf_dir())}", 2)
+    except UserError as error:
+        return _say(f"error: {error}", 2)
+    except (HydraException, OmegaConfBaseException) as error:
+        return _say(f"error: {explain(error)}", 2)
     except RunError as error:
         return _say(f"error: {error}", 1)
     except BrokenPipeError:
@@ -173,9 +175,10 @@ def _compose_and_run(command: str, words: list[str], allowed: tuple[str, ...]) -
 
     try:
         _with_arguments(words, task)
-    except Exception:  # of a sweeper that misses the results; why they are missing says more
-        if not errors:
-            raise
+    except Exception as error:  # of a sweeper that misses the results; why they are missing says more
+        errors.append(error)
+    if errors and isinstance(errors[0], HydraException | OmegaConfBaseException):
+        raise UserError(explain(errors[0], read_arguments(words).searching)) from errors[0]
     if errors:
         raise errors[0]
 

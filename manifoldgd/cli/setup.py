@@ -15,7 +15,7 @@ from manifoldgd.dataset import judging_split
 from manifoldgd.diffusion import Start
 from manifoldgd.diffusion.protocol import judges_in
 from manifoldgd.distill.overgeneration import Overgeneration
-from manifoldgd.errors import require
+from manifoldgd.errors import require, under
 from manifoldgd.machine import SINGLE, Machine
 from manifoldgd.pipeline import classifiers, latents, sets, spaces
 from manifoldgd.priors.prior import Prior
@@ -217,12 +217,15 @@ class Setup:
                     sets.match_classes(self.dataset, self.prior)
                 if self.needs_prototypes:
                     spaces.check_space(self.clusterer.space.features, self.dataset, self.prior)
-                self.prior.schedule.respaced(self.sampler.steps, self.sampler.spacing)
-                self.start.remaining(self.sampler.steps)
+                with under("sampler"):
+                    self.prior.schedule.respaced(self.sampler.steps, self.sampler.spacing)
+                with under("start"):
+                    self.start.remaining(self.sampler.steps)
         if (judges and config.measures) or (makes_set and self.needs_classifier):
             classifiers.check_memory(self.dataset, self.cache)
         if judges and makes_set:
-            self.student.check(self.dataset.image_shape, len(self.dataset.class_names), config.ipc)
+            with under("student"):
+                self.student.check(self.dataset.image_shape, len(self.dataset.class_names), config.ipc)
 
     def _check_sampled(self) -> None:
         """Real images are not sampled, so what describes sampling has to be at its neutral value."""

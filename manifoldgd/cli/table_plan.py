@@ -16,7 +16,7 @@ from manifoldgd.cli.components import build
 from manifoldgd.cli.compose import Config, composing
 from manifoldgd.cli.setup import DIFFUSION, MANY_IN_A_FOLDER, Setup
 from manifoldgd.cli.targets import KEY, allowed
-from manifoldgd.errors import UserError, require
+from manifoldgd.errors import UserError, require, under
 from manifoldgd.priors.loading import find_autoencoder
 from manifoldgd.priors.prior import Prior
 from manifoldgd.store.keys import key_of
@@ -111,7 +111,8 @@ class Row:
     def _find_autoencoder(self) -> Path | None:
         prior = self.config.prior
         allow_bin = prior.get("allow_bin", False)
-        return find_autoencoder(prior.get("autoencoder"), prior.get("autoencoder_revision"), allow_bin)
+        with under("prior"):
+            return find_autoencoder(prior.get("autoencoder"), prior.get("autoencoder_revision"), allow_bin)
 
     def described(self) -> Column:
         """The column, as results call it; the dataset by the name of its group while its data is missing."""

@@ -108,7 +108,8 @@ class NoiseSchedule:
         total = len(self.timesteps)
         require(
             1 <= num_steps <= total,
-            f"sampler.steps: needs to be in [1, {total}], got {num_steps}; set it within that range",
+            f"needs to be in [1, {total}], got {num_steps}; set it within that range",
+            key="steps",
         )
         if spacing not in ("ddpm", "ddim"):
             raise ValueError(f"spacing: expected 'ddpm' or 'ddim', got {spacing!r}")
@@ -204,7 +205,8 @@ def _integer_stride(total: int, num_steps: int) -> Tensor:
     nearest = sorted(counts, key=lambda count: abs(count - num_steps))[:2]
     require(
         num_steps in counts,
-        f"sampler.steps: no integer stride visits exactly {num_steps} of {total} timesteps; "
-        f"set sampler.steps to {min(nearest)} or {max(nearest)}, or use sampler=ddpm",
+        f"no integer stride visits exactly {num_steps} of {total} timesteps; "
+        f"set it to {min(nearest)} or {max(nearest)}, or use sampler=ddpm",
+        key="steps",
     )
     return torch.arange(0, total, counts[num_steps])

@@ -42,8 +42,9 @@ class Start:
         found = round(self.strength * steps)
         require(
             found >= 1,
-            f"start.strength: needs to leave at least one of the {steps} steps, got {self.strength}; raise it to "
+            f"needs to leave at least one of the {steps} steps, got {self.strength}; raise it to "
             f"{1 / steps:.3g} or more",
+            key="strength",
         )
         return found
 

@@ -39,19 +39,20 @@ def prior_labels(
     for name, label in zip(class_names, labels, strict=True):
         require(
             0 <= label < len(prior_class_names),
-            f"dataset.prior_labels: class {name!r} is mapped to {label}, prior {prior_name} has labels 0 ... "
+            f"class {name!r} is mapped to {label}, prior {prior_name} has labels 0 ... "
             f"{len(prior_class_names) - 1}; correct the label",
+            key="prior_labels",
         )
     shared = sorted({label for label in labels if labels.count(label) > 1})
     require(
-        not shared, f"dataset.prior_labels: several classes are mapped to label {shared}; give each class its own label"
+        not shared, f"several classes are mapped to label {shared}; give each class its own label", key="prior_labels"
     )
     return labels
 
 
 def _given(class_names: Sequence[str], given: Mapping[str, int]) -> list[int]:
     missing = [name for name in class_names if name not in given]
-    require(not missing, f"dataset.prior_labels: no label for {_listed(missing)}; add them")
+    require(not missing, f"no label for {_listed(missing)}; add them", key="prior_labels")
     return [int(given[name]) for name in class_names]
 
 
@@ -64,10 +65,11 @@ def _by_name(class_names: Sequence[str], prior_name: str, prior_class_names: Seq
     unmatched = [name for name, labels in zip(class_names, found, strict=True) if len(labels) != 1]
     if unmatched:
         raise UserError(
-            f"dataset.prior_labels: {len(unmatched)} of {len(class_names)} classes match no single class of prior "
+            f"{len(unmatched)} of {len(class_names)} classes match no single class of prior "
             f"{prior_name}, which has {len(prior_class_names)} ({_listed(unmatched)} against "
-            f"{_listed(prior_class_names)}); set dataset.prior_labels to a mapping from class to the prior's label, "
-            "or choose a prior trained on this dataset"
+            f"{_listed(prior_class_names)}); set it to a mapping from class to the prior's label, "
+            "or choose a prior trained on this dataset",
+            key="prior_labels",
         )
     return [labels.copy().pop() for labels in found]
 

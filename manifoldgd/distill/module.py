@@ -16,7 +16,7 @@ from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, EnergyOf, Guid
 from manifoldgd.diffusion.samplers import Sampler
 from manifoldgd.diffusion.start import PURE_NOISE, Origin, Start
 from manifoldgd.distill.items import WorkItem
-from manifoldgd.errors import RunError
+from manifoldgd.errors import RunError, under
 from manifoldgd.finite import NotFinite
 from manifoldgd.geometry.neighbours import neighbourhood_indices
 from manifoldgd.priors.prior import Prior
@@ -111,7 +111,8 @@ class DistillModule(LightningModule):
         self.image_size, self.seed, self.at_once = image_size, seed, at_once
         self.on_step: Callable[[StepRecord], None] = lambda record: None
         self.on_evaluation: Callable[[], None] = lambda: None  # of the set energy, many times in a step
-        self.schedule = prior.schedule.respaced(sampler.steps, sampler.spacing)
+        with under("sampler"):
+            self.schedule = prior.schedule.respaced(sampler.steps, sampler.spacing)
         scale = prior.cfg_scale if sampler.cfg_scale is None else sampler.cfg_scale
         guided = ClassifierFreeGuidance(prior.denoise, scale, prior.null_class, prior.cfg_channels)
         self.denoiser = InParts(guided, at_once)

@@ -89,8 +89,9 @@ def neighbourhood_indices(
         members = torch.nonzero(latent_labels == label).flatten()
         require(
             size <= len(members),
-            f"guidance.neighbourhood: needs to be at most the number of images of every class, got {size} with "
-            f"{len(members)} images in class {class_names[label]!r}; lower guidance.neighbourhood",
+            f"needs to be at most the number of images of every class, got {size} with "
+            f"{len(members)} images in class {class_names[label]!r}; lower it",
+            key="size",
         )
         rows = torch.nonzero(prototype_labels == label).flatten()
         bank = latents[members].flatten(1).float()

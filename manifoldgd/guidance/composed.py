@@ -51,7 +51,8 @@ class AtNoisyLatent(_Wrapped):
     def __post_init__(self) -> None:
         require(
             not judges_in(self.method),
-            "guidance.method: a guidance that judges sets looks at clean latents; choose mode or manifold",
+            "a guidance that judges sets looks at clean latents; choose mode or manifold",
+            key="method",
         )
 
     def bind(self, anchors: Anchors) -> BoundGuidance:
@@ -74,8 +75,7 @@ class LateGuidance(_Wrapped):
 
     def __post_init__(self) -> None:
         require(
-            not judges_in(self.method),
-            "guidance.method: a guidance that judges sets has a t_start of its own; set that",
+            not judges_in(self.method), "a guidance that judges sets has a t_start of its own; set that", key="method"
         )
 
     def bind(self, anchors: Anchors) -> BoundGuidance:

@@ -48,8 +48,9 @@ class KalmanGuidance:
     def __post_init__(self) -> None:
         require(
             self.axes < self.neighbourhood,
-            f"guidance.axes: needs to be smaller than guidance.neighbourhood, got axes={self.axes}, "
+            f"needs to be smaller than neighbourhood, got axes={self.axes}, "
             f"neighbourhood={self.neighbourhood}; lower axes or raise neighbourhood",
+            key="axes",
         )
 
     def bind(self, anchors: Anchors) -> _BoundKalman:

@@ -75,7 +75,7 @@ class ManifoldGuidance:
     t_stop: Share
 
     def __post_init__(self) -> None:
-        check_tangent(self.tangent_dim, self.neighbours, self.neighbourhood, "guidance.neighbourhood")
+        check_tangent(self.tangent_dim, self.neighbours, self.neighbourhood)
 
     def size_at(self, index: int, num_steps: int) -> int:
         """Annealed size of the neighbourhood at a respaced index, in [neighbours, neighbourhood]."""

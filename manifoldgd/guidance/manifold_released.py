@@ -65,7 +65,7 @@ class ManifoldReleasedGuidance:
     neighbourhood: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
-        check_tangent(self.tangent_dim, self.neighbours, self.cloud_size, "guidance.cloud_size")
+        check_tangent(self.tangent_dim, self.neighbours, self.cloud_size, "cloud_size")
 
     def radius_at(self, index: int, num_steps: int) -> float:
         """Annealed radius of the cloud at a respaced index, latent units."""

@@ -58,7 +58,7 @@ class PosteriorGuidance:
     t_stop: Share
 
     def __post_init__(self) -> None:
-        check_tangent(self.tangent_dim, self.neighbours, self.neighbourhood, "guidance.neighbourhood")
+        check_tangent(self.tangent_dim, self.neighbours, self.neighbourhood)
 
     def bind(self, anchors: Anchors) -> _BoundPosterior:
         """The guidance into ``anchors.neighbourhoods`` ``[B, M, D]``; the prototypes themselves are not looked at."""

@@ -36,7 +36,8 @@ class ProjectedTargetGuidance(ManifoldGuidance):
         super().__post_init__()
         require(
             self.estimator != "noised",
-            "guidance.estimator: a target is projected by clean or posterior, got noised; choose one of these",
+            "a target is projected by clean or posterior, got noised; choose one of these",
+            key="estimator",
         )
 
     def bind(self, anchors: Anchors) -> _BoundProjectedTarget:

@@ -103,17 +103,18 @@ def bind_neighbourhoods(anchors: Anchors, size: int) -> Tensor:
     return points
 
 
-def check_tangent(tangent_dim: int, neighbours: int, neighbourhood: int, neighbourhood_key: str) -> None:
-    """Raise ``UserError`` unless ``tangent_dim < neighbours <= neighbourhood``."""
+def check_tangent(tangent_dim: int, neighbours: int, among: int, name: str = "neighbourhood") -> None:
+    """Raise ``UserError`` unless ``tangent_dim < neighbours <= among``, where ``name`` is what the last is called."""
     require(
         tangent_dim < neighbours,
-        f"guidance.tangent_dim: needs to be smaller than guidance.neighbours, got tangent_dim={tangent_dim}, "
+        f"needs to be smaller than neighbours, got tangent_dim={tangent_dim}, "
         f"neighbours={neighbours}; lower tangent_dim or raise neighbours",
+        key="tangent_dim",
     )
     require(
-        neighbours <= neighbourhood,
-        f"guidance.neighbours: needs to be at most {neighbourhood_key}, got neighbours={neighbours}, "
-        f"{neighbourhood_key.removeprefix('guidance.')}={neighbourhood}; lower neighbours or raise the other",
+        neighbours <= among,
+        f"needs to be at most {name}, got neighbours={neighbours}, {name}={among}; lower neighbours or raise {name}",
+        key="neighbours",
     )
 
 

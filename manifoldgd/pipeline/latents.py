@@ -9,7 +9,7 @@ from torch import Tensor
 
 from manifoldgd.artifacts import LatentSet, PrototypeSet
 from manifoldgd.dataset import ImageDataset
-from manifoldgd.errors import require
+from manifoldgd.errors import require, under
 from manifoldgd.finite import check_finite
 from manifoldgd.latents.encoding import encode_split
 from manifoldgd.machine import Machine
@@ -104,9 +104,11 @@ def cluster(
         check_finite(latents.latents, "clusterer: the latents of the training images", f"{DAMAGED}; {AGAIN}")
         if compared is not None:
             check_finite(compared, "clusterer: the features of the training images", f"{DAMAGED}; {AGAIN}")
-        with progress_bar(
-            f"cluster {len(latents.class_names)} classes", len(latents.class_names), enabled=machine.progress
-        ) as advance:
+        count = len(latents.class_names)
+        with (
+            under("clusterer"),
+            progress_bar(f"cluster {count} classes", count, enabled=machine.progress) as advance,
+        ):
             return cluster_classes(latents, clusterer, ipc, seed, key, lambda name: advance(), compared, distinct)
 
     return cached_prototypes(cache, key, find)

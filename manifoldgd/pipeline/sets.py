@@ -20,6 +20,7 @@ from manifoldgd.distill.classes import prior_labels
 from manifoldgd.distill.items import work_items
 from manifoldgd.distill.module import DistillModule, Synthesised, Targets
 from manifoldgd.distill.synthesis import fixed_batches, synthesise
+from manifoldgd.errors import under
 from manifoldgd.guidance import NoGuidance
 from manifoldgd.machine import Machine
 from manifoldgd.priors.prior import Prior
@@ -32,7 +33,8 @@ from manifoldgd.store.sets import SetWriter, load_set
 
 def match_classes(dataset: ImageDataset, prior: Prior) -> list[int]:
     """The prior's label for each class of the dataset; raises :class:`UserError` where there is none."""
-    return prior_labels(dataset.class_names, dataset.prior_labels, prior.name, prior.class_names)
+    with under("dataset"):
+        return prior_labels(dataset.class_names, dataset.prior_labels, prior.name, prior.class_names)
 
 
 def distil(

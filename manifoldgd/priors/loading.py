@@ -53,18 +53,18 @@ def load_prior(
         UserError: the folder is missing or incomplete, a file of it is damaged, or the hub cannot be reached and the
             files are not cached.
     """
-    folder = _folder_of(path, "prior.path", revision, allow_bin)
+    folder = _folder_of(path, "path", revision, allow_bin)
     vae_folder = find_autoencoder(autoencoder, autoencoder_revision, allow_bin) or folder
-    vae_key = "prior.autoencoder" if autoencoder else "prior.path"
+    vae_key = "autoencoder" if autoencoder else "path"
     nested = {"subfolder": "vae"} if (vae_folder / "vae").is_dir() else {}
     parts = {"transformer": folder / "transformer", "vae": vae_folder / nested.get("subfolder", "")}
     scheduler_file, index_file = folder / "scheduler" / "scheduler_config.json", folder / "model_index.json"
-    _check_own(folder, "prior.path", path, {**parts, "scheduler": scheduler_file, "index": index_file})
+    _check_own(folder, "path", path, {**parts, "scheduler": scheduler_file, "index": index_file})
     if vae_folder != folder:
         _check_own(vae_folder, vae_key, str(autoencoder), {})
     card = _json(folder / CARD) if (folder / CARD).is_file() else {}
     scheduler, index = _json(scheduler_file), _json(index_file)
-    with _explained("prior.path", path):
+    with _explained("path", path):
         options = _options(parts["transformer"])
         transformer = DiTTransformer2DModel.from_pretrained(folder, subfolder="transformer", **options)
     with _explained(vae_key, autoencoder or path):
@@ -72,8 +72,8 @@ def load_prior(
     channels = transformer.config.in_channels
     require(
         cfg_channels is None or cfg_channels <= channels,
-        f"prior.cfg_channels: expected at most the {channels} channels of a latent of {path}, got {cfg_channels}; "
-        "lower it, or set null",
+        f"expected at most the {channels} channels of a latent of {path}, got {cfg_channels}; lower it, or set null",
+        key="cfg_channels",
     )
     return Prior(
         name=path.removeprefix(BUNDLED),
@@ -111,7 +111,7 @@ def find_autoencoder(autoencoder: str | None, revision: str | None = None, allow
     Raises:
         UserError: as :func:`load_prior`.
     """
-    return None if autoencoder is None else _folder_of(autoencoder, "prior.autoencoder", revision, allow_bin)
+    return None if autoencoder is None else _folder_of(autoencoder, "autoencoder", revision, allow_bin)
 
 
 def _check_own(folder: Path, key: str, path: str, parts: dict[str, Path]) -> None:
@@ -119,7 +119,7 @@ def _check_own(folder: Path, key: str, path: str, parts: dict[str, Path]) -> Non
     remedy = (
         "install the package again"
         if bundled
-        else f"restore it from a copy, or set {key} to another prior; if you changed it on purpose, remove "
+        else f"restore it from a copy, or set it to another prior; if you changed it on purpose, remove "
         f"{folder / CHECKSUMS}"
     )
     check_files(folder, key, {name: each for name, each in parts.items() if each.exists()}, remedy=remedy)
@@ -137,24 +137,27 @@ def _folder_of(path: str, key: str, revision: str | None, allow_bin: bool) -> Pa
         names = sorted(file.parent.name for file in BUNDLED_FOLDER.glob("*/model_index.json"))
         require(
             (folder / "model_index.json").is_file(),
-            f"{key}: no bundled prior {path!r}; bundled are {', '.join(names) or 'none'}",
+            f"no bundled prior {path!r}; bundled are {', '.join(names) or 'none'}",
+            key=key,
         )
         return folder
     folder = Path(path).expanduser()
     if folder.is_dir():
-        needed = ["transformer/config.json", "scheduler/scheduler_config.json"] if key == "prior.path" else []
+        needed = ["transformer/config.json", "scheduler/scheduler_config.json"] if key == "path" else []
         missing = [name for name in needed if not (folder / name).is_file()]
         require(
             not missing,
-            f"{key}: folder {path} lacks {', '.join(missing)}; expected a prior in diffusers format "
+            f"folder {path} lacks {', '.join(missing)}; expected a prior in diffusers format "
             "(transformer/, vae/, scheduler/), as `manifoldgd prior` writes it",
+            key=key,
         )
         return folder
     looks_like_hub_id = path.count("/") == 1 and not path.startswith((".", "/", "~"))
     require(
         looks_like_hub_id,
-        f"{key}: folder {path} does not exist; train a prior with `manifoldgd prior output={path}`, "
+        f"folder {path} does not exist; train a prior with `manifoldgd prior output={path}`, "
         "or give a hub id such as facebook/DiT-XL-2-256",
+        key=key,
     )
     return _from_hub(path, key, revision, allow_bin)
 
@@ -182,22 +185,25 @@ def _from_hub(path: str, key: str, revision: str | None, allow_bin: bool) -> Pat
     at = "" if revision is None else f" --revision {revision}"
     require(
         _downloads.get(),
-        f"{key}: {place} is not in the cache, or only a part of it; run `hf download {path}{at}`, or set {key} to a "
+        f"{place} is not in the cache, or only a part of it; run `hf download {path}{at}`, or set {key} to a "
         "local folder",
+        key=key,
     )
     try:
         folder = Path(snapshot_download(path, **wanted))
     except Exception as error:  # the hub client raises its own, httpx's and OSError alike
         home = os.environ.get("HF_HOME", "~/.cache/huggingface")
         raise UserError(
-            f"{key}: {place} is neither a folder nor cached under HF_HOME={home}, and the hub cannot be reached "
+            f"{place} is neither a folder nor cached under HF_HOME={home}, and the hub cannot be reached "
             f"({type(error).__name__}); on a machine with network run `hf download {path}{at}` and copy HF_HOME here, "
-            f"or set {key} to a local folder"
+            f"or set it to a local folder",
+            key=key,
         ) from error
     require(
         allow_bin or all(any(model.glob("*.safetensors")) for model in _models(folder)),
-        f"{key}: {place} holds no weights as safetensors; set prior.allow_bin=true to take its .bin files, which are "
+        f"{place} holds no weights as safetensors; set allow_bin=true to take its .bin files, which are "
         "pickles but read as weights alone",
+        key=key,
     )
     return folder
 
@@ -229,7 +235,7 @@ def _explained(key: str, path: str) -> Iterator[None]:
     except (OSError, ValueError, RuntimeError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"{key}: {path} could not be loaded as a diffusers prior ({reason}); check its files"
+            f"{path} could not be loaded as a diffusers prior ({reason}); check its files", key=key
         ) from error
     finally:
         diffusers_logging.set_verbosity(verbosity)
@@ -240,7 +246,7 @@ def _json(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"prior.path: cannot read {path} ({error}); restore the file or choose another prior"
+            f"cannot read {path} ({error}); restore the file or choose another prior", key="path"
         ) from error
 
 

@@ -178,9 +178,10 @@ def _check(folder: Path, dataset: ImageDataset, autoencoder: AutoencoderRecipe) 
     side = max(dataset.image_shape[1:])
     require(
         autoencoder.image_size >= side,
-        f"recipe.autoencoder.image_size: expected at least the {side} pixels of the images of {dataset.name}, got "
-        f"{autoencoder.image_size}, which would cut them; set recipe.autoencoder.image_size={side} or more, "
+        f"expected at least the {side} pixels of the images of {dataset.name}, got "
+        f"{autoencoder.image_size}, which would cut them; set it to {side} or more, "
         "or a smaller dataset.image_size",
+        key="autoencoder.image_size",
     )
 
 

@@ -45,15 +45,15 @@ def check_files(folder: Path, key: str, parts: Mapping[str, Path], *, remedy: st
     """
     for name, known in _listed(folder, key, remedy).items():
         file = folder / name
-        require(file.is_file(), f"{key}: {file} is missing; {remedy}")
-        require(content_hash(file) == known, f"{key}: {file} is damaged (checksum mismatch); {remedy}")
+        require(file.is_file(), f"{file} is missing; {remedy}", key=key)
+        require(content_hash(file) == known, f"{file} is damaged (checksum mismatch); {remedy}", key=key)
     for part in parts.values():
         for file in sorted(part.iterdir()) if part.is_dir() else [part]:
             if file.is_symlink() and (blob := file.resolve()).parent.name == "blobs":
                 require(
                     _hub_hash(blob) == blob.name,
-                    f"{key}: {file} is damaged (checksum mismatch); remove {blob} and {file} to have it downloaded "
-                    "again",
+                    f"{file} is damaged (checksum mismatch); remove {blob} and {file} to have it downloaded again",
+                    key=key,
                 )
 
 
@@ -64,10 +64,10 @@ def _listed(folder: Path, key: str, remedy: str) -> dict[str, Any]:
     try:
         held = json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{key}: {file} is damaged ({error}); {remedy}") from error
+        raise UserError(f"{file} is damaged ({error}); {remedy}", key=key) from error
     places = [PurePosixPath(name) for name in held] if isinstance(held, dict) else []
     inside = places and not any(place.is_absolute() or ".." in place.parts for place in places)
-    require(bool(inside), f"{key}: {file} is damaged (no list of files); {remedy}")
+    require(bool(inside), f"{file} is damaged (no list of files); {remedy}", key=key)
     return held
 
 

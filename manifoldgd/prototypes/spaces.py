@@ -123,8 +123,9 @@ class ClusteringSpace:
         height, width = latents.shape[2:]
         require(
             height % self.pool == 0 and width % self.pool == 0,
-            f"clusterer.pool: needs to divide the latent height {height} and width {width}, got {self.pool}; "
+            f"needs to divide the latent height {height} and width {width}, got {self.pool}; "
             "set it to a common divisor of the two",
+            key="pool",
         )
         return functional.avg_pool2d(latents, self.pool).flatten(1)
 
@@ -135,7 +136,8 @@ def _checked(features: Tensor | None, count: int) -> Tensor:
         raise ValueError(f"features: expected [n, E] of the {count} images, got {shape}")
     require(
         bool(torch.isfinite(features).all()),
-        "clusterer.space: expected finite features, got NaN or infinity; set machine.precision=32-true",
+        "expected finite features, got NaN or infinity; set machine.precision=32-true",
+        key="space",
     )
     return features.float()
 

@@ -88,7 +88,7 @@ class AugmentedRegressionGuidance(RegressionGuidance):
     augmentation: Augmentation
 
     def __post_init__(self) -> None:
-        require(self.augmentation is not None, "guidance.augmentation: expected what makes the copies, got null")
+        require(self.augmentation is not None, "expected what makes the copies, got null", key="augmentation")
 
     def prepare(self, real: RealSide) -> EnergyOf:
         """As that of the plain regression, with the copies; mirrored ones only where they keep their class."""

@@ -37,19 +37,21 @@ def check_claim(folder: Path, part: str, config: dict[str, Any], *, free: Collec
     # A process killed while it wrote the note leaves a hidden file, which is nobody's.
     visible = [entry for entry in folder.iterdir() if entry.name[0] != "."] if folder.is_dir() else []
     if visible and not note.is_file():
-        raise UserError(f"output: {folder} is not empty and holds no result of ours; choose another output")
+        raise UserError(f"{folder} is not empty and holds no result of ours; choose another one", "output")
     # Without its note the folder would be taken for a foreign one.
     remedy = f"remove the folder {folder} to have it made again"
     held = read_json(note, remedy=remedy) if note.is_file() else {"format": FORMAT}
     require(
         held.get("format") == FORMAT,
-        f"output: {folder} holds a result of format {held.get('format')}, expected {FORMAT}; choose another output",
+        f"{folder} holds a result of format {held.get('format')}, expected {FORMAT}; choose another one",
+        key="output",
     )
     differing = differences(_without(held[part], free), _without(_as_noted(config), free)) if part in held else []
     if differing:
         raise UserError(
-            f"output: {folder} holds another config's result (different: {', '.join(differing)}); "
-            "choose another output or remove the folder"
+            f"{folder} holds another config's result (different: {', '.join(differing)}); choose another one or "
+            "remove it",
+            "output",
         )
     return held
 
@@ -62,8 +64,9 @@ def check_inputs(folder: Path, held: dict[str, Any], wanted: dict[str, Any]) -> 
     differing = differences(held, {name: value for name, value in wanted.items() if name in held})
     require(
         not differing,
-        f"output: {folder} holds a set of other inputs of the same names (different: {', '.join(differing)}); choose "
-        "another output or remove the folder",
+        f"{folder} holds a set of other inputs of the same names (different: {', '.join(differing)}); choose another "
+        "one or remove it",
+        key="output",
     )
 
 

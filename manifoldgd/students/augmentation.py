@@ -126,10 +126,11 @@ class DSA:
         saturation: Factor,
         contrast: Factor,
     ) -> None:
-        key = "student.protocol.augmentation"
         unknown = [each for each in operations if each not in DSA_OPERATIONS]
         require(
-            not unknown, f"{key}.operations: expected any of {list(DSA_OPERATIONS)}, got {unknown}; correct the name"
+            not unknown,
+            f"expected any of {list(DSA_OPERATIONS)}, got {unknown}; correct the name",
+            key="operations",
         )
         self.operations = tuple(each for each in DSA_OPERATIONS if each in operations)
         self.mode = mode

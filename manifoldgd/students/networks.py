@@ -89,8 +89,9 @@ class ConvNet(nn.Module):
         channels, height, width_px = image_shape
         require(
             min(height, width_px) >= 2**depth,
-            f"student.depth: {depth} halvings need images of at least {2**depth} pixels, got {height}x{width_px}; "
-            f"lower student.depth to {int(math.log2(min(height, width_px)))} or take larger images",
+            f"{depth} halvings need images of at least {2**depth} pixels, got {height}x{width_px}; "
+            f"lower it to {int(math.log2(min(height, width_px)))} or take larger images",
+            key="depth",
         )
         self.fused = fused
         paddings = [3 if height == width_px == 28 else 1] + [1] * (depth - 1)
@@ -192,7 +193,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         if depth not in STAGES:
-            raise UserError(f"student.depth: expected one of {sorted(STAGES)} for a ResNet, got {depth}; choose one")
+            raise UserError(f"expected one of {sorted(STAGES)} for a ResNet, got {depth}; choose one", key="depth")
         channels, *sides = image_shape
         self._check_sides(*sides)
         with seeded(generator):

@@ -24,7 +24,6 @@ from manifoldgd.students.augmentation import Augmentation
 from manifoldgd.students.objectives import Objective, TeacherOutputs, class_labels
 from manifoldgd.students.recipe import Recipe
 
-KEY = "student.protocol"
 Classes = Annotated[int, Range("[0, 1000000]")]  # 0 for a rule that never applies
 
 
@@ -123,10 +122,7 @@ def _at(value: int | Mapping[int, int], ipc: int, key: str) -> int:
     if not isinstance(value, Mapping):
         return value
     reached = [entry for entry in value if entry >= ipc]
-    require(
-        bool(reached),
-        f"{KEY}.{key}: expected an entry for ipc={ipc} or more, got entries up to {max(value)}; add one",
-    )
+    require(bool(reached), f"expected an entry for ipc={ipc} or more, got entries up to {max(value)}; add one", key=key)
     return value[min(reached)]
 
 
@@ -162,8 +158,9 @@ class HardLabel(LabelProtocol):
         """As for every protocol, and fewer with many classes."""
         require(
             not self.most_classes or num_classes <= self.most_classes,
-            f"{KEY}: {self.name} is for at most {self.most_classes} classes, got {num_classes}; "
+            f"{self.name} is for at most {self.most_classes} classes, got {num_classes}; "
             "choose student/protocol=hard_many_classes",
+            key="most_classes",
         )
         epochs = super().epochs_for(ipc, num_classes)
         if self.short_from_classes and num_classes >= self.short_from_classes:

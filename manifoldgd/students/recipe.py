@@ -22,8 +22,6 @@ from manifoldgd.ranges import Batch, LearningRate, Million, Momentum, Range, Sha
 from manifoldgd.students.augmentation import Augmentation, Space
 from manifoldgd.students.networks import ARCHITECTURES, ConvNet, Depth, ImageShape, ResNet
 
-KEY = "student.protocol.teacher"
-
 
 @checked
 class ShiftFlip:
@@ -94,18 +92,21 @@ class Recipe:
         known = sorted(ARCHITECTURES)
         require(
             self.architecture in (None, *known),
-            f"{KEY}.architecture: expected null or one of {known}, got {self.architecture!r}; choose one",
+            f"expected null or one of {known}, got {self.architecture!r}; choose one",
+            key="architecture",
         )
         own = self.architecture is None
         require(
             (self.width is None) is own and (self.depth is None or not own),
-            f"{KEY}.architecture: null is the student's own network, without width and depth, another one needs a "
+            "null is the student's own network, without width and depth, another one needs a "
             f"width; got {self.architecture}, width {self.width}, depth {self.depth}; set all or none",
+            key="architecture",
         )
         require(
             (self.epochs is None) is not (self.images_shown is None),
-            f"{KEY}.epochs: expected either epochs or images_shown, got {self.epochs} and {self.images_shown}; "
+            f"expected either epochs or images_shown, got {self.epochs} and {self.images_shown}; "
             "set the other one to null",
+            key="epochs",
         )
 
     def for_student(self, architecture: str, width: int, depth: int) -> Recipe:

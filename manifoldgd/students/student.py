@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
 from manifoldgd.artifacts import StudentResult
-from manifoldgd.errors import require
+from manifoldgd.errors import require, under
 from manifoldgd.machine import half_precision
 from manifoldgd.randomness import generator
 from manifoldgd.ranges import Width, checked
@@ -127,7 +127,8 @@ class Student:
     def __init__(self, *, architecture: str, width: Width, depth: Depth, protocol: LabelProtocol) -> None:
         require(
             architecture in ARCHITECTURES,
-            f"student.architecture: expected one of {sorted(ARCHITECTURES)}, got {architecture!r}; choose one",
+            f"expected one of {sorted(ARCHITECTURES)}, got {architecture!r}; choose one",
+            key="architecture",
         )
         self.architecture = architecture
         self.width = width
@@ -167,13 +168,15 @@ class Student:
         Raises:
             UserError: Images too small for the architecture, or numbers the protocol is not meant for.
         """
-        self.protocol.epochs_for(ipc, num_classes)
-        self.protocol.batch_for(ipc, num_classes)
+        with under("protocol"):
+            self.protocol.epochs_for(ipc, num_classes)
+            self.protocol.batch_for(ipc, num_classes)
         self.network(image_shape, num_classes, seed=0)
         teacher, seen = self.teacher_recipe, self.input_shape(image_shape)
         if teacher is not None:
             depth = teacher.depth or own_depth(seen)
-            untrained(teacher.architecture, teacher.width, depth, seen, num_classes, seed=0)
+            with under("protocol.teacher"):
+                untrained(teacher.architecture, teacher.width, depth, seen, num_classes, seed=0)
 
     def train(
         self,

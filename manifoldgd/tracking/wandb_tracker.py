@@ -56,11 +56,12 @@ class WandbTracker:
     def __init__(
         self, *, project: str, entity: str | None, group: str | None, mode: str, folder: str, sets: bool
     ) -> None:
-        require(mode in MODES, f"logger.mode: expected one of {', '.join(MODES)}, got {mode!r}")
+        require(mode in MODES, f"expected one of {', '.join(MODES)}, got {mode!r}", key="mode")
         require(
             mode != "online" or has_account(),
-            "logger.mode: online needs a W&B API key and none was found; run `wandb login`, set WANDB_API_KEY, "
-            "or use logger.mode=offline or logger=none",
+            "online needs a W&B API key and none was found; run `wandb login`, set WANDB_API_KEY, "
+            "or set it to offline, or choose logger=none",
+            key="mode",
         )
         self.project, self.entity, self.group = project, entity, group
         self.mode, self.folder, self.sets = mode, folder, sets
