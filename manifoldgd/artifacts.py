@@ -58,6 +58,7 @@ class LatentSet:
     labels: Tensor  # [N] int64, index into class_names
     class_names: tuple[str, ...]
     key: Key  # hash of dataset, prior and transform
+    distinct: Tensor | None = None  # [m] int64 rows of images that are no copies within their class; None: not known
 
     def __post_init__(self) -> None:
         _check(self.latents.ndim == 4, f"latents: expected [N, C, H, W], got {tuple(self.latents.shape)}")

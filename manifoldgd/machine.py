@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import os
 import warnings
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -116,6 +117,14 @@ def single_process() -> list[Any]:
     from lightning.fabric.plugins.environments import LightningEnvironment
 
     return [LightningEnvironment()]
+
+
+def memory() -> int | None:
+    """Bytes of this machine's memory; ``None`` where the system does not say, as only POSIX has to."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def _keep_freed_memory() -> None:

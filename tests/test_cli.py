@@ -15,6 +15,7 @@ from PIL import Image
 from tiny import cpu, write_tiny_prior
 
 from manifoldgd import __version__
+from manifoldgd.cli import commands
 from manifoldgd.data import digits
 from manifoldgd.errors import UserError
 from manifoldgd.pipeline import latents
@@ -286,24 +287,20 @@ def test_cfg_job_prints_the_configuration(capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_says_that_work_continues(number, capsys, monkeypatch, tiny_prior, tmp_path):
-    from manifoldgd.cli.experiment import Experiment
-
-    monkeypatch.setattr(Experiment, "run", lambda self: signal.raise_signal(number))
+    monkeypatch.setattr(commands, "run", lambda setup: signal.raise_signal(number))
     assert quick("run", tiny_prior, tmp_path / "c", tmp_path / "o") == 128 + number
     said = f"stopped by {number.name}; what is finished is kept, and the same command continues from there"
     assert capsys.readouterr().err == f"manifoldgd: {said}\n"
 
 
 def test_a_signal_that_a_library_takes_for_its_own_failure_still_stops(capsys, monkeypatch, tiny_prior, tmp_path):
-    from manifoldgd.cli.experiment import Experiment
-
-    def wrapped(self):
+    def wrapped(setup):
         try:
             signal.raise_signal(signal.SIGTERM)
         except BaseException as error:
             raise UserError("prior.path: could not be loaded") from error
 
-    monkeypatch.setattr(Experiment, "run", wrapped)
+    monkeypatch.setattr(commands, "run", wrapped)
     assert quick("run", tiny_prior, tmp_path / "c", tmp_path / "o") == 143
     assert capsys.readouterr().err.startswith("manifoldgd: stopped by SIGTERM")
 

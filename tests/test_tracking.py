@@ -13,7 +13,7 @@ from command import quick
 from offline_runs import offline_runs
 from PIL import Image
 
-from manifoldgd.cli.experiment import guidance_scale
+from manifoldgd.cli.commands import guidance_scale
 from manifoldgd.errors import UserError
 from manifoldgd.students import Student
 from manifoldgd.tracking import NoTracker, WandbTracker

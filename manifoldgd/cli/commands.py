@@ -1,26 +1,37 @@
-"""What each command does with its configuration: check everything, then run the stages."""
+"""What each command does: check everything, then run the stages, each in a folder that knows what it holds."""
 
 from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 from omegaconf import OmegaConf
+from PIL import Image
 
+from manifoldgd.artifacts import DistilledSet
 from manifoldgd.cli.components import plain
 from manifoldgd.cli.compose import Config
 from manifoldgd.cli.dashboard import publish_dashboard
-from manifoldgd.cli.experiment import Experiment
 from manifoldgd.cli.explain import explain_system, suggest
-from manifoldgd.cli.setup import SOURCES
-from manifoldgd.cli.sweep import record_job
+from manifoldgd.cli.setup import DIFFUSION, MANY_IN_A_FOLDER, SOURCES, Setup, recipe_of
+from manifoldgd.cli.sweep import FOLDER_VARIABLE, record_job
 from manifoldgd.cli.tuning import check_split, objective
 from manifoldgd.cli.used import USED_KEYS
-from manifoldgd.errors import RunError, UserError, require
+from manifoldgd.errors import RunError, UserError, require, under
+from manifoldgd.files import atomic_write_text, one_at_a_time
+from manifoldgd.pipeline import distillation, evaluation, pages, prior
+from manifoldgd.pipeline.evaluation import Judged
 from manifoldgd.ranges import Million, Seed, check
+from manifoldgd.report.run import PAGE
 from manifoldgd.stopping import check_lost
+from manifoldgd.store.keys import key_of
+from manifoldgd.store.results import check_claim, check_inputs, claim_result
+from manifoldgd.store.sets import has_set, load_set
+from manifoldgd.tracking.tracker import Tracker, run_tags
 
 CELL_KEYS = {"table", "method", "column", "seed"}  # what names a table's cell
 PLAIN_KEYS: dict[str, Any] = {
@@ -67,16 +78,197 @@ def run_job(command: str, config: Config) -> float | None:
 
 
 def _run(command: str, config: Config) -> dict[str, Any] | None:
+    """Do what a command does and say what came of it."""
     check_keys(command, config)
     if command == "dashboard":
         return publish_dashboard(config.values)
-    stages: dict[str, Callable[[Experiment], dict[str, Any] | None]] = {
-        "run": Experiment.run,
-        "distill": Experiment.distill,
-        "evaluate": Experiment.evaluate,
-        "prior": Experiment.train_prior,
+    setup = Setup(command, config)
+    if command == "prior":
+        facts = train_prior(setup)
+        judge, place = facts["judge"], setup.config.output or f"outputs/priors/{setup.dataset.name}"
+        share = f"{100 * judge['recognised']:.1f} % of {judge['samples']} unguided samples recognised"
+        print(f"prior: {place}; {share}")
+        return facts
+    if command == "distill":
+        made = distill(setup)
+        print(f"set: {len(made.images)} images in {made.folder}")
+        return {"folder": str(made.folder.parent)}
+    judged = run(setup) if command == "run" else evaluate(setup)
+    _say(judged)
+    return judged.metrics
+
+
+def _say(judged: Judged) -> None:
+    result, accuracy = judged.metrics, judged.metrics["accuracy"]["last"]
+    count = len(accuracy["values"])
+    spread = "" if accuracy["std"] is None else f", standard deviation {100 * accuracy['std']:.1f}"
+    print(
+        f"{result['dataset']}, {result['method']}, ipc {result['ipc']}, {result['student']}: last-epoch "
+        f"accuracy {100 * accuracy['mean']:.1f} % ({count} student{'' if count == 1 else 's'}{spread})"
+    )
+    if taught_by := result.get("teacher"):
+        print(f"teacher: {taught_by['name']}, {100 * taught_by['test_accuracy']:.1f} % on real test images")
+    print(f"result: {judged.folder / PAGE}")
+
+
+def run(setup: Setup) -> Judged:
+    """Distil and evaluate; a finished result is read, a half-finished one continued."""
+    setup.check(makes_set=True, judges=True)
+    folder = setup.folder(setup.set_config, setup.evaluation_config)
+    check_claim(folder, "set", setup.set_config)  # before the other claim: a folder refused stays as it was
+    claim_result(folder, "evaluation", setup.evaluation_config, free=MANY_IN_A_FOLDER)
+    with _alone_in(folder):
+        return _judge(setup, folder, _make_set(setup, folder))
+
+
+def distill(setup: Setup) -> DistilledSet:
+    """Make the set only."""
+    setup.check(makes_set=True, judges=False)
+    folder = setup.folder(setup.set_config)
+    with _alone_in(folder):
+        return _make_set(setup, folder)
+
+
+def evaluate(setup: Setup) -> Judged:
+    """Judge the set that lies in ``set``."""
+    config = setup.config
+    require(config.set is not None, "set: needs the folder of a distilled set; set set=outputs/...")
+    setup.check(makes_set=False, judges=True)
+    distilled = load_set(Path(config.set))
+    evaluation.check_set(distilled, setup.dataset)
+    evaluation.check_held_out(distilled, setup.dataset)
+    with under("student"):
+        setup.student.check(setup.dataset.image_shape, len(distilled.class_names), distilled.manifest["ipc"])
+    folder = Path(config.output or evaluation.beside(distilled, setup.key_of(setup.evaluation_config)))
+    judged = {**setup.evaluation_config, "set": distilled.manifest.get("config")}
+    claim_result(folder, "evaluation", judged, free=MANY_IN_A_FOLDER)
+    with _alone_in(folder):
+        return _judge(setup, folder, distilled)
+
+
+def train_prior(setup: Setup) -> dict[str, Any]:
+    """Train a prior on the dataset's training split and judge it; returns what its card says."""
+    config, recipe = setup.config, recipe_of(setup.config)
+    folder = Path(config.output or f"outputs/priors/{setup.dataset.name}")
+    with _alone_in(folder), under("recipe"):
+        return prior.train_and_judge(
+            folder, setup.dataset, **recipe, seed=config.seed, machine=setup.machine, cache=setup.cache
+        )
+
+
+def _make_set(setup: Setup, folder: Path) -> DistilledSet:
+    config, facts = setup.config, setup.made_of
+    claim_result(folder, "set", setup.set_config)
+    atomic_write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    if has_set(folder):
+        distilled = load_set(folder)
+        check_inputs(folder, distilled.manifest["inputs"], facts["inputs"])
+        return distilled
+    claim_result(folder, "inputs", facts["inputs"])  # of a set that is begun: it is continued with the same ones
+    numbers = {"ipc": config.ipc, "seed": config.seed, "machine": setup.machine, "cache": setup.cache, "facts": facts}
+    if config.source != DIFFUSION:
+        model = setup.prior if setup.needs_prior else None
+        return distillation.choose(
+            folder, setup.dataset, config.source, model, reconstruct=config.reconstruct, **numbers
+        )
+    return distillation.synthesise(
+        folder,
+        setup.dataset,
+        setup.prior,
+        setup.prototypes,
+        guidance=setup.guidance,
+        sampler=setup.sampler,
+        start=setup.start,
+        overgeneration=setup.overgeneration,
+        **numbers,
+    )
+
+
+def _judge(setup: Setup, folder: Path, distilled: DistilledSet) -> Judged:
+    config = setup.config
+    what = (folder, distilled, setup.dataset, setup.student, config.student_seeds)
+    metrics = evaluation.finished(*what, measures=config.measures)
+    if metrics is None:
+        with _tracked(setup, folder, distilled) as tracker:
+            metrics = evaluation.evaluate(
+                *what,
+                machine=setup.machine,
+                cache=setup.cache,
+                measures=config.measures,
+                logger_of=tracker.student_logger,
+                run_url=tracker.url,
+            )
+            images = _write_pages(setup, folder, metrics, distilled)
+            tracker.finish(**pages.tracked(metrics), images=images, set_folder=distilled.folder)
+    elif not (folder / PAGE).is_file():  # killed while it was drawn
+        _write_pages(setup, folder, metrics, distilled)
+    return Judged(folder, distilled, metrics)
+
+
+def _write_pages(
+    setup: Setup, folder: Path, metrics: dict[str, Any], distilled: DistilledSet
+) -> dict[str, Image.Image]:
+    config = setup.config
+    mapped = setup.command == "run" and config.source == DIFFUSION and config.measures
+    return pages.write(
+        folder,
+        metrics,
+        distilled,
+        setup.dataset,
+        setup.prior.to(setup.machine.device) if mapped else None,  # Lightning leaves what it ran on the CPU
+        setup.prototypes.prototypes if mapped and setup.prototypes else None,
+        machine=setup.machine,
+        cache=setup.cache,
+        config_text=OmegaConf.to_yaml(config, resolve=True),
+    )
+
+
+@contextmanager
+def _tracked(setup: Setup, folder: Path, distilled: DistilledSet) -> Iterator[Tracker]:
+    """The tracker with a run open: its place among others, what it is, and an id that the same result has again."""
+    cell, sweep = setup.config.cell, os.environ.get(FOLDER_VARIABLE)
+    name, group, job_type = folder.name, Path(sweep).name if sweep else setup.dataset.name, setup.command
+    if cell is not None:
+        name, group, job_type = f"{cell.method}/{cell.column}/seed{cell.seed}", cell.table, "cell"
+    made = distilled.manifest
+    whole = OmegaConf.to_container(setup.config, resolve=True)
+    config = made["config"] | {key: whole[key] for key in USED_KEYS[setup.command] if key in whole}
+    facts = {
+        "method": made["method"],
+        "dataset": setup.dataset.name,
+        "student": setup.student.name,
+        "ipc": made["ipc"],
+        "scale": guidance_scale(made["config"]),
     }
-    return stages[command](Experiment(command, config))
+    named = {key: {**config[key], "name": facts[key]} for key in ("dataset", "student")}
+    setup.tracker.start(
+        name=name,
+        group=group,
+        job_type=job_type,
+        config={**config, **facts, **named},
+        tags=run_tags(facts),
+        run_id=key_of(group, name, distilled.fingerprint, setup.key_of(setup.evaluation_config)),
+    )
+    exit_code = 1
+    try:
+        yield setup.tracker
+        exit_code = 0
+    finally:
+        setup.tracker.close(exit_code)
+
+
+def guidance_scale(config: Mapping[str, Any]) -> float | None:
+    """Strength of the guidance of a set's configuration; of one that holds another, that one's; ``None`` without."""
+    guidance = config.get("guidance") or {}
+    nodes = (guidance, guidance.get("first") or {}, guidance.get("method") or {})
+    return next((node["scale"] for node in nodes if "scale" in node), None)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold a result folder: the same command given twice at once works once, and the second reads what it left."""
+    with one_at_a_time(folder / "result", lambda: print(f"{folder}: another process is at work there; waiting for it")):
+        yield
 
 
 def check_keys(command: str, given: Config) -> None:

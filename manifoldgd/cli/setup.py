@@ -9,31 +9,39 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from manifoldgd.artifacts import PrototypeSet
 from manifoldgd.cli.components import build, plain
 from manifoldgd.cli.compose import Config
 from manifoldgd.dataset import judging_split
 from manifoldgd.diffusion import Start
 from manifoldgd.diffusion.protocol import judges_in
+from manifoldgd.diffusion.samplers import Sampler
 from manifoldgd.distill.overgeneration import Overgeneration
 from manifoldgd.errors import require, under
 from manifoldgd.machine import SINGLE, Machine
-from manifoldgd.pipeline import classifiers, latents, sets, spaces
+from manifoldgd.pipeline import classifiers, distillation, latents, spaces
+from manifoldgd.pipeline.distillation import IN_LATENT_SPACE
 from manifoldgd.priors.prior import Prior
 from manifoldgd.prototypes import DRAW_NOTHING, SELECTIONS, Clusterer
 from manifoldgd.prototypes.spaces import ClassifierEmbedding
 from manifoldgd.provenance import code_version
 from manifoldgd.ranges import Guided, Million, check
 from manifoldgd.store.keys import FETCHING, essence, key_of
+from manifoldgd.students import Student
 from manifoldgd.tracking import Tracker
 
 DIFFUSION = "diffusion"
 SOURCES = (DIFFUSION, *SELECTIONS)
-IN_LATENT_SPACE = ("kmeans_nearest",)  # the other real baselines compare embeddings of the classifier
 
 RECIPE_PARTS = ("autoencoder", "denoiser")
 RECIPE_NUMBERS = {"cfg_scale": Guided, "judge_samples": Million}
 # A student of another seed joins those that a folder holds; it changes nothing about them.
 MANY_IN_A_FOLDER = ("student_seeds",)
+
+
+def _component(group: str) -> Any:
+    """What a group of the configuration describes, built when it is first asked for."""
+    return cached_property(lambda setup: build(setup.config, group))
 
 
 class Setup:
@@ -67,40 +75,29 @@ class Setup:
         """The latent diffusion model, on the machine's device."""
         return build(self.config, "prior").to(self.machine.device)
 
-    @cached_property
-    def guidance(self) -> Any:
-        """The guidance method."""
-        return build(self.config, "guidance")
+    guidance = _component("guidance")
+    clusterer: Clusterer = _component("clusterer")
+    sampler: Sampler = _component("sampler")
+    start: Start = _component("start")
+    overgeneration: Overgeneration = _component("overgeneration")
+    student: Student = _component("student")
+    tracker: Tracker = _component("logger")
 
     @cached_property
-    def clusterer(self) -> Clusterer:
-        """What finds the prototypes."""
-        return build(self.config, "clusterer")
-
-    @cached_property
-    def sampler(self) -> Any:
-        """The sampler."""
-        return build(self.config, "sampler")
-
-    @cached_property
-    def start(self) -> Start:
-        """Where sampling starts."""
-        return build(self.config, "start")
-
-    @cached_property
-    def overgeneration(self) -> Overgeneration:
-        """How many images a prototype gets, and which one is kept."""
-        return build(self.config, "overgeneration")
-
-    @cached_property
-    def student(self) -> Any:
-        """The student."""
-        return build(self.config, "student")
-
-    @cached_property
-    def tracker(self) -> Tracker:
-        """Where curves go."""
-        return build(self.config, "logger")
+    def prototypes(self) -> PrototypeSet | None:
+        """What the set is synthesised from or towards; ``None`` where nothing is."""
+        if not self.needs_prototypes:
+            return None
+        return distillation.cluster(
+            self.dataset,
+            self.prior,
+            self.clusterer,
+            plain(self.config, "clusterer"),
+            ipc=self.config.ipc,
+            seed=self.config.seed,
+            machine=self.machine,
+            cache=self.cache,
+        )
 
     @property
     def guided(self) -> bool:
@@ -172,6 +169,28 @@ class Setup:
         return self.config.machine[key] == SINGLE
 
     @property
+    def made_of(self) -> dict[str, Any]:
+        """What the manifest of the set says of where it comes from.
+
+        Beside method and configuration these are hashes of the inputs, what the prior's card says, and the commits of
+        the hub's repositories that the prior came from, where it did.
+        """
+        prior = self.prior if self.needs_prior else None
+        inputs = {
+            "dataset": self.dataset.train_fingerprint,
+            "prior": prior.key if prior else None,
+            "card": prior.card if prior else None,
+            "classifier": classifiers.embedding_key(self.dataset) if self.needs_classifier else None,
+        }
+        commits = {name: getattr(prior, name, None) for name in ("revision", "autoencoder_revision")}
+        return {
+            "method": self.method,
+            "config": self.set_config,
+            "inputs": inputs,
+            **{f"prior_{name}": commit for name, commit in commits.items() if commit},
+        }
+
+    @property
     def evaluation_config(self) -> dict[str, Any]:
         """The part of the configuration that the judgement of a set depends on.
 
@@ -209,18 +228,13 @@ class Setup:
             self._check_sampled()
             _ = self.sampler, self.guidance, self.clusterer
             latents.check_ipc(self.dataset, config.ipc)
-            if self.guided:
-                latents.check_neighbourhood(self.dataset, self.guidance.neighbourhood)
             if self.needs_prior:
                 self.prior.check_images(self.dataset.name, self.dataset.image_shape)
-                if config.source == DIFFUSION:
-                    sets.match_classes(self.dataset, self.prior)
-                if self.needs_prototypes:
-                    spaces.check_space(self.clusterer.space.features, self.dataset, self.prior)
-                with under("sampler"):
-                    self.prior.schedule.respaced(self.sampler.steps, self.sampler.spacing)
-                with under("start"):
-                    self.start.remaining(self.sampler.steps)
+            if self.needs_prototypes:
+                spaces.check_space(self.clusterer.space.features, self.dataset, self.prior)
+            if config.source == DIFFUSION:
+                parts = {"guidance": self.guidance, "sampler": self.sampler, "start": self.start}
+                distillation.check_parts(self.dataset, self.prior, **parts)
         if (judges and config.measures) or (makes_set and self.needs_classifier):
             classifiers.check_memory(self.dataset, self.cache)
         if judges and makes_set:
@@ -238,10 +252,6 @@ class Setup:
                 f"{key}: only source=diffusion samples images, got {value} with source={self.config.source}; "
                 f"set {key}={neutral}",
             )
-
-    def recipe(self) -> dict[str, Any]:
-        """The numbers of a prior's training."""
-        return recipe_of(self.config)
 
 
 def recipe_of(config: DictConfig) -> dict[str, Any]:

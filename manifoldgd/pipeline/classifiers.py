@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from manifoldgd.artifacts import Key
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.errors import require
 from manifoldgd.files import one_at_a_time
-from manifoldgd.machine import Machine
+from manifoldgd.machine import Machine, memory
 from manifoldgd.priors.weights import check_files
 from manifoldgd.store.cache import cache_entry
 from manifoldgd.store.classifiers import load_classifier, save_classifier
@@ -44,12 +43,12 @@ def check_memory(dataset: ImageDataset, cache: Path) -> None:
     if _bundled(key) or any((cache / "classifiers" / f"{name}.safetensors").is_file() for name in key.names):
         return
     images = len(dataset.train) * math.prod(dataset.image_shape)  # bytes
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = memory()
     require(
-        images < there,
+        there is None or images < there,
         f"measures: the classifier in whose features sets are measured, or real images chosen, is trained with the "
         f"{len(dataset.train):,} training images in memory, {images / 2**30:.1f} GiB; this machine has "
-        f"{there / 2**30:.1f} GiB; set measures=false, choose images by source=random, or fewer of them "
+        f"{(there or 0) / 2**30:.1f} GiB; set measures=false, choose images by source=random, or fewer of them "
         "(dataset.train_per_class)",
     )
 

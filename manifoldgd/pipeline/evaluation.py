@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ import torch
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.dataset import ImageDataset, judging_split
 from manifoldgd.errors import require
+from manifoldgd.estimates import Estimate, estimate
 from manifoldgd.machine import Machine
 from manifoldgd.metrics import set_metrics
 from manifoldgd.pipeline.classifiers import embedding_network, teacher_of
@@ -58,6 +60,12 @@ def check_held_out(distilled: DistilledSet, dataset: ImageDataset) -> None:
         "it may be among those it was made from; make the set with the same dataset settings, or judge it on the test "
         "split",
     )
+
+
+def beside(distilled: DistilledSet, key: str) -> Path:
+    """Where the judgement ``key`` of a set goes: into the set's result folder, never among its classes."""
+    folder, name = distilled.folder, f"evaluation-{key}"
+    return folder.parent / name if folder.name == "set" else folder.with_name(f"{folder.name}-{name}")
 
 
 def train_students(
@@ -124,15 +132,51 @@ def measure(distilled: DistilledSet, dataset: ImageDataset, network: Classifier)
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
+@dataclass(frozen=True)
+class Judged:
+    """A set that students were trained on, and how they did."""
+
+    folder: Path  # of the result: metrics.json, students/, and for a command's result report.html
+    set: DistilledSet
+    metrics: dict[str, Any]  # content of metrics.json
+
+    @property
+    def accuracy(self) -> Estimate:
+        """Test accuracy in [0, 1] after the last epoch: mean over the students and half its 95 % interval."""
+        return estimate(self.metrics["accuracy"]["last"]["values"], of="students")
+
+    @property
+    def by_student(self) -> dict[int, float]:
+        """The same of each student, by its seed."""
+        values = self.metrics["accuracy"]["last"]["values"]
+        return dict(zip(self.metrics["student_seeds"], values, strict=True))
+
+
 def summary(values: Sequence[float]) -> dict[str, Any]:
     """Mean, sample standard deviation and half the 95 % interval (Student's t) of accuracies in [0, 1]."""
-    from scipy.stats import t
+    found = estimate(values, of="students")
+    std = stdev(values) if found.count > 1 else None
+    return {"mean": found.mean, "std": std, "ci95": found.half, "values": list(values)}
 
-    numbers = torch.tensor(values, dtype=torch.float64)
-    count = len(values)
-    std = float(numbers.std()) if count > 1 else None
-    half = float(t.ppf(0.975, count - 1)) * std / math.sqrt(count) if std is not None else None
-    return {"mean": float(numbers.mean()), "std": std, "ci95": half, "values": list(values)}
+
+def finished(
+    folder: Path,
+    distilled: DistilledSet,
+    dataset: ImageDataset,
+    student: Student,
+    seeds: Sequence[int],
+    *,
+    measures: bool,
+) -> dict[str, Any] | None:
+    """What :func:`evaluate` wrote, if it is of these images, students and measures; ``None`` leaves it to be made."""
+    file = folder / "metrics.json"
+    held = read_json(file) if file.is_file() else {}
+    data = {JUDGED_ON: dataset.test_fingerprint}
+    if measures or student.teacher_recipe is not None:
+        data |= {LEARNED_FROM: dataset.train_fingerprint}
+    same = held.get(FINGERPRINT) == distilled.fingerprint and same_where_held(held, data)
+    measured = held.get("set_metrics") or not measures
+    return held if same and measured and held.get("student_seeds") == list(seeds) else None
 
 
 def evaluate(
@@ -144,9 +188,9 @@ def evaluate(
     *,
     machine: Machine,
     cache: Path,
-    logger_of: Callable[[int], Any],
     measures: bool,
-    facts: dict[str, Any],
+    logger_of: Callable[[int], Any] = lambda seed: False,
+    run_url: str | None = None,
 ) -> dict[str, Any]:
     """Train students, measure the set, write ``folder/metrics.json`` and return its content.
 
@@ -158,9 +202,9 @@ def evaluate(
         seeds: one student each.
         machine: where to run.
         cache: holds the embedding network, and the teacher where the labels are soft.
-        logger_of: Lightning logger for a student's seed, or ``False``.
         measures: whether to measure the set's embeddings too.
-        facts: go into the result beside what is known here.
+        logger_of: Lightning logger for a student's seed, or ``False``.
+        run_url: where the curves can be looked at, if anywhere.
     """
     started = time.perf_counter()
     recipe = student.teacher_recipe
@@ -173,10 +217,15 @@ def evaluate(
     set_measures, embedding = _measured(distilled, dataset, machine, cache) if measures else ({}, None)
     seconds = {"teacher": taught} if teacher else {}
     seconds |= {"students": sum(one["seconds"] for one in students), "metrics": time.perf_counter() - judged}
+    manifest = distilled.manifest
     result = {
         "format": FORMAT,
         "dataset": dataset.name,
-        **facts,
+        "source": manifest["config"]["source"],
+        "method": manifest["method"],
+        "ipc": manifest["ipc"],
+        "distillation_seed": manifest["seed"],
+        "run_url": run_url,
         "num_images": len(distilled.images),
         "fingerprint": distilled.fingerprint,
         JUDGED_ON: dataset.test_fingerprint,
@@ -196,7 +245,7 @@ def evaluate(
         "guidance": guidance_steps(distilled),
         "code_version": code_version(),
         "hardware": hardware(machine.device),
-        "seconds": distilled.manifest.get("seconds", {}) | {name: round(value, 2) for name, value in seconds.items()},
+        "seconds": manifest.get("seconds", {}) | {name: round(value, 2) for name, value in seconds.items()},
     }
     write_json(folder / "metrics.json", result)
     return result

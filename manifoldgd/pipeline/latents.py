@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,10 @@ def encode(dataset: ImageDataset, prior: Prior, machine: Machine, cache: Path) -
             encode_split(prior, dataset.train, append, start=rows.rows, batch_size=machine.batch_size, trainer=trainer)
 
     shape, batch_size = prior.latent_shape, machine.batch_size
-    return cached_latents(
+    found, cached = cached_latents(
         cache, key, dataset.train.labels, dataset.class_names, write, shape=shape, batch_size=batch_size
     )
+    return replace(found, distinct=dataset.train.distinct), cached
 
 
 def check_ipc(dataset: ImageDataset, ipc: int) -> None:
@@ -82,17 +84,16 @@ def cluster(
     clusterer_config: dict[str, Any],
     features: FeatureTable | None = None,
     *,
-    distinct: Tensor | None = None,
     ipc: int,
     seed: int,
     machine: Machine,
-    cache: Path,
+    cache: Path | None,
 ) -> tuple[PrototypeSet, bool]:
     """``ipc`` prototypes for each class, and whether they were in the cache.
 
-    ``clusterer_config`` names what ``clusterer`` was built from; it goes into the key. ``features`` are those that its
-    space asks for (:func:`manifoldgd.pipeline.spaces.features_of`); they are loaded only if there is something to find.
-    ``distinct`` ``[m]`` are the rows of the images that are no copies within their class.
+    ``clusterer_config`` names what ``clusterer`` was built from; goes into the key. Without ``cache`` nothing is kept.
+    ``features`` are those that its space asks for (:func:`manifoldgd.pipeline.spaces.features_of`); they are loaded
+    only if there is something to find.
     """
     # Without features the key is what it was before there were any, and so are the caches that hold it.
     parts = [latents.key, clusterer_config, ipc, seed] + ([features.key] if features else [])
@@ -109,9 +110,11 @@ def cluster(
             under("clusterer"),
             progress_bar(f"cluster {count} classes", count, enabled=machine.progress) as advance,
         ):
-            return cluster_classes(latents, clusterer, ipc, seed, key, lambda name: advance(), compared, distinct)
+            return cluster_classes(
+                latents, clusterer, ipc, seed, key, lambda name: advance(), compared, latents.distinct
+            )
 
-    return cached_prototypes(cache, key, find)
+    return (find(), False) if cache is None else cached_prototypes(cache, key, find)
 
 
 def check_neighbourhood(dataset: ImageDataset, size: int) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
+from torch.nn import Module
 
 from manifoldgd.artifacts import Key
 from manifoldgd.errors import UserError, require
@@ -58,6 +61,36 @@ def essence(config: Any, *, apart_from: Collection[str]) -> Any:
         return config
     kept = {name: each for name, each in config.items() if each is not None and name not in apart_from}
     return {name: essence(each, apart_from=apart_from) for name, each in kept.items()}
+
+
+def described(component: Any) -> Any:
+    """An object in plain containers: the dotted name of its class and its public attributes, and so on inside.
+
+    Equal for objects that were made alike, in any process. A class of this package is called as in a configuration.
+
+    >>> from fractions import Fraction
+    >>> described({"half": Fraction(1, 2), "list": (1, None)})
+    {'half': '1/2', 'list': [1, None]}
+    """
+    if component is None or isinstance(component, str | int | float):
+        return component
+    if isinstance(component, Mapping):
+        return {str(name): described(each) for name, each in component.items()}
+    if isinstance(component, list | tuple):
+        return [described(each) for each in component]
+    if isinstance(component, Tensor):
+        content = component.detach().cpu().contiguous()
+        return f"{content.dtype}{list(content.shape)} {hashlib.blake2b(content.numpy().tobytes()).hexdigest()[:16]}"
+    kind = component if hasattr(component, "__qualname__") else type(component)  # classes and functions by their names
+    home = kind.__module__.split(".")
+    name = ".".join([*(home[:2] if home[0] == "manifoldgd" else home), kind.__qualname__])
+    if kind is component:
+        return name
+    if not hasattr(component, "__dict__"):  # fractions and the like
+        return str(component)
+    held = {key: each for key, each in vars(component).items() if key[0] != "_"}
+    weights = component.state_dict() if isinstance(component, Module) else {}
+    return {"_target_": name, **described({**held, **weights})}
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

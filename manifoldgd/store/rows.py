@@ -133,7 +133,8 @@ def _header(shape: tuple[int, ...]) -> bytes:
 
 def _reserve(handle: int, size: int, file: Path) -> None:
     try:
-        os.posix_fallocate(handle, 0, size)
+        if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+            os.posix_fallocate(handle, 0, size)
         os.ftruncate(handle, size)
     except OSError as error:
         # Some file systems cannot; a full disk is then an error of the write that meets it.

@@ -1,0 +1,213 @@
+"""A set from its parts: the page on which dataset, prior, prototypes, guidance and sampler become one Lightning module.
+
+:func:`synthesise` gathers what guidance needs of the real images, and :func:`manifoldgd.pipeline.sets.distil` hands
+it with prior, sampler and guidance to a :class:`~manifoldgd.distill.module.DistillModule`, whose predict step samples.
+:func:`choose` is the other way to a set: real images.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from manifoldgd.artifacts import DistilledSet, PrototypeSet
+from manifoldgd.dataset import ImageDataset
+from manifoldgd.diffusion.protocol import Guidance, judges_in
+from manifoldgd.diffusion.samplers import Sampler
+from manifoldgd.diffusion.start import PURE_NOISE, Start
+from manifoldgd.distill.module import find_targets
+from manifoldgd.distill.overgeneration import Overgeneration
+from manifoldgd.errors import require, under
+from manifoldgd.guidance import NoGuidance
+from manifoldgd.machine import Machine
+from manifoldgd.pipeline import latents, spaces
+from manifoldgd.pipeline.classifiers import embedding_network
+from manifoldgd.pipeline.latents import check_neighbourhood
+from manifoldgd.pipeline.overgeneration import keep_one_a_prototype
+from manifoldgd.pipeline.real_side import RealImages
+from manifoldgd.pipeline.sets import choose_real, distil, match_classes
+from manifoldgd.priors.prior import Prior
+from manifoldgd.prototypes import Clusterer
+
+IN_LATENT_SPACE = ("kmeans_nearest",)  # the other choices of real images compare embeddings of the classifier
+
+
+def cluster(
+    dataset: ImageDataset,
+    prior: Prior,
+    clusterer: Clusterer,
+    described: dict[str, Any],
+    *,
+    ipc: int,
+    seed: int,
+    machine: Machine,
+    cache: Path,
+) -> PrototypeSet:
+    """``ipc`` prototypes a class of the training split, from the cache or found now in the space of the clusterer.
+
+    Args:
+        dataset: the images.
+        prior: gives their latents, and features where the space is one of its own.
+        clusterer: what finds them.
+        described: the clusterer in plain containers, which the cache goes by.
+        ipc: prototypes a class.
+        seed: distillation seed.
+        machine: where to run.
+        cache: of latents, features and prototypes.
+
+    Raises:
+        UserError: a class has too few different images, or the space does not suit the latents.
+    """
+    encoded, _ = latents.encode(dataset, prior, machine, cache)
+    features = spaces.features_of(clusterer.space.features, dataset, prior, encoded, machine, cache)
+    numbers = {"ipc": ipc, "seed": seed, "machine": machine, "cache": cache}
+    return latents.cluster(encoded, clusterer, described, features, **numbers)[0]
+
+
+def check_parts(dataset: ImageDataset, prior: Prior, *, guidance: Guidance, sampler: Sampler, start: Start) -> None:
+    """Raise :class:`UserError` where the parts do not fit together, before any of the work."""
+    check_neighbourhood(dataset, guidance.neighbourhood)
+    prior.check_images(dataset.name, dataset.image_shape)
+    match_classes(dataset, prior)
+    with under("sampler"):
+        prior.schedule.respaced(sampler.steps, sampler.spacing)
+    with under("start"):
+        start.remaining(sampler.steps)
+
+
+def check_prototypes(prototypes: PrototypeSet | None, guidance: Guidance | SetGuidance, start: Start, ipc: int) -> None:
+    """Raise :class:`UserError` where prototypes are missing, or are not ``ipc`` a class."""
+    wanted = start.from_prototype or not isinstance(guidance, NoGuidance)
+    require(
+        prototypes is not None or not wanted,
+        "expected prototypes to pull towards or to start from, got None",
+        key="prototypes",
+    )
+    require(
+        prototypes is None or prototypes.ipc == ipc,
+        f"expected {ipc} of each class, got {prototypes.ipc if prototypes else 0}; cluster again with ipc={ipc}",
+        key="prototypes",
+    )
+
+
+def synthesise(
+    folder: Path,
+    dataset: ImageDataset,
+    prior: Prior,
+    prototypes: PrototypeSet | None,
+    *,
+    guidance: Guidance,
+    sampler: Sampler,
+    ipc: int,
+    seed: int,
+    machine: Machine,
+    cache: Path,
+    facts: dict[str, Any],
+    start: Start = PURE_NOISE,
+    overgeneration: Overgeneration | None = None,
+) -> DistilledSet:
+    """Synthesise ``ipc`` images a class into ``folder/set``, continuing what an earlier process began there.
+
+    Args:
+        folder: of the result; a finished set in it is read.
+        dataset: classes, image size, and the real images that guidance looks at (of the training split).
+        prior: the latent diffusion model.
+        prototypes: ``ipc`` a class, which guidance pulls towards and ``start`` may begin at; ``None`` without both.
+        guidance: what pulls.
+        sampler: how to step.
+        ipc: images a class.
+        seed: distillation seed.
+        machine: where to run.
+        cache: of latents, features and networks.
+        facts: go into the manifest beside what is known here.
+        start: pure noise, or the noised prototypes.
+        overgeneration: how many images are sampled for each prototype, and which one is kept; ``None`` for one.
+
+    Raises:
+        UserError: prototypes are missing, or not ``ipc`` a class; the parts do not fit together.
+        RunError: numbers stop being finite.
+    """
+    check_parts(dataset, prior, guidance=guidance, sampler=sampler, start=start)
+    check_prototypes(prototypes, guidance, start, ipc)
+
+    targets = None
+    if prototypes is not None:
+        encoded, _ = latents.encode(dataset, prior, machine, cache)
+        targets = find_targets(prototypes, encoded, guidance.neighbourhood)
+    # Of two guidances that judge sets, both follow the same energies.
+    real = RealImages(dataset, machine, cache, prior, seed)
+    energy_of = next((judge.prepare(real) for judge in judges_in(guidance)), None)
+
+    def sampled(place: Path, replica: int, facts: dict[str, Any]) -> DistilledSet:
+        return distil(
+            place,
+            dataset,
+            prior,
+            sampler,
+            guidance,
+            targets,
+            energy_of,
+            ipc=ipc,
+            seed=seed,
+            machine=machine,
+            facts=facts,
+            replica=replica,
+            start=start,
+        )
+
+    if overgeneration is None or overgeneration.replicas == 1:
+        return sampled(folder / "set", 0, facts)
+    candidates = [
+        sampled(folder / "replicas" / str(replica), replica, {**facts, "replica": replica})
+        for replica in range(overgeneration.replicas)
+    ]
+    network = embedding_network(dataset, machine, cache)
+    return keep_one_a_prototype(folder / "set", candidates, dataset, network.embed, overgeneration)
+
+
+def choose(
+    folder: Path,
+    dataset: ImageDataset,
+    source: str,
+    prior: Prior | None,
+    *,
+    reconstruct: bool,
+    ipc: int,
+    seed: int,
+    machine: Machine,
+    cache: Path,
+    facts: dict[str, Any],
+) -> DistilledSet:
+    """Choose ``ipc`` real training images a class into ``folder/set``.
+
+    Args:
+        folder: of the result; a finished set in it is read.
+        dataset: the images.
+        source: ``random``, ``herding``, ``k_center`` or ``kmeans_nearest``.
+        prior: for those that compare latents, and for ``reconstruct``.
+        reconstruct: pass the chosen images through the prior's autoencoder and back.
+        ipc: images a class.
+        seed: distillation seed.
+        machine: where to run.
+        cache: of latents and of the classifier whose embeddings are compared.
+        facts: go into the manifest beside what is known here.
+    """
+    if source in IN_LATENT_SPACE:
+        features = latents.encode(dataset, prior, machine, cache)[0].latents.flatten(1)
+    elif source == "random":
+        features = torch.zeros(len(dataset.train), 1)  # a draw looks at nothing
+    else:
+        features = embedding_network(dataset, machine, cache).embed(dataset.train.images())
+    return choose_real(
+        folder / "set",
+        dataset,
+        features,
+        method=source,
+        ipc=ipc,
+        seed=seed,
+        # Lightning leaves what it ran on the CPU.
+        reconstruct_with=prior.to(machine.device) if prior is not None and reconstruct else None,
+        facts=facts,
+    )
