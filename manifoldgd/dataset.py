@@ -132,8 +132,9 @@ def check_name(name: str) -> None:
     """Raise :class:`UserError` unless ``name`` can name a folder, and stand in a line of YAML."""
     require(
         NAME.fullmatch(name) is not None and len(name) <= 100,
-        f"dataset.name: expected at most 100 letters, digits, spaces and any of . , + = ( ) [ ] ' & ~ - _ between a "
-        f"letter or digit and another, got {name!r}; set dataset.name to such a name",
+        f"expected at most 100 letters, digits, spaces and any of . , + = ( ) [ ] ' & ~ - _ between a "
+        f"letter or digit and another, got {name!r}; set it to such a name",
+        key="name",
     )
 
 
@@ -144,9 +145,10 @@ def check_statistics(mean: Sequence[float], std: Sequence[float], channels: int)
         grey_levels = all(math.isfinite(value) and 0 <= value <= 255 for value in given) and max(given, default=0) > 1
         require(
             fits,
-            f"dataset.{key}: expected {channels} number{'s' if channels > 1 else ''} in [{low:g}, {high:g}], one a "
+            f"expected {channels} number{'s' if channels > 1 else ''} in [{low:g}, {high:g}], one a "
             f"channel, of pixels in [0, 1], got {list(given)}; "
-            + ("divide by 255" if grey_levels else f"correct dataset.{key}, or null where the dataset has a default"),
+            + ("divide by 255" if grey_levels else "correct it, or null where the dataset has a default"),
+            key=key,
         )
 
 
@@ -173,7 +175,7 @@ def limit_per_class(split: Split, count: int | None) -> Split:
     """The first ``count`` images of each class, in order; the whole split for ``None``."""
     if count is None:
         return split
-    require(count >= 1, f"dataset.train_per_class: expected null or at least 1, got {count}")
+    require(count >= 1, f"expected null or at least 1, got {count}", key="train_per_class")
     keep = [torch.nonzero(split.labels == label).flatten()[:count] for label in torch.unique(split.labels).tolist()]
     return split.subset(torch.cat(keep).sort().values)
 
@@ -218,24 +220,27 @@ def _held_per_class(validation: float, counts: Sequence[int]) -> list[int]:
     if isinstance(validation, float):
         require(
             0 < validation < 1,
-            f"dataset.validation: expected null, a whole number of images, or a share in (0, 1), got {validation}; "
-            "set dataset.validation=0.2 to hold a fifth out",
+            f"expected null, a whole number of images, or a share in (0, 1), got {validation}; "
+            "set it to 0.2 to hold a fifth out",
+            key="validation",
         )
         per_class = [max(1, round(validation * count)) for count in counts]
-        lower = "lower dataset.validation, or add images"
+        lower = "lower validation, or add images"
     else:
         each, rest = divmod(validation, len(counts))
         require(
             validation > 0 and rest == 0,
-            f"dataset.validation: expected null or a positive multiple of the {len(counts)} classes, got {validation}; "
+            f"expected null or a positive multiple of the {len(counts)} classes, got {validation}; "
             f"set {max(1, each) * len(counts)}, or a share of each class such as 0.2",
+            key="validation",
         )
         per_class = [each] * len(counts)
-        lower = "lower dataset.validation, or set a share of each class such as 0.2"
+        lower = "lower validation, or set a share of each class such as 0.2"
     held, smallest = min(zip(per_class, counts, strict=True), key=lambda pair: pair[1])
     require(
         held < smallest,
-        f"dataset.validation: expected fewer than the {smallest} training images of the smallest class from each "
+        f"expected fewer than the {smallest} training images of the smallest class from each "
         f"class, got {held}; {lower}",
+        key="validation",
     )
     return per_class

@@ -175,7 +175,7 @@ def test_networks_trained_on_images_seen_otherwise_are_others(pets):
 
 
 def test_a_name_that_promises_held_out_images_is_refused(pets):
-    with pytest.raises(UserError, match=r"dataset\.name: a name that ends in -validation"):
+    with pytest.raises(UserError, match=r"name: a name that ends in -validation"):
         load_folder(pets, name="pets-validation")
 
 

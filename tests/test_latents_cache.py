@@ -220,7 +220,7 @@ def test_checks_before_long_work(dataset):
         latents.check_ipc(dataset, 7)
     with pytest.raises(UserError, match="ipc: expected at least 1"):
         latents.check_ipc(dataset, 0)
-    with pytest.raises(UserError, match=r"guidance\.neighbourhood: expected at most the 6 .* got 7"):
+    with pytest.raises(UserError, match=r"^neighbourhood: expected at most the 6 .* got 7"):
         latents.check_neighbourhood(dataset, 7)
 
 

@@ -29,7 +29,7 @@ from manifoldgd.store.results import NOTE
 def test_a_file_of_both_splits_is_refused(pets, link):
     link(pets / "train/dog/0.png", pets / "test/dog/9.png")
     message = message_of(load_folder, pets)
-    assert message.startswith("dataset.test: 1 test images are files of the training split")
+    assert message.startswith("test: 1 test images are files of the training split")
     assert str(pets / "test/dog/9.png") in message
     assert str(pets / "train/dog/0.png") in message
 
@@ -37,14 +37,14 @@ def test_a_file_of_both_splits_is_refused(pets, link):
 def test_a_class_folder_linked_into_the_test_split_is_refused(pets):
     shutil.rmtree(pets / "test/dog")
     (pets / "test/dog").symlink_to(pets / "train/dog")
-    assert message_of(load_folder, pets).startswith("dataset.test: 2 test images are files of the training split")
+    assert message_of(load_folder, pets).startswith("test: 2 test images are files of the training split")
 
 
 def test_a_file_that_the_training_split_lists_twice_cannot_be_held_out(pets):
     os.link(pets / "train/dog/0.png", pets / "train/dog/9.png")
     assert len(load_folder(pets).train) == 6
     message = message_of(load_folder, pets, validation=2)
-    assert message.startswith("dataset.validation: 1 training images are files that the training split lists twice")
+    assert message.startswith("validation: 1 training images are files that the training split lists twice")
 
 
 def test_equal_pictures_of_both_splits_are_counted(pets):
@@ -238,7 +238,7 @@ def test_a_share_is_held_out_of_each_class():
     assert tuned.train_fingerprint == f"{whole.train_fingerprint}-validation0.25"
     assert digits(train_per_class=3, validation=0.01).test.labels.bincount().tolist() == [1] * 10
     for share in (0.0, 1.0, 1.5, -0.2, float("nan")):
-        with pytest.raises(UserError, match=r"dataset\.validation: expected null, .* or a share in \(0, 1\)"):
+        with pytest.raises(UserError, match=r"validation: expected null, .* or a share in \(0, 1\)"):
             digits(train_per_class=None, validation=share)
     with pytest.raises(UserError, match=r"fewer than the 1 training images"):
         digits(train_per_class=1, validation=0.5)

@@ -113,24 +113,24 @@ def test_a_training_folder_alone_is_split_too(flat, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        (dict(), "dataset.train: expected a subfolder 'train'"),
-        (dict(test_share=0.0), "dataset.test_share: expected null or a share in (0, 1)"),
-        (dict(group_by="stem"), "dataset.group_by: says what stays together"),
-        (dict(test_share=0.2, group_by="("), "dataset.group_by: expected null, stem, or a regular expression"),
-        (dict(test_share=0.2, group_by="q"), "dataset.group_by: 'q' matches nothing in the name"),
-        (dict(test_share=0.2, group_by="p"), "dataset.test_share: class '0' has 1 group"),
+        (dict(), "train: expected a subfolder 'train'"),
+        (dict(test_share=0.0), "test_share: expected null or a share in (0, 1)"),
+        (dict(group_by="stem"), "group_by: says what stays together"),
+        (dict(test_share=0.2, group_by="("), "group_by: expected null, stem, or a regular expression"),
+        (dict(test_share=0.2, group_by="q"), "group_by: 'q' matches nothing in the name"),
+        (dict(test_share=0.2, group_by="p"), "test_share: class '0' has 1 group"),
     ],
 )
 def test_what_cannot_be_split_is_named(flat, changes, says):
     message = message_of(load_folder, flat, channels=1, **changes)
     assert message.startswith(says)
-    assert changes or "set dataset.test_share=0.2" in message
+    assert changes or "set test_share=0.2" in message
 
 
 def test_a_test_split_is_not_left_unused(tmp_path):
     message = message_of(load_folder, write_pets(tmp_path / "pets"), test_share=0.2)
-    assert message.startswith("dataset.test_share:")
-    assert "set dataset.test_share=null" in message
+    assert message.startswith("test_share:")
+    assert "set it to null" in message
 
 
 def test_a_flat_folder_is_distilled(flat, tiny_prior, shared_cache, tmp_path):

@@ -29,7 +29,7 @@ def test_everyone_holds_out_the_same_images():
 
 @pytest.mark.parametrize("count", [0, -10, 15])
 def test_counts_that_cannot_be_split_evenly_are_refused(count):
-    with pytest.raises(UserError, match=r"dataset\.validation: expected null or a positive multiple"):
+    with pytest.raises(UserError, match=r"validation: expected null or a positive multiple"):
         digits(train_per_class=None, validation=count)
 
 

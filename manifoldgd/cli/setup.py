@@ -231,7 +231,8 @@ class Setup:
             if self.needs_prior:
                 self.prior.check_images(self.dataset.name, self.dataset.image_shape)
             if self.needs_prototypes:
-                spaces.check_space(self.clusterer.space.features, self.dataset, self.prior)
+                with under("clusterer"):
+                    spaces.check_space(self.clusterer.space.features, self.dataset, self.prior)
             if config.source == DIFFUSION:
                 parts = {"guidance": self.guidance, "sampler": self.sampler, "start": self.start}
                 distillation.check_parts(self.dataset, self.prior, **parts)

@@ -91,8 +91,9 @@ def _locate(folder: str | None, download: bool) -> Path:
     places = ", ".join(map(str, candidates))
     if not download:
         raise UserError(
-            f"dataset.folder: expected the four Fashion-MNIST IDX files in {places}, found none or not all; "
-            "set dataset.folder, install Debian's dataset-fashion-mnist, or set dataset.download=true"
+            f"expected the four Fashion-MNIST IDX files in {places}, found none or not all; "
+            "set it, install Debian's dataset-fashion-mnist, or set download=true",
+            key="folder",
         )
     for name in SHA256:
         if not _existing(candidates[-1], name):
@@ -106,23 +107,24 @@ def _existing(folder: Path, name: str) -> Path | None:
 
 def _download(name: str, folder: Path) -> None:
     url = f"{DOWNLOAD_URL}{name}.gz"
-    by_hand = "put the four IDX files in a folder yourself and set dataset.folder"
+    by_hand = "put the four IDX files in a folder yourself and set folder"
     try:
         with urllib.request.urlopen(url, timeout=60) as response:
             packed = response.read()
         found = hashlib.sha256(gzip.decompress(packed)).hexdigest()
     except (OSError, EOFError, zlib.error, http.client.HTTPException) as error:  # no network, or half a file
         raise UserError(
-            f"dataset.download: could not fetch {url} ({error}); {by_hand}, or install Debian's dataset-fashion-mnist"
+            f"could not fetch {url} ({error}); {by_hand}, or install Debian's dataset-fashion-mnist", key="download"
         ) from error
     require(
         found == SHA256[name],
-        f"dataset.download: {url} has SHA-256 {found}, expected {SHA256[name]}; try again, or {by_hand}",
+        f"{url} has SHA-256 {found}, expected {SHA256[name]}; try again, or {by_hand}",
+        key="download",
     )
     try:
         atomic_write_bytes(folder / f"{name}.gz", packed)
     except OSError as error:
-        raise UserError(f"dataset.folder: cannot write to {folder} ({error}); set one that is writable") from error
+        raise UserError(f"cannot write to {folder} ({error}); set one that is writable", key="folder") from error
 
 
 def _read(folder: Path, name: str, magic: int, header_ints: int) -> tuple[tuple[int, ...], np.ndarray]:
@@ -134,14 +136,15 @@ def _read(folder: Path, name: str, magic: int, header_ints: int) -> tuple[tuple[
         found, *sizes = struct.unpack(f">{header_ints}i", raw[: 4 * header_ints])
     except (OSError, EOFError, zlib.error, struct.error) as error:
         raise UserError(
-            f"dataset.folder: {path} is not a readable IDX file ({error}); replace it with an intact copy"
+            f"{path} is not a readable IDX file ({error}); replace it with an intact copy", key="folder"
         ) from error
     payload = np.frombuffer(raw, np.uint8, offset=4 * header_ints)
     expected = int(np.prod(sizes))
     require(
         found == magic and len(payload) == expected,
-        f"dataset.folder: {path} should have IDX magic {magic} and {expected} bytes, got magic {found} and "
+        f"{path} should have IDX magic {magic} and {expected} bytes, got magic {found} and "
         f"{len(payload)} bytes; replace it with an intact copy",
+        key="folder",
     )
     return tuple(sizes), payload
 
@@ -152,9 +155,10 @@ def _split(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:
     (count,), labels = _read(folder, f"{prefix}-labels-idx1-ubyte", magic=2049, header_ints=2)
     require(
         sizes == (count, SIDE, SIDE) and bool((labels < len(CLASS_NAMES)).all()),
-        f"dataset.folder: {folder}/{prefix}-* should hold {SIDE}x{SIDE} images and as many labels below "
+        f"{folder}/{prefix}-* should hold {SIDE}x{SIDE} images and as many labels below "
         f"{len(CLASS_NAMES)}, got {sizes[0]} of {sizes[1]}x{sizes[2]} and {count} labels up to "
         f"{labels.max(initial=0)}; replace the files with intact copies",
+        key="folder",
     )
     return torch.from_numpy(pixels.copy()).reshape(count, 1, SIDE, SIDE), torch.from_numpy(labels.astype(np.int64))
 

@@ -108,24 +108,26 @@ def _at(images: Sequence[Picture], positions: np.ndarray) -> list[Picture]:
 
 def check_options(**options: Unpack[ImageOptions]) -> None:
     """Raise :class:`UserError` for what is wrong whatever lies on the disk; readers call it before they look there."""
-    require(options["image_size"] >= 1, f"dataset.image_size: expected at least 1, got {options['image_size']}")
+    require(options["image_size"] >= 1, f"expected at least 1, got {options['image_size']}", key="image_size")
     channels, white = options["channels"], options["white"]
-    require(channels in PILLOW_MODE, f"dataset.channels: expected 1 (grey) or 3 (RGB), got {channels}")
+    require(channels in PILLOW_MODE, f"expected 1 (grey) or 3 (RGB), got {channels}", key="channels")
     require(
         white is None or 1 <= white <= FULL_RANGE,
-        f"dataset.white: expected null or 1 ... {FULL_RANGE}, got {white}; set it to what is white in 16-bit files",
+        f"expected null or 1 ... {FULL_RANGE}, got {white}; set it to what is white in 16-bit files",
+        key="white",
     )
     check_statistics(*statistics_of(options), channels)
     share, limit = options["test_share"], options["train_per_class"]
     require(
         share is None or 0 < share < 1,
-        f"dataset.test_share: expected null or a share in (0, 1), got {share}; set dataset.test_share=0.2 for a fifth",
+        f"expected null or a share in (0, 1), got {share}; set it to 0.2 for a fifth",
+        key="test_share",
     )
-    require(limit is None or limit >= 1, f"dataset.train_per_class: expected null or at least 1, got {limit}")
+    require(limit is None or limit >= 1, f"expected null or at least 1, got {limit}", key="train_per_class")
     require(
         share is not None or options["group_by"] is None,
-        "dataset.group_by: says what stays together where a test split is split off, and none is; set "
-        "dataset.test_share=0.2, or dataset.group_by=null",
+        "says what stays together where a test split is split off, and none is; set test_share=0.2, or group_by=null",
+        key="group_by",
     )
     check_group_by(options["group_by"])
 
@@ -162,8 +164,9 @@ def image_dataset(
     check_name(name)
     require(
         not name.endswith(VALIDATION),
-        f"dataset.name: a name that ends in {VALIDATION} says that the judging images are held out, got {name!r}; set "
+        f"a name that ends in {VALIDATION} says that the judging images are held out, got {name!r}; set "
         "another dataset.name",
+        key="name",
     )
     names, (train, test) = _of_classes(options["classes"], class_names, (train, test))
     train, test = _test_split(train, test, names, options["test_share"], options["group_by"])
@@ -228,13 +231,11 @@ def _of_classes(
     names = tuple(map(str, wanted))
     require(
         bool(names) and len(set(names)) == len(names),
-        f"dataset.classes: expected null or different classes, got {some(names)}; name each of them once",
+        f"expected null or different classes, got {some(names)}; name each of them once",
+        key="classes",
     )
     missing = [name for name in names if name not in found]
-    require(
-        not missing,
-        f"dataset.classes: no class {some(missing)} among {some(list(found))}; correct dataset.classes",
-    )
+    require(not missing, f"no class {some(missing)} among {some(list(found))}; correct classes", key="classes")
     label_of = np.full(len(found), -1)
     label_of[[list(found).index(name) for name in names]] = np.arange(len(names))
     return names, [split and _relabelled(split, label_of) for split in splits]
@@ -249,14 +250,10 @@ def _test_split(
     train: Found, test: Found | None, names: Sequence[str], share: float | None, group_by: str | None
 ) -> tuple[Found, Found]:
     if test is not None:
-        require(
-            share is None,
-            "dataset.test_share: there is a test split already; set dataset.test_share=null to be judged by it",
-        )
+        require(share is None, "there is a test split already; set it to null to be judged by it", key="test_share")
         return train, test
     require(
-        share is not None,
-        "dataset.test_share: there is no test split; set dataset.test_share=0.2 to split a fifth of each class off",
+        share is not None, "there is no test split; set it to 0.2 to split a fifth of each class off", key="test_share"
     )
     tests = split_off(train.names, train.labels, names, share, group_by)
     return train.take(np.flatnonzero(~tests)), replace(train.take(np.flatnonzero(tests)), faults=())
@@ -346,8 +343,8 @@ def _check_faults(faults: Sequence[str], others: int, skip: bool) -> None:
     count = f"{len(faults):,} bad file{'s' if len(faults) > 1 else ''} in all"
     if not skip:
         raise UserError(
-            f"dataset.folder: {listed} ({count}); replace or remove what is named, or set dataset.skip_bad=true to go "
-            "on without"
+            f"{listed} ({count}); replace or remove what is named, or set skip_bad=true to go on without",
+            key="folder",
         )
     print(f"dataset.skip_bad: left out, {count} beside {others:,}: {listed}", file=sys.stderr)
 
@@ -356,13 +353,14 @@ def _check_counts(
     expected: Mapping[str, int] | None, found: Mapping[str, int], root: Path, name: str, obtain: str | None
 ) -> None:
     unknown = sorted(set(expected or {}) - set(found))
-    require(not unknown, f"dataset.expected_counts: expected the keys train and test, got {some(unknown)}; correct it")
+    require(not unknown, f"expected the keys train and test, got {some(unknown)}; correct it", key="expected_counts")
     for split, count in (expected or {}).items():
         require(
             found[split] == count,
-            f"dataset.expected_counts: {name} has {count:,} images in its {split} split, found {found[split]:,} in "
+            f"{name} has {count:,} images in its {split} split, found {found[split]:,} in "
             f"{root}: another variant of it, or files are missing or too many; {obtain or 'correct the folder'}; or "
-            "set dataset.expected_counts=null with a dataset.name of its own",
+            "set it to null with a dataset.name of its own",
+            key="expected_counts",
         )
 
 
@@ -374,15 +372,17 @@ def _check_apart(trained: Found, tested: Found, *, held_out: bool) -> None:
     shared = [(picture, learned[picture.identity]) for picture in tested.images if picture.identity in learned]
     require(
         not shared,
-        f"dataset.test: {len(shared):,} test images are files of the training split, linked or listed twice: "
+        f"{len(shared):,} test images are files of the training split, linked or listed twice: "
         + ", ".join(f"{test.place} is {train.place}" for test, train in shared[:1])
         + "; an image that teaches cannot judge: remove it from one of the splits",
+        key="test",
     )
     twice = [each.place for each in trained.images if learned[each.identity].place != each.place] if held_out else []
     require(
         not twice,
-        f"dataset.validation: {len(twice):,} training images are files that the training split lists twice, by links, "
+        f"{len(twice):,} training images are files that the training split lists twice, by links, "
         f"so that one could teach and judge: {', '.join(twice[:1])}; remove the links",
+        key="validation",
     )
 
 
@@ -394,21 +394,20 @@ def _check_depth(contents: Sequence[Content], pictures: Sequence[Picture], white
         bits = max(peak, 1).bit_length()
         require(
             peak < 0 or peak >= SMALL_PART,
-            f"dataset.white: the 16-bit images use values up to {peak} only, so they would come out nearly black; set "
-            f"dataset.white={2**bits - 1} if {bits} bits are in use, to what is white in them, or to {FULL_RANGE} to "
+            f"the 16-bit images use values up to {peak} only, so they would come out nearly black; set "
+            f"white={2**bits - 1} if {bits} bits are in use, to what is white in them, or to {FULL_RANGE} to "
             "take them as they are",
+            key="white",
         )
         return
     upper = [picture.place for picture, each in zip(pictures, peaks, strict=True) if each == UPPER_BYTES]
     require(
         not upper,
-        f"dataset.white: {len(upper):,} images have 16-bit samples in a layout that is read by its upper bytes only, "
-        f"the first is {', '.join(upper[:1])}; save them as grey or RGB PNG, or set dataset.white=null",
+        f"{len(upper):,} images have 16-bit samples in a layout that is read by its upper bytes only, "
+        f"the first is {', '.join(upper[:1])}; save them as grey or RGB PNG, or set it to null",
+        key="white",
     )
-    require(
-        peak >= 0,
-        f"dataset.white: expected null, as no image has 16 bits a channel, got {white}; set dataset.white=null",
-    )
+    require(peak >= 0, f"expected null, as no image has 16 bits a channel, got {white}; set it to null", key="white")
     above = sum(each > white for each in peaks)
     if above:
         print(
@@ -435,14 +434,16 @@ def _prior_labels(
     unmapped = [name for name in names if name not in by_name]
     require(
         not unmapped,
-        f"dataset.prior_labels: expected a label for every class, got none for {some(unmapped)}; add them or set "
-        "dataset.prior_labels=null to match by name",
+        f"expected a label for every class, got none for {some(unmapped)}; add them or set "
+        "prior_labels=null to match by name",
+        key="prior_labels",
     )
     labels = {name: by_name[name] for name in names}
     valid = all(type(label) is int and label >= 0 for label in labels.values())
     require(
         valid and len(set(labels.values())) == len(labels),
-        "dataset.prior_labels: expected a different integer >= 0 for each class, got "
+        "expected a different integer >= 0 for each class, got "
         f"{some([f'{name}: {label}' for name, label in labels.items()])}; correct the mapping",
+        key="prior_labels",
     )
     return labels

@@ -68,8 +68,9 @@ def in_folders(folders: Sequence[Path]) -> Found:
         faults += bad
         require(
             bool(found or bad),
-            f"dataset.folder: class folder {folder} has no images; add images to it, remove the class from "
-            "both splits, or list the wanted ones in dataset.classes",
+            f"class folder {folder} has no images; add images to it, remove the class from "
+            "both splits, or list the wanted ones in classes",
+            key="folder",
         )
         files += found
         labels += [label] * len(found)
@@ -86,15 +87,16 @@ def _listed(root: Path, places: Sequence[Path], test_labels: str | None) -> dict
         given = Path(test_labels).expanduser() if test_labels is not None else find_list(root)
         require(
             given is not None and place != places[0],
-            f"dataset.folder: {place} has {unsorted:,} images and no class folders, so they are unsorted; make "
+            f"{place} has {unsorted:,} images and no class folders, so they are unsorted; make "
             "a folder in it for each class, named as in the other split, and move each image into that of its class, "
-            "by the list of labels that came with them, or give that list as dataset.test_labels",
+            "by the list of labels that came with them, or give that list as test_labels",
+            key="folder",
         )
         found[place] = {place / name: name_of for name, name_of in read_list(given).items()}
     require(
         test_labels is None or bool(found),
-        f"dataset.test_labels: for images without class folders, and those in {places[-1]} have some; set "
-        "dataset.test_labels=null",
+        f"for images without class folders, and those in {places[-1]} have some; set test_labels=null",
+        key="test_labels",
     )
     return found
 
@@ -118,40 +120,44 @@ def in_list(class_of: Mapping[Path, str], names: Sequence[str]) -> Found:
     kept = sorted(((label, file) for label, file in known if label >= 0), key=lambda each: (each[0], each[1].path))
     labels = np.array([label for label, _ in kept], np.int64)
     empty = [name for label, name in enumerate(names) if label not in labels]
-    require(not empty, f"dataset.test_labels: no image in {folder} is of class {some(empty)}; correct the list")
+    require(not empty, f"no image in {folder} is of class {some(empty)}; correct the list", key="test_labels")
     return Found([file for _, file in kept], labels, tuple(faults))
 
 
 def _splits(folder: str, train: str, test: str, obtain: str | None, *, apart: bool) -> tuple[Path, list[Path]]:
     """The root, and the folders of the splits: one where the test split is to be split off."""
-    require(bool(folder), "dataset.folder: expected a folder of images, got none; set dataset.folder=PATH")
+    require(bool(folder), "expected a folder of images, got none; set it to one", key="folder")
     root = Path(folder).expanduser()
     layout = f"{train}/<class>/* and {test}/<class>/*" if apart else "<class>/*"
     require(
         root.is_dir(),
-        f"dataset.folder: expected a folder with {layout}, found no folder {root}; {obtain or 'set another one'}",
+        f"expected a folder with {layout}, found no folder {root}; {obtain or 'set another one'}",
+        key="folder",
     )
     if not apart:
         require(
             not (root / train).is_dir() or not (root / test).is_dir() or not (train and test),
-            f"dataset.test_share: {root} has a {test} split already; set dataset.test_share=null to be judged by it",
+            f"{root} has a {test} split already; set it to null to be judged by it",
+            key="test_share",
         )
         return root, [root / train if train and _folders(root) == [train] else root]
     for key, name in (("train", train), ("test", test)):
         there = _folders(root)
         unsplit = any(_images(root / each) for each in there[:3])
         found = (", ".join(there[:10]) or "none") + (f" and {len(there) - 10} more" if len(there) > 10 else "")
-        split_off = "; or set dataset.test_share=0.2 to have a fifth of each class split off for testing"
+        split_off = "; or set test_share=0.2 to have a fifth of each class split off for testing"
         require(
             bool(name) and (root / name).is_dir(),
-            f"dataset.{key}: expected a subfolder {name!r} in dataset.folder={root}, found subfolders: {found}; "
+            f"expected a subfolder {name!r} in folder={root}, found subfolders: {found}; "
             + (obtain or f"set dataset.{key} to the one with the {key} split")
             + (", or, as they hold images and seem to be classes, " if unsplit else "")
             + (split_off.removeprefix("; or ") if unsplit else split_off if key == "test" else ""),
+            key=key,
         )
     require(
         (root / train).resolve() != (root / test).resolve(),
-        f"dataset.test: needs to differ from dataset.train, got {(root / test)} for both; name the test split's folder",
+        f"needs to differ from dataset.train, got {(root / test)} for both; name the test split's folder",
+        key="test",
     )
     return root, [root / train, root / test]
 
@@ -178,27 +184,30 @@ def _class_folders(
         forms = [_form(name) for name in wanted]
         require(
             bool(wanted) and len(set(forms)) == len(wanted),
-            f"dataset.classes: expected null or different class folders, got {some(wanted)}; name each of them once",
+            f"expected null or different class folders, got {some(wanted)}; name each of them once",
+            key="classes",
         )
         for place, found in by_place.items():
             missing = [name for name in wanted if _form(name) not in found]
             numbers = "; a name that looks like a number needs quotes, as in dataset.classes=\"['007','1.50']\""
             require(
                 not missing,
-                f"dataset.classes: no class folder {some(missing)} in {place}, which has "
-                f"{some(list(found.values()))}; {obtain or 'correct dataset.classes or add the folder'}"
+                f"no class folder {some(missing)} in {place}, which has "
+                f"{some(list(found.values()))}; {obtain or 'correct classes or add the folder'}"
                 + (numbers if any(name.lstrip("-").isdigit() for name in missing) else ""),
+                key="classes",
             )
     else:
         for_train, for_test = by_place[places[0]], by_place[places[-1]]
         only_train, only_test = sorted(set(for_train) - set(for_test)), sorted(set(for_test) - set(for_train))
         require(
             not only_train and not only_test,
-            f"dataset.folder: class folders of {places[0]} and {places[-1]} differ, only in {places[0].name}: "
+            f"class folders of {places[0]} and {places[-1]} differ, only in {places[0].name}: "
             f"{some(only_train)}, only in {places[-1].name}: {some(only_test)}; make them match or list the wanted "
-            "ones in dataset.classes",
+            "ones in classes",
+            key="folder",
         )
-        require(bool(for_train), f"dataset.folder: no class folders in {places[0]}; expected one folder a class")
+        require(bool(for_train), f"no class folders in {places[0]}; expected one folder a class", key="folder")
         wanted, forms = tuple(for_train.values()), list(for_train)
     return wanted, {place: [place / found[form] for form in forms] for place, found in by_place.items()}
 
@@ -213,11 +222,13 @@ def _by_form(folder: Path) -> dict[str, str]:
     for name in _folders(folder):
         require(
             not any("\udc80" <= letter <= "\udcff" for letter in name),
-            f"dataset.folder: the name of class folder {shown(folder / name)} is not UTF-8; rename it",
+            f"the name of class folder {shown(folder / name)} is not UTF-8; rename it",
+            key="folder",
         )
         require(
             _form(name) not in found,
-            f"dataset.folder: two class folders in {folder} are called {name!r}, in different Unicode forms; join them",
+            f"two class folders in {folder} are called {name!r}, in different Unicode forms; join them",
+            key="folder",
         )
         found[_form(name)] = name
     return found

@@ -35,14 +35,15 @@ def read_list(file: Path) -> Mapping[str, str]:
     file = next((place for place in (find_list(file),) if file.is_dir() and place), file)
     require(
         file.is_file(),
-        f"dataset.test_labels: expected a list of labels, found no file {file}; set dataset.test_labels to ImageNet's "
+        f"expected a list of labels, found no file {file}; set it to ImageNet's "
         f"{_GROUND_TRUTH} or {_KAGGLE}, or to a CSV file of names and classes",
+        key="test_labels",
     )
     try:
         found = _devkit(file) if file.name == _GROUND_TRUTH else _table(file)
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        raise UserError(f"dataset.test_labels: {file} cannot be read ({error}); restore or correct it") from error
-    require(bool(found), f"dataset.test_labels: {file} is empty; restore it")
+        raise UserError(f"{file} cannot be read ({error}); restore or correct it", key="test_labels") from error
+    require(bool(found), f"{file} is empty; restore it", key="test_labels")
     return found
 
 
@@ -51,8 +52,8 @@ def _devkit(file: Path) -> Mapping[str, str]:
 
     require(
         (file.parent / _META).is_file(),
-        f"dataset.test_labels: expected {_META} beside {file}, which says what its numbers stand for; unpack all of "
-        "the development kit",
+        f"expected {_META} beside {file}, which says what its numbers stand for; unpack all of the development kit",
+        key="test_labels",
     )
     synsets = loadmat(file.parent / _META, squeeze_me=True)["synsets"]
     class_of = {int(number): str(wnid) for number, wnid in zip(synsets["ILSVRC2012_ID"], synsets["WNID"], strict=True)}

@@ -45,12 +45,13 @@ def split_off(
         groups: dict[str, list[int]] = {}
         for row in rows.tolist():
             groups.setdefault(group_of(names[row], group_by), []).append(row)
-        kind = "image" if group_by is None else "group of images by dataset.group_by"
+        kind = "image" if group_by is None else "group of images by group_by"
         require(
             len(groups) >= 2,
-            f"dataset.test_share: class {class_name!r} has {len(groups)} {kind}, so there is nothing to split off; add "
-            "images, leave the class out by dataset.classes, or "
-            + ("put test images into a split of their own" if group_by is None else "set another dataset.group_by"),
+            f"class {class_name!r} has {len(groups)} {kind}, so there is nothing to split off; add "
+            "images, leave the class out by classes, or "
+            + ("put test images into a split of their own" if group_by is None else "set another group_by"),
+            key="test_share",
         )
         wanted = max(1, round(share * len(rows)))
         in_order = sorted(groups, key=lambda group: _place(class_name, group))
@@ -73,7 +74,7 @@ def check_group_by(group_by: str | None) -> None:
         re.compile(group_by)
     except re.error as error:
         raise UserError(
-            f"dataset.group_by: expected null, stem, or a regular expression, got {group_by!r} ({error}); correct it"
+            f"expected null, stem, or a regular expression, got {group_by!r} ({error}); correct it", key="group_by"
         ) from error
 
 
@@ -87,7 +88,8 @@ def group_of(name: str, group_by: str | None) -> str:
     found = re.search(group_by, name)
     require(
         found is not None,
-        f"dataset.group_by: {group_by!r} matches nothing in the name {name!r}; set an expression that all names match",
+        f"{group_by!r} matches nothing in the name {name!r}; set an expression that all names match",
+        key="group_by",
     )
     return found.group(1 if found.re.groups else 0) or ""
 

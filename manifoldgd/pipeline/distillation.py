@@ -68,7 +68,8 @@ def cluster(
 
 def check_parts(dataset: ImageDataset, prior: Prior, *, guidance: Guidance, sampler: Sampler, start: Start) -> None:
     """Raise :class:`UserError` where the parts do not fit together, before any of the work."""
-    check_neighbourhood(dataset, guidance.neighbourhood)
+    with under("guidance"):
+        check_neighbourhood(dataset, guidance.neighbourhood)
     prior.check_images(dataset.name, dataset.image_shape)
     match_classes(dataset, prior)
     with under("sampler"):
@@ -77,7 +78,7 @@ def check_parts(dataset: ImageDataset, prior: Prior, *, guidance: Guidance, samp
         start.remaining(sampler.steps)
 
 
-def check_prototypes(prototypes: PrototypeSet | None, guidance: Guidance | SetGuidance, start: Start, ipc: int) -> None:
+def check_prototypes(prototypes: PrototypeSet | None, guidance: Guidance, start: Start, ipc: int) -> None:
     """Raise :class:`UserError` where prototypes are missing, or are not ``ipc`` a class."""
     wanted = start.from_prototype or not isinstance(guidance, NoGuidance)
     require(
@@ -138,7 +139,8 @@ def synthesise(
         targets = find_targets(prototypes, encoded, guidance.neighbourhood)
     # Of two guidances that judge sets, both follow the same energies.
     real = RealImages(dataset, machine, cache, prior, seed)
-    energy_of = next((judge.prepare(real) for judge in judges_in(guidance)), None)
+    with under("guidance"):
+        energy_of = next((judge.prepare(real) for judge in judges_in(guidance)), None)
 
     def sampled(place: Path, replica: int, facts: dict[str, Any]) -> DistilledSet:
         return distil(

@@ -122,6 +122,6 @@ def check_neighbourhood(dataset: ImageDataset, size: int) -> None:
     smallest = int(dataset.train.labels.bincount(minlength=len(dataset.class_names)).min())
     require(
         size <= smallest,
-        f"guidance.neighbourhood: expected at most the {smallest} training images of the smallest class, got {size}; "
-        "lower guidance.neighbourhood",
+        f"expected at most the {smallest} training images of the smallest class, got {size}; lower it",
+        key="neighbourhood",
     )

@@ -75,8 +75,9 @@ class RealImages:
             own = self._encoded.indices_of(label)
             require(
                 len(own) >= per_class,
-                f"guidance.real_per_class: needs to be at most the number of images of every class, got "
-                f"{per_class} with {len(own)} in class {name!r}; lower guidance.real_per_class",
+                f"needs to be at most the number of images of every class, got "
+                f"{per_class} with {len(own)} in class {name!r}; lower it",
+                key="real_per_class",
             )
             rows.append(own[torch.randperm(len(own), generator=generator("denoiser features", name))[:per_class]])
         table = features_of(space, self.dataset, prior, self._encoded, self.machine, self.cache)

@@ -43,15 +43,16 @@ def check_space(space: Features | None, dataset: ImageDataset, prior: Prior) -> 
         most = min(numbers, images)
         require(
             space.components <= most,
-            f"clusterer.space.components: expected at most the {numbers} numbers of a latent and the {images} training "
-            f"images of the smallest class, got {space.components}; set clusterer.space.components={most} or less",
+            f"expected at most the {numbers} numbers of a latent and the {images} training "
+            f"images of the smallest class, got {space.components}; set it to {most} or less",
+            key="space.components",
         )
     if isinstance(space, DenoiserFeatures):
         last = len(prior.schedule) - 1
         require(
             space.timestep <= last,
-            f"clusterer.space.timestep: expected at most {last}, the last of prior {prior.name}, got {space.timestep}; "
-            "lower clusterer.space.timestep",
+            f"expected at most {last}, the last of prior {prior.name}, got {space.timestep}; lower it",
+            key="space.timestep",
         )
 
 
