@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from tiny import IMAGENET_LIKE, cpu
+from tiny import IMAGENET_LIKE, cpu, distil
 
 from manifoldgd.artifacts import Key, LatentSet, PrototypeSet
 from manifoldgd.data import digits
@@ -15,7 +15,7 @@ from manifoldgd.distill.items import work_items
 from manifoldgd.distill.module import DistillModule, find_targets
 from manifoldgd.distill.synthesis import fixed_batches, synthesise
 from manifoldgd.guidance import ManifoldGuidance, ManifoldReleasedGuidance, ModeGuidance, NoGuidance
-from manifoldgd.pipeline.sets import choose_real, distil, reconstruct
+from manifoldgd.pipeline.sets import choose_real, reconstruct
 from manifoldgd.priors import load_prior
 from manifoldgd.store.sets import SetWriter
 

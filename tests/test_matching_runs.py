@@ -8,7 +8,7 @@ import pytest
 import torch
 from command import quick
 from test_distill import Killed, contents, mode, targets_of
-from tiny import cpu
+from tiny import cpu, distil
 
 from manifoldgd.data import digits
 from manifoldgd.diffusion import DDPM
@@ -19,7 +19,6 @@ from manifoldgd.distill.synthesis import fixed_batches, synthesise
 from manifoldgd.guidance import CombinedGuidance, MatchingGuidance
 from manifoldgd.pipeline.evaluation import guidance_steps
 from manifoldgd.pipeline.real_side import RealImages
-from manifoldgd.pipeline.sets import distil
 from manifoldgd.priors import load_prior
 from manifoldgd.store.sets import SetWriter
 

@@ -10,7 +10,7 @@ from command import quick
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from test_distill import SAMPLER, Killed, contents, make, manifold, mode, targets_of
-from tiny import cpu
+from tiny import cpu, distil
 
 from manifoldgd.cli.components import build
 from manifoldgd.cli.compose import conf_dir
@@ -19,7 +19,6 @@ from manifoldgd.distill.items import work_items
 from manifoldgd.distill.overgeneration import Overgeneration
 from manifoldgd.errors import UserError
 from manifoldgd.pipeline.overgeneration import class_means, keep_one_a_prototype
-from manifoldgd.pipeline.sets import distil
 from manifoldgd.priors import load_prior
 from manifoldgd.prototypes import herding
 from manifoldgd.prototypes.coresets import herding_by_group

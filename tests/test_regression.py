@@ -14,7 +14,7 @@ from test_distill import DDPM, contents, mode, targets_of
 from test_guidance import SHAPE, randn
 from test_guidance import step as step_at
 from test_matching import pool
-from tiny import cpu
+from tiny import cpu, distil
 
 from manifoldgd.data import digits
 from manifoldgd.diffusion.cfg import InParts
@@ -33,7 +33,6 @@ from manifoldgd.guidance import (
 )
 from manifoldgd.pipeline import sets
 from manifoldgd.pipeline.real_side import RealImages
-from manifoldgd.pipeline.sets import distil
 from manifoldgd.priors import load_prior
 from manifoldgd.priors.prior import as_pixels
 from manifoldgd.set_guidance import networks as networks_module

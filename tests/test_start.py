@@ -9,7 +9,7 @@ from command import quick
 from diffusers import DDPMScheduler
 from test_diffusion import DITS, LINEAR, MEANS, TOY, randn, rows
 from test_distill import SAMPLER, Killed, contents, manifold, mode, targets_of
-from tiny import cpu
+from tiny import cpu, distil
 
 from manifoldgd.data import digits
 from manifoldgd.diffusion import DDIM, DDPM, Origin, Start, sample
@@ -18,7 +18,6 @@ from manifoldgd.distill.module import DistillModule
 from manifoldgd.errors import UserError
 from manifoldgd.guidance import NoGuidance
 from manifoldgd.pipeline.evaluation import guidance_steps
-from manifoldgd.pipeline.sets import distil
 from manifoldgd.priors import load_prior
 from manifoldgd.store.sets import SetWriter
 

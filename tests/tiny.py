@@ -7,8 +7,11 @@ import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel
 
 from manifoldgd.data import digits
+from manifoldgd.diffusion.start import PURE_NOISE
+from manifoldgd.distill.module import DistillModule
 from manifoldgd.machine import Machine
 from manifoldgd.pipeline import classifiers
+from manifoldgd.pipeline.sets import sample_set
 from manifoldgd.priors.autoencoder import build_autoencoder
 from manifoldgd.priors.denoiser import build_transformer
 from manifoldgd.priors.training import write_prior
@@ -118,3 +121,25 @@ def quick_classifier(cache):
         classifiers.embedding_network(digits(train_per_class=None, validation=None), cpu(), cache)
     finally:
         classifiers.train_classifier = thorough
+
+
+def distil(
+    folder,
+    dataset,
+    prior,
+    sampler,
+    guidance,
+    targets,
+    energy_of=None,
+    *,
+    ipc,
+    seed,
+    machine,
+    facts,
+    replica=0,
+    start=PURE_NOISE,
+):
+    """A set from a module of these parts, in which nothing is searched for or computed before."""
+    numbers = {"image_size": dataset.image_shape[1:], "seed": seed, "at_once": machine.batch_size, "start": start}
+    module = DistillModule(prior, sampler, guidance, targets, energy_of, **numbers)
+    return sample_set(folder, dataset, module, ipc=ipc, machine=machine, facts=facts, replica=replica)

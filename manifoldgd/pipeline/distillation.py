@@ -1,7 +1,5 @@
-"""A set from its parts: the page on which dataset, prior, prototypes, guidance and sampler become one Lightning module.
+"""A set from its parts: prototypes, then dataset, prior, prototypes, guidance and sampler as one Lightning module.
 
-:func:`synthesise` gathers what guidance needs of the real images, and :func:`manifoldgd.pipeline.sets.distil` hands
-it with prior, sampler and guidance to a :class:`~manifoldgd.distill.module.DistillModule`, whose predict step samples.
 :func:`choose` is the other way to a set: real images.
 """
 
@@ -17,7 +15,7 @@ from manifoldgd.dataset import ImageDataset
 from manifoldgd.diffusion.protocol import Guidance, judges_in
 from manifoldgd.diffusion.samplers import Sampler
 from manifoldgd.diffusion.start import PURE_NOISE, Start
-from manifoldgd.distill.module import find_targets
+from manifoldgd.distill.module import DistillModule, find_targets
 from manifoldgd.distill.overgeneration import Overgeneration
 from manifoldgd.errors import require, under
 from manifoldgd.guidance import NoGuidance
@@ -27,7 +25,7 @@ from manifoldgd.pipeline.classifiers import embedding_network
 from manifoldgd.pipeline.latents import check_neighbourhood
 from manifoldgd.pipeline.overgeneration import keep_one_a_prototype
 from manifoldgd.pipeline.real_side import RealImages
-from manifoldgd.pipeline.sets import choose_real, distil, match_classes
+from manifoldgd.pipeline.sets import choose_real, match_classes, sample_set
 from manifoldgd.priors.prior import Prior
 from manifoldgd.prototypes import Clusterer
 
@@ -64,6 +62,43 @@ def cluster(
     features = spaces.features_of(clusterer.space.features, dataset, prior, encoded, machine, cache)
     numbers = {"ipc": ipc, "seed": seed, "machine": machine, "cache": cache}
     return latents.cluster(encoded, clusterer, described, features, **numbers)[0]
+
+
+def distill_module(
+    dataset: ImageDataset,
+    prior: Prior,
+    prototypes: PrototypeSet | None,
+    *,
+    guidance: Guidance,
+    sampler: Sampler,
+    seed: int,
+    machine: Machine,
+    cache: Path,
+    start: Start = PURE_NOISE,
+) -> DistillModule:
+    """Dataset, prior, prototypes, guidance and sampler as one Lightning module, whose predict step samples images.
+
+    See :func:`synthesise` for the arguments. What guidance needs of the real images is found here or read: the
+    neighbourhoods of the prototypes, and for a guidance that judges sets what it compares them with.
+    """
+    targets = None
+    if prototypes is not None:
+        encoded, _ = latents.encode(dataset, prior, machine, cache)
+        targets = find_targets(prototypes, encoded, guidance.neighbourhood)
+    real = RealImages(dataset, machine, cache, prior, seed)
+    with under("guidance"):  # of two that judge sets, both follow the same energies
+        energy_of = next((judge.prepare(real) for judge in judges_in(guidance)), None)
+    return DistillModule(
+        prior,
+        sampler,
+        guidance,
+        targets,
+        energy_of,
+        image_size=dataset.image_shape[1:],
+        seed=seed,
+        at_once=machine.batch_size,
+        start=start,
+    )
 
 
 def check_parts(dataset: ImageDataset, prior: Prior, *, guidance: Guidance, sampler: Sampler, start: Start) -> None:
@@ -133,36 +168,29 @@ def synthesise(
     check_parts(dataset, prior, guidance=guidance, sampler=sampler, start=start)
     check_prototypes(prototypes, guidance, start, ipc)
 
-    targets = None
-    if prototypes is not None:
-        encoded, _ = latents.encode(dataset, prior, machine, cache)
-        targets = find_targets(prototypes, encoded, guidance.neighbourhood)
-    # Of two guidances that judge sets, both follow the same energies.
-    real = RealImages(dataset, machine, cache, prior, seed)
-    with under("guidance"):
-        energy_of = next((judge.prepare(real) for judge in judges_in(guidance)), None)
-
-    def sampled(place: Path, replica: int, facts: dict[str, Any]) -> DistilledSet:
-        return distil(
-            place,
-            dataset,
-            prior,
-            sampler,
-            guidance,
-            targets,
-            energy_of,
-            ipc=ipc,
-            seed=seed,
-            machine=machine,
-            facts=facts,
-            replica=replica,
-            start=start,
-        )
-
+    module = distill_module(
+        dataset,
+        prior,
+        prototypes,
+        guidance=guidance,
+        sampler=sampler,
+        seed=seed,
+        machine=machine,
+        cache=cache,
+        start=start,
+    )
+    numbers = {"ipc": ipc, "machine": machine}
     if overgeneration is None or overgeneration.replicas == 1:
-        return sampled(folder / "set", 0, facts)
+        return sample_set(folder / "set", dataset, module, facts=facts, **numbers)
     candidates = [
-        sampled(folder / "replicas" / str(replica), replica, {**facts, "replica": replica})
+        sample_set(
+            folder / "replicas" / str(replica),
+            dataset,
+            module,
+            facts={**facts, "replica": replica},
+            replica=replica,
+            **numbers,
+        )
         for replica in range(overgeneration.replicas)
     ]
     network = embedding_network(dataset, machine, cache)

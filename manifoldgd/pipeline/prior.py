@@ -19,7 +19,8 @@ from manifoldgd.guidance import NoGuidance
 from manifoldgd.machine import Machine
 from manifoldgd.metrics.functional import frechet_distance
 from manifoldgd.pipeline.classifiers import embedding_network
-from manifoldgd.pipeline.sets import distil
+from manifoldgd.pipeline.distillation import distill_module
+from manifoldgd.pipeline.sets import sample_set
 from manifoldgd.priors.loading import CARD, load_prior
 from manifoldgd.priors.prior import Prior
 from manifoldgd.priors.training import AutoencoderRecipe, DenoiserRecipe, train_prior
@@ -158,15 +159,15 @@ def unguided(
     """``per_class`` unguided samples of each class."""
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work) as partial:
-        return distil(
-            Path(partial),
+        module = distill_module(
             dataset,
             prior,
-            DDPM(steps=JUDGE_STEPS, cfg_scale=None),
-            NoGuidance(),
             None,
-            ipc=per_class,
+            guidance=NoGuidance(),
+            sampler=DDPM(steps=JUDGE_STEPS, cfg_scale=None),
             seed=seed,
             machine=machine,
-            facts={"method": "unguided"},
+            cache=Path(partial),
         )
+        facts = {"method": "unguided"}
+        return sample_set(Path(partial), dataset, module, ipc=per_class, machine=machine, facts=facts)

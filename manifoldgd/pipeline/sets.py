@@ -13,9 +13,7 @@ from torch import Tensor
 
 from manifoldgd.artifacts import DistilledSet, PrototypeSet
 from manifoldgd.dataset import ImageDataset
-from manifoldgd.diffusion.protocol import EnergyOf, Guidance, judges_in
-from manifoldgd.diffusion.samplers import Sampler
-from manifoldgd.diffusion.start import PURE_NOISE, Start
+from manifoldgd.diffusion.protocol import judges_in
 from manifoldgd.distill.classes import prior_labels
 from manifoldgd.distill.items import work_items
 from manifoldgd.distill.module import DistillModule, Synthesised, Targets
@@ -37,73 +35,59 @@ def match_classes(dataset: ImageDataset, prior: Prior) -> list[int]:
         return prior_labels(dataset.class_names, dataset.prior_labels, prior.name, prior.class_names)
 
 
-def distil(
+def sample_set(
     folder: Path,
     dataset: ImageDataset,
-    prior: Prior,
-    sampler: Sampler,
-    guidance: Guidance,
-    targets: Targets | None,
-    energy_of: EnergyOf | None = None,
+    module: DistillModule,
     *,
     ipc: int,
-    seed: int,
     machine: Machine,
     facts: dict[str, Any],
     replica: int = 0,
-    start: Start = PURE_NOISE,
 ) -> DistilledSet:
-    """Synthesise ``ipc`` images a class into ``folder``, continuing what an earlier process began there.
+    """``ipc`` images a class from a module into ``folder``, continuing what an earlier process began there.
 
     Args:
         folder: of the set.
         dataset: classes and image size.
-        prior: the latent diffusion model.
-        sampler: how to step.
-        guidance: what pulls.
-        targets: what it pulls towards or starts from; ``None`` for unguided sampling from pure noise.
-        energy_of: gives the energies of batches, for guidances that judge sets.
+        module: what samples.
         ipc: images a class.
-        seed: distillation seed.
         machine: where to run.
         facts: go into the manifest beside what is known here.
         replica: which of the images of each prototype; each replica has noise of its own.
-        start: pure noise, or the noised prototypes.
     """
     writer = SetWriter(folder, dataset.class_names)
     if writer.complete:
         return load_set(folder)
-    prior.hold(machine.precision)
-    labels = match_classes(dataset, prior)
+    module.prior.hold(machine.precision)
+    labels = match_classes(dataset, module.prior)
     items = work_items(dataset.class_names, labels, ipc, replica=replica)
-    judges = judges_in(guidance)
+    judges = judges_in(module.guidance)
     batches = [
         batch
         for batch in fixed_batches(items, machine.batch_size, together=judges[0].together if judges else None)
         if any((item.label, item.rank) not in writer.rows for item in batch)
     ]
-    size = dataset.image_shape[1:]
-    numbers = {"image_size": size, "seed": seed, "at_once": machine.batch_size, "start": start}
-    module = DistillModule(prior, sampler, guidance, targets, energy_of, **numbers)
-    guided = not isinstance(guidance, NoGuidance)
+    guided = not isinstance(module.guidance, NoGuidance)
     started = time.perf_counter()
     title = f"sample {sum(map(len, batches))} images"
-    taken = start.remaining(sampler.steps)
-    gradients = sum(judge.evaluations(sampler.steps, taken) for judge in judges)  # each about as long as a step
+    steps = module.sampler.steps
+    taken = module.start.remaining(steps)
+    gradients = sum(judge.evaluations(steps, taken) for judge in judges)  # each about as long as a step
     with progress_bar(title, len(batches) * (taken + gradients), enabled=machine.progress) as advance:
         module.on_step = lambda record: advance()
         module.on_evaluation = advance
         # Inference mode would forbid the gradients that energies are followed by.
-        trainer = machine.trainer(enable_progress_bar=False, inference_mode=energy_of is None)
+        trainer = machine.trainer(enable_progress_bar=False, inference_mode=module.energy_of is None)
 
         def save(batch: Synthesised) -> None:
             nonlocal started
-            _save(writer, batch, targets, guided)
+            _save(writer, batch, module.targets, guided)
             before, started = started, time.perf_counter()
             writer.spend(started - before)
 
         synthesise(module, batches, save, trainer=trainer)
-    facts = {**facts, "prior_labels": dict(zip(dataset.class_names, labels, strict=True)), "seed": seed}
+    facts = {**facts, "prior_labels": dict(zip(dataset.class_names, labels, strict=True)), "seed": module.seed}
     facts["seconds"] = {**facts.get("seconds", {}), "distill": round(writer.seconds, 2)}
     if runaway := sum(bool(row.get("guidance", {}).get("runaway")) for row in writer.rows.values()):
         print(f"manifoldgd: warning: {runaway_sentence(runaway, len(items))}", file=sys.stderr)
