@@ -36,8 +36,7 @@ from manifoldgd.pipeline.spaces import features_of
 from manifoldgd.priors.prior import Prior
 from manifoldgd.prototypes import Clusterer
 from manifoldgd.store.keys import described, key_of
-from manifoldgd.store.results import check_inputs, claim_result
-from manifoldgd.store.sets import has_set
+from manifoldgd.store.results import claim_result
 from manifoldgd.store.sets import load_set as read_set
 from manifoldgd.students import Student
 
@@ -227,13 +226,8 @@ def synthesise(
     facts = {"method": method or type(guidance).__name__, "config": config, "inputs": inputs}
     distillation.check_parts(dataset, prior, guidance=guidance, sampler=sampler, start=start)
     distillation.check_prototypes(prototypes, guidance, start, ipc)
-    with _asked_for_as_folder(), one_at_a_time(folder / "result", lambda: None):
-        claim_result(folder, "set", config)
-        if has_set(folder):
-            made = read_set(folder)
-            check_inputs(folder, made.manifest["inputs"], inputs)
-            return made
-        claim_result(folder, "inputs", inputs)
+
+    def make() -> DistilledSet:
         return distillation.synthesise(
             folder,
             dataset,
@@ -249,6 +243,9 @@ def synthesise(
             cache=_cache(cache),
             facts=facts,
         )
+
+    with _alone_in(folder):
+        return distillation.made_once(folder, config, inputs, make)
 
 
 def evaluate(
@@ -293,20 +290,19 @@ def evaluate(
     }
     key = key_of({name: value for name, value in judged.items() if name != "student_seeds"})[:8]
     place = Path(folder) if folder is not None else evaluation.beside(distilled, key)
-    what = (place, distilled, dataset, student, list(seeds))
-    with _asked_for_as_folder(), one_at_a_time(place / "result", lambda: None):
+    with _alone_in(place):
         claim_result(place, "evaluation", judged, free=MANY_IN_A_FOLDER)
-        metrics = evaluation.finished(*what, measures=measures)
-        if metrics is None:
-            metrics = evaluation.evaluate(*what, machine=machine, cache=_cache(cache), measures=measures)
+        numbers = {"machine": machine, "cache": _cache(cache), "measures": measures}
+        metrics = evaluation.evaluate(place, distilled, dataset, student, list(seeds), **numbers)
     return Judged(place, distilled, metrics)
 
 
 @contextmanager
-def _asked_for_as_folder() -> Iterator[None]:
-    """The configuration calls ``output`` what is an argument ``folder`` here."""
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold a result folder, which is an argument ``folder`` here and ``output`` in a configuration."""
     try:
-        yield
+        with one_at_a_time(folder / "result", lambda: None):
+            yield
     except UserError as error:
         raise UserError(error.text, "folder" if error.key == "output" else error.key) from error
 

@@ -29,8 +29,8 @@ from manifoldgd.ranges import Million, Seed, check
 from manifoldgd.report.run import PAGE
 from manifoldgd.stopping import check_lost
 from manifoldgd.store.keys import key_of
-from manifoldgd.store.results import check_claim, check_inputs, claim_result
-from manifoldgd.store.sets import has_set, load_set
+from manifoldgd.store.results import check_claim, claim_result
+from manifoldgd.store.sets import load_set
 from manifoldgd.tracking.tracker import Tracker, run_tags
 
 CELL_KEYS = {"table", "method", "column", "seed"}  # what names a table's cell
@@ -160,28 +160,28 @@ def _make_set(setup: Setup, folder: Path) -> DistilledSet:
     config, facts = setup.config, setup.made_of
     claim_result(folder, "set", setup.set_config)
     atomic_write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
-    if has_set(folder):
-        distilled = load_set(folder)
-        check_inputs(folder, distilled.manifest["inputs"], facts["inputs"])
-        return distilled
-    claim_result(folder, "inputs", facts["inputs"])  # of a set that is begun: it is continued with the same ones
-    numbers = {"ipc": config.ipc, "seed": config.seed, "machine": setup.machine, "cache": setup.cache, "facts": facts}
-    if config.source != DIFFUSION:
-        model = setup.prior if setup.needs_prior else None
-        return distillation.choose(
-            folder, setup.dataset, config.source, model, reconstruct=config.reconstruct, **numbers
+    where = {"machine": setup.machine, "cache": setup.cache}
+    numbers = {"ipc": config.ipc, "seed": config.seed, "facts": facts, **where}
+
+    def make() -> DistilledSet:
+        if config.source != DIFFUSION:
+            model = setup.prior if setup.needs_prior else None
+            return distillation.choose(
+                folder, setup.dataset, config.source, model, reconstruct=config.reconstruct, **numbers
+            )
+        return distillation.synthesise(
+            folder,
+            setup.dataset,
+            setup.prior,
+            setup.prototypes,
+            guidance=setup.guidance,
+            sampler=setup.sampler,
+            start=setup.start,
+            overgeneration=setup.overgeneration,
+            **numbers,
         )
-    return distillation.synthesise(
-        folder,
-        setup.dataset,
-        setup.prior,
-        setup.prototypes,
-        guidance=setup.guidance,
-        sampler=setup.sampler,
-        start=setup.start,
-        overgeneration=setup.overgeneration,
-        **numbers,
-    )
+
+    return distillation.made_once(folder, setup.set_config, facts["inputs"], make)
 
 
 def _judge(setup: Setup, folder: Path, distilled: DistilledSet) -> Judged:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from manifoldgd.pipeline.real_side import RealImages
 from manifoldgd.pipeline.sets import choose_real, match_classes, sample_set
 from manifoldgd.priors.prior import Prior
 from manifoldgd.prototypes import Clusterer
+from manifoldgd.store.results import check_inputs, claim_result
+from manifoldgd.store.sets import has_set, load_set
 
 IN_LATENT_SPACE = ("kmeans_nearest",)  # the other choices of real images compare embeddings of the classifier
 
@@ -195,6 +198,29 @@ def synthesise(
     ]
     network = embedding_network(dataset, machine, cache)
     return keep_one_a_prototype(folder / "set", candidates, dataset, network.embed, overgeneration)
+
+
+def made_once(
+    folder: Path, config: dict[str, Any], inputs: dict[str, Any], make: Callable[[], DistilledSet]
+) -> DistilledSet:
+    """The set of a result folder: read if it is there and of these inputs, made now if not.
+
+    Args:
+        folder: of the result.
+        config: what the set is made by.
+        inputs: hashes of what it is made of.
+        make: makes it, continuing what was begun.
+
+    Raises:
+        UserError: the folder holds a set of another configuration, or of other inputs under the same names.
+    """
+    claim_result(folder, "set", config)
+    if has_set(folder):
+        distilled = load_set(folder)
+        check_inputs(folder, distilled.manifest["inputs"], inputs)
+        return distilled
+    claim_result(folder, "inputs", inputs)  # of a set that is begun: it is continued with the same ones
+    return make()
 
 
 def choose(

@@ -192,7 +192,7 @@ def evaluate(
     logger_of: Callable[[int], Any] = lambda seed: False,
     run_url: str | None = None,
 ) -> dict[str, Any]:
-    """Train students, measure the set, write ``folder/metrics.json`` and return its content.
+    """Train students, measure the set, write ``folder/metrics.json`` and return its content; a finished one is read.
 
     Args:
         folder: result folder.
@@ -206,6 +206,9 @@ def evaluate(
         logger_of: Lightning logger for a student's seed, or ``False``.
         run_url: where the curves can be looked at, if anywhere.
     """
+    held = finished(folder, distilled, dataset, student, seeds, measures=measures)
+    if held is not None:
+        return held
     started = time.perf_counter()
     recipe = student.teacher_recipe
     teacher = None if recipe is None else teacher_of(dataset, student, recipe, machine, cache)
