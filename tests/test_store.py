@@ -46,7 +46,7 @@ def test_what_lies_in_the_folder(tmp_path):
     files = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
     images = [image_file(name, rank) for name in NAMES for rank in range(2)]
     assert images[3] == "great dane/00001.png"
-    assert files == {*images, "manifest.json", "metadata.jsonl", "README.md"}
+    assert files == {*images, "manifest.json", "README.md"}
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["format"] == 2
     assert manifest["image_shape"] == [3, 4, 6]
@@ -54,9 +54,6 @@ def test_what_lies_in_the_folder(tmp_path):
     assert manifest["class_names"] == list(NAMES)
     assert [row["file"] for row in manifest["images"]] == images
     assert [row["note"] for row in manifest["images"]] == ["00", "01", "10", "11"]
-    rows = [json.loads(line) for line in (folder / "metadata.jsonl").read_text().splitlines()]
-    assert rows[2] == {"file_name": images[2], "class_name": "great dane", "class_index": 1}
-    assert [row["file_name"] for row in rows] == images
     assert np.array(Image.open(folder / images[0]))[1, 2].tolist() == [255, 0, 0]
 
 

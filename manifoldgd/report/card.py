@@ -6,30 +6,68 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from manifoldgd.data.imagenet import readable
+
 
 def set_card(dataset: str, class_names: Sequence[str], ipc: int, facts: Mapping[str, Any]) -> str:
-    """The README.md of a distilled set: what it is, how it was made, how to read it."""
+    """The README.md of a distilled set: what it is, how it was made, how to read it.
+
+    Its head tells Hugging Face's ``load_dataset`` that all images are one split, whatever classes are called: it takes
+    folders named *train* or *test tube* for splits otherwise.
+    """
     return f"""---
-pretty_name: {dataset}, distilled to {ipc} images a class
+pretty_name: {json.dumps(f"{dataset}, distilled to {ipc} images a class", ensure_ascii=False)}
 task_categories: [image-classification]
 size_categories: [{_size_category(ipc * len(class_names))}]
+configs:
+- config_name: default
+  data_files:
+  - split: train
+    path: "*/*.png"
+  drop_labels: false
 ---
 # {dataset}, {ipc} images a class
 
 A set of {ipc * len(class_names)} images in {len(class_names)} classes that stands in for the training split of
 {dataset}. Method: {facts.get("method", "unknown")}. Seed: {facts.get("seed")}.{_commit(facts)}
 
-Layout: `<class name>/<rank>.png`, as torchvision's `ImageFolder` and Hugging Face's `imagefolder` read it.
-`manifest.json` holds the class list, the labels of the prior, the resolved configuration, hashes of all inputs, and for
-each image a hash of its pixels, its prototype and what guidance did at each step. `metadata.jsonl` holds the class of
-each file.
+Layout: `<class name>/<rank>.png`. `manifest.json` holds the class list, the labels of the prior, the resolved
+configuration, hashes of all inputs, and for each image a hash of its pixels, its prototype and what guidance did at
+each step.
 
-Classes: {", ".join(class_names)}
+{_loading(class_names)}
+
+Classes, from label 0 on: {", ".join(readable(class_names))}
 
 ```json
 {json.dumps(facts.get("config", {}), indent=2, sort_keys=True)}
 ```
 """
+
+
+def _loading(class_names: Sequence[str]) -> str:
+    """How others read the set with the labels of its classes: both libraries number folders in the order of names."""
+    names = json.dumps(list(class_names), ensure_ascii=False)
+    if list(class_names) == sorted(class_names):
+        return """```python
+from datasets import load_dataset
+dataset = load_dataset("FOLDER", split="train")  # image, label: a ClassLabel
+
+from torchvision.datasets import ImageFolder
+dataset = ImageFolder("FOLDER")
+```"""
+    return f"""The labels of its classes do not follow their names, by which these libraries number them unless told:
+
+```python
+from datasets import ClassLabel, Features, Image, load_dataset
+names = {names}
+features = Features({{"image": Image(), "label": ClassLabel(names=names)}})
+dataset = load_dataset("FOLDER", split="train", features=features)
+
+from torchvision.datasets import ImageFolder
+names = {names}
+dataset = ImageFolder("FOLDER", target_transform=lambda label: names.index(sorted(names)[label]))
+```"""
 
 
 def _commit(facts: Mapping[str, Any]) -> str:

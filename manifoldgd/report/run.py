@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from manifoldgd.artifacts import DistilledSet
+from manifoldgd.data.imagenet import readable
 from manifoldgd.dataset import judging_split
 from manifoldgd.diffusion.loop import RUNAWAY
 from manifoldgd.estimates import Estimate, estimate
@@ -202,13 +203,13 @@ def _sections(
     """Those that have something to show."""
     yield Section("The distilled set", [_set_figure(distilled, prototypes is None)])
     if result.get("students"):
-        yield Section("Students", _students(result["students"], distilled.class_names, references))
+        yield Section("Students", _students(result["students"], readable(distilled.class_names), references))
     if prototypes is not None:
         yield Section("Prototypes and what they became", [_pairs_figure(distilled, prototypes)])
     if any(finite(record.get("ratio_mean")) for record in records):
         yield Section("Guidance, step by step", [_guidance_figure(records)])
     if latents is not None:
-        yield Section("Where the images lie among the real ones", _maps(latents, distilled.class_names))
+        yield Section("Where the images lie among the real ones", _maps(latents, readable(distilled.class_names)))
     if result.get("set_metrics"):
         yield Section("Measures of the set", _measures(result["set_metrics"], result.get("embedding")))
 
@@ -216,7 +217,7 @@ def _sections(
 def _set_figure(distilled: DistilledSet, without_prototypes: bool) -> Figure:
     """The images of the set, one row a class."""
     shown = _shown(distilled)
-    names = distilled.class_names[:SHOWN_CLASSES]
+    names = readable(distilled.class_names)[:SHOWN_CLASSES]
 
     def draw(scheme: Scheme) -> Image.Image:
         images, labels, ranks = distilled.images[shown], distilled.labels[shown], distilled.ranks[shown]
@@ -232,7 +233,7 @@ def _set_figure(distilled: DistilledSet, without_prototypes: bool) -> Figure:
 def _pairs_figure(distilled: DistilledSet, prototypes: Tensor) -> Figure:
     """Each decoded prototype, ``[n, C, H, W]`` uint8, above the image that became of it."""
     shown = _shown(distilled)
-    names = distilled.class_names[:SHOWN_CLASSES]
+    names = readable(distilled.class_names)[:SHOWN_CLASSES]
 
     def draw(scheme: Scheme) -> Image.Image:
         labels, ranks = distilled.labels[shown], distilled.ranks[shown]

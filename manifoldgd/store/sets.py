@@ -110,7 +110,7 @@ class SetWriter:
             os.fsync(stream.fileno())
 
     def finish(self, *, ipc: int, facts: dict[str, Any], card: str) -> None:
-        """Write card, metadata and, last, the manifest.
+        """Write the card and, last, the manifest.
 
         Args:
             ipc: images a class.
@@ -124,11 +124,6 @@ class SetWriter:
         if missing:
             raise RuntimeError(f"set {self.folder}: {len(missing)} images are missing, the first is {missing[0]}")
         rows = [self.rows[key] for label in range(len(self.class_names)) for key in _keys(label, ipc)]
-        metadata = [
-            {"file_name": row["file"], "class_name": self.class_names[row["label"]], "class_index": row["label"]}
-            for row in rows
-        ]
-        atomic_write_text(self.folder / "metadata.jsonl", "".join(json.dumps(line) + "\n" for line in metadata))
         atomic_write_text(self.folder / "README.md", card)
         first = _open(self.folder / rows[0]["file"])
         shape = [_stored_channels(first), first.height, first.width]

@@ -18,6 +18,7 @@ from urllib.parse import quote, urlsplit
 import pandas as pd
 from PIL import Image
 
+from manifoldgd.data.imagenet import readable
 from manifoldgd.report.content import Cell, Column, Figure, Link, Marked, Notes, Page, Section, Table
 from manifoldgd.report.figures import Points, dots, heat_map, line_plot
 from manifoldgd.report.measures import measure_end, measure_title
@@ -370,7 +371,7 @@ def class_section(summary: Summary) -> Section | None:
 def _heat(summary: Summary, column: results.Column, found: Mapping[str, list[float | None]]) -> Figure:
     """Classes by methods; of many classes those in which the methods differ most."""
     count = min(map(len, found.values()))
-    names = summary.result.class_names
+    names = readable(summary.result.class_names)
     if len(names) != count:
         names = tuple(f"class {label}" for label in range(count))
     by_class = pd.DataFrame({method: values[:count] for method, values in found.items()}, dtype=float) * 100
