@@ -6,7 +6,6 @@ A reader, a second process or a restart never meets half a file, and a failed wr
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -18,6 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 
 @contextmanager
@@ -105,22 +106,25 @@ def _system_error(error: Exception, folder: Path) -> int | None:
 def one_at_a_time(path: str | os.PathLike[str], waiting: Callable[[], None]) -> Iterator[None]:
     """Let one process at a time make ``path``; others wait their turn, and then look whether it is there.
 
-    The lock is a hidden file beside ``path`` that stays behind: removing it would let two processes hold two files of
-    one name. The system gives it up when its process ends, however it ends.
+    The lock is a hidden file beside ``path`` that stays behind. The system gives it up when its process ends, however
+    it ends.
 
     Args:
         path: what is to be made; parent folders are made.
-        waiting: called once if another process holds the lock.
+        waiting: called once if another process holds the lock; who does not want to wait raises.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with target.with_name(f".{target.name}.lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        waiting()
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 # A file system tells two changes apart only if some time lies between them; what is younger is looked at again.

@@ -111,7 +111,14 @@ def spelled(hint: Any) -> str:
         return " or ".join(spelled(each) for each in inner)
     if origin is Literal:
         return "one of " + ", ".join(map(str, inner))
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null"}
+    names = {
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        bool: "true or false",
+        type(None): "null",
+        Any: "anything",
+    }
     if hint in names:
         return names[hint]
     kind = origin or hint

@@ -129,11 +129,12 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Replaces what is run for the cells of a table; returns the function that says by what."""
     from fake_cells import fake_job
 
-    from manifoldgd.cli import table_work
-    from manifoldgd.study.runner import run_left
+    from manifoldgd.cli import study
+    from manifoldgd.study.run import Launched, Pool
 
     def use(scripts: dict[str, str] | None = None, **how: Any) -> None:
-        monkeypatch.setattr(table_work, "run_left", functools.partial(run_left, job=fake_job(scripts, **how)))
+        for runner in (Pool, Launched):
+            monkeypatch.setattr(study, runner.__name__, functools.partial(runner, job=fake_job(scripts, **how)))
 
     use()
     return use

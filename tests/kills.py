@@ -189,7 +189,7 @@ def load():
     import lightning  # noqa: F401
     from command import manifoldgd  # noqa: F401
 
-    from manifoldgd.cli import commands, table_work  # noqa: F401
+    from manifoldgd.cli import commands, study  # noqa: F401
 
 
 def _toy():

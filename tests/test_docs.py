@@ -19,11 +19,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from manifoldgd.cli.compose import conf_dir
 from manifoldgd.cli.main import COMMANDS
-from manifoldgd.cli.table_options import read_options
+from manifoldgd.cli.table import read_options
 from manifoldgd.cli.used import USED_KEYS
 from manifoldgd.diffusion.protocol import Anchors, Step
-from manifoldgd.study.definition import read_definition
-from manifoldgd.study.finding import find_table
+from manifoldgd.study.definition import find_table, read_definition
 from manifoldgd.study.published import published_results
 
 ROOT = Path(__file__).parents[1]

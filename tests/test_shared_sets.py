@@ -11,17 +11,14 @@ from fake_tables import set_result
 from rich.console import Console
 from toy_table import OUTPUT, STUDENTS, change, complaint, table
 
-from manifoldgd.cli import table_launch
 from manifoldgd.errors import UserError
 from manifoldgd.store.results import claim_result
 from manifoldgd.store.sets import copy_set, has_set
 from manifoldgd.study.board import Board
-from manifoldgd.study.cells import in_turn
-from manifoldgd.study.recording import recorded_sets
-from manifoldgd.study.runner import run_left
-from manifoldgd.study.sharing import in_waves, share_set, take_sets
+from manifoldgd.study.cells import in_turn, share_set, take_sets
+from manifoldgd.study.record import recorded_sets
+from manifoldgd.study.run import ONE_THREAD, Pool, next_cells, run_left
 from manifoldgd.study.timing import computing_seconds
-from manifoldgd.study.watching import Watch
 
 MAKE = """
 import pathlib, sys, time
@@ -53,8 +50,8 @@ def board_of(output, *, seeds=(0,), columns=COLUMNS):
 
 
 def run(board, script, *, at_once=2, out=None):
-    with Watch(board, at_once, Console(file=out or io.StringIO())) as watch:
-        return run_left(board, at_once=at_once, environment={}, watch=watch, job=fake_job(default=script))
+    pool = Pool(board.output, at_once, ONE_THREAD, job=fake_job(default=script))
+    return run_left(board, pool, Console(file=out or io.StringIO()))
 
 
 def made(output):
@@ -97,10 +94,13 @@ def test_other_sets_are_not_waited_for_nor_taken(tmp_path):
     share_set(one, tmp_path)
     assert not one.folder(tmp_path).exists()
     cells = [cell("a", column="c"), cell("b", column="e"), cell("a", column="d"), cell("f", column="d")]
-    waves = in_waves(cells, tmp_path)
-    assert [[each.name for each in wave] for wave in waves] == [["c/a-seed0", "e/b-seed0", "d/f-seed0"], ["d/a-seed0"]]
+    waiting = list(cells)
+    first = next_cells(waiting, [], len(cells), tmp_path)
+    assert [each.name for each in first] == ["c/a-seed0", "e/b-seed0", "d/f-seed0"]
+    assert [each.name for each in waiting] == ["d/a-seed0"]  # until its set is there, or was not made
     assert has_set(cells[1].folder(tmp_path))
-    assert in_waves([], tmp_path) == []
+    assert next_cells(waiting, first, 0, tmp_path) == next_cells(waiting, first, 1, tmp_path) == []
+    assert next_cells(waiting, [], 1, tmp_path) == [cells[2]]
 
 
 def test_sets_are_taken_from_other_tables(tmp_path):
@@ -179,9 +179,9 @@ def test_the_making_of_a_shared_set_counts_once():
     assert computing_seconds(old)["distill"] == 20.0
 
 
-def test_a_launcher_has_shared_sets_made_first(monkeypatch, toy_table):
+def test_a_launcher_has_shared_sets_made_first(fakes, toy_table):
     change(columns=STUDENTS)
-    monkeypatch.setattr(table_launch, "job_of", fake_job(default=MAKE + GOOD))
+    fakes(default=MAKE + GOOD)
     assert table("seeds=0", "launcher=basic") == 0
     assert made(OUTPUT) == [f"width8/{method}-seed0" for method in ("mode", "random", "unguided")]
     assert has_set(OUTPUT / "sets" / "width9" / "mode-seed0")

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from command import manifoldgd
-from fake_cells import NO_DISK, WRONG, fake_job, metrics_of
-from toy_table import CONF, HOME, OUTPUT, TOY, ran, table, write
+from fake_cells import NO_DISK, WRONG, metrics_of
+from toy_table import HOME, OUTPUT, TOY, ran, table, write
 
-from manifoldgd.stopping import Stopped
+from manifoldgd import stopping
 from manifoldgd.study.definition import read_definition
 from manifoldgd.study.results import TableResult
 
@@ -86,17 +86,20 @@ def test_a_disk_that_fills_up_under_the_table_itself(capsys, fakes, monkeypatch)
     )
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_the_pages_and_says_how_to_continue(number, capsys, fakes, monkeypatch):
-    from manifoldgd.study.watching import Watch
+@pytest.mark.parametrize(
+    ("number", "how"), [(signal.SIGINT, "jobs=1"), (signal.SIGTERM, "jobs=1"), (signal.SIGTERM, "launcher=basic")]
+)
+def test_a_signal_leaves_the_pages_and_says_how_to_continue(number, how, capsys, fakes, monkeypatch):
+    from manifoldgd.study.run import Watch
 
-    def tick(watch):
+    def tick(watch, running):
         if len(watch.board.sets) == 2:
             signal.raise_signal(number)
 
     with monkeypatch.context() as patch:
         patch.setattr(Watch, "tick", tick)
-        assert table("jobs=1") == 128 + number
+        patch.setattr(stopping, "PATIENCE", 60)  # pages take their time on a machine that is busy
+        assert table(how) == 128 + number
     out, err = capsys.readouterr()
     assert err == (
         f"manifoldgd: stopped by {number.name}; 2 of 12 cells finished, 0 failed, and the same command continues from "
@@ -109,7 +112,7 @@ def test_a_signal_leaves_the_pages_and_says_how_to_continue(number, capsys, fake
 
 
 def test_scores_compare_with_random_images_and_with_all_of_them(capsys, fakes, monkeypatch):
-    from manifoldgd.cli import table_scores
+    from manifoldgd.cli import scores
 
     trained = []
 
@@ -117,7 +120,7 @@ def test_scores_compare_with_random_images_and_with_all_of_them(capsys, fakes, m
         trained.append((dataset.name, student.name, recipe.images_shown, ran()))
         return 0.9
 
-    monkeypatch.setattr(table_scores, "full_data_accuracy", bound)
+    monkeypatch.setattr(scores, "full_data_accuracy", bound)
     assert table("columns=one", "scores=true", "record=true") == 0
     assert trained == [("digits", "ConvNet-3 (width 8)", 300_000, [])]  # before any cell
     for folder in (OUTPUT, HOME):
@@ -131,86 +134,61 @@ def test_scores_compare_with_random_images_and_with_all_of_them(capsys, fakes, m
     assert "HLR" not in (OUTPUT / "table.md").read_text()
 
 
-def test_a_launcher_runs_the_same_cells(capsys, monkeypatch):
+def test_a_launcher_runs_the_same_cells(capsys, fakes):
     """Hydra's own launcher stands for joblib and submitit; each job is the process that would be started here."""
-    from manifoldgd.cli import table_launch
-
-    monkeypatch.setattr(table_launch, "job_of", fake_job({"mode": WRONG}))
+    fakes({"mode": WRONG})
     assert table("columns=one", "seeds=0", "launcher=basic") == 1
     out = capsys.readouterr().out
-    assert "one/random-seed0: done" in out
+    assert "[1/3] one/random-seed0: 50.0 % (" in out  # said as cells end, one after the other
     assert "failed: one/mode-seed0: ipc: too many" in out
     assert sorted(ran()) == ["one/random-seed0", "one/unguided-seed0"]
-    monkeypatch.setattr(table_launch, "job_of", fake_job())
+    fakes()
     assert table("columns=one", "seeds=0", "launcher=basic") == 0
     assert ran() == ["one/mode-seed0"]
 
 
-@pytest.mark.parametrize(
-    ("stop", "code", "finished"),
-    [
-        (SystemExit(1), 1, ["random"]),  # how some launchers end where a worker is killed
-        (RuntimeError("worker died\nby SIGKILL"), 1, ["random", "mode"]),
-        (Stopped(signal.SIGTERM), 143, ["random"]),
-    ],
-    ids=["exit", "error", "stopped"],
-)
-def test_a_launcher_whose_worker_is_killed_loses_no_finished_cell(capsys, monkeypatch, stop, code, finished):
-    from manifoldgd.cli import table_launch
-
-    def run_but_one(config, run=table_launch.run_listed):
-        if config.cell == "one/unguided-seed0":
-            raise stop
-        run(config)
-
-    monkeypatch.setattr(table_launch, "job_of", fake_job())
-    with monkeypatch.context() as patch:
-        patch.setattr(table_launch, "run_listed", run_but_one)
-        assert table("columns=one", "seeds=0", "launcher=basic") == code
-    assert ran() == [f"one/{name}-seed0" for name in finished]
-    out, err = capsys.readouterr()
-    count = len(finished)
-    if code == 143:
-        assert "stopped by SIGTERM; 1 of 3 cells finished, 0 failed" in err
-    else:
-        assert "failed: one/unguided-seed0: the launcher ended before it did" in out
-        assert f"{count} of 3 cells finished, {3 - count} failed" in out
-        assert ("(RuntimeError: by SIGKILL)" in out) == isinstance(stop, RuntimeError)
+def test_a_launcher_whose_worker_is_killed_loses_no_finished_cell(capsys, fakes):
+    fakes({"unguided": "import os, signal, time; os.kill(os.getppid(), signal.SIGKILL); time.sleep(60)"})
+    assert table("columns=one", "seeds=0", "launcher=basic") == 1
+    assert ran() == ["one/random-seed0"]
+    out = capsys.readouterr().out
+    for method in ("unguided", "mode"):
+        assert f"failed: one/{method}-seed0: the launcher ended before it did (killed by SIGKILL" in out
+    assert "1 of 3 cells finished, 2 failed" in out
     assert "random" in (OUTPUT / "table.md").read_text()
+    fakes()
     assert table("columns=one", "seeds=0", "launcher=basic") == 0
-    assert set(ran()) == {f"one/{name}-seed0" for name in {"random", "unguided", "mode"} - set(finished)}
+    assert set(ran()) == {"one/unguided-seed0", "one/mode-seed0"}
 
 
-def test_a_local_submitit_gets_a_few_cells_at_a_time(monkeypatch):
-    from manifoldgd.cli import table_launch
+def test_launchers_get_as_many_cells_at_a_time_as_they_can_hold_back(monkeypatch):
+    from manifoldgd.cli import study
 
-    launched = []
-    monkeypatch.setattr(table_launch, "check_launcher", lambda *_: None)
-    monkeypatch.setattr("manifoldgd.cli.table_work.check_launcher", lambda *_: None)
-    monkeypatch.setattr(table_launch, "_launch", lambda board, cells, env, settings, conf: launched.append(
-        (len(cells), [each for each in settings if "launcher." in each])))  # fmt: skip
-    for launcher, jobs, wanted in (
-        ("submitit_local", ["jobs=2"], [(2, []), (1, [])]),
-        ("submitit_slurm", [], [(3, [])]),
-        ("submitit_slurm", ["jobs=2"], [(3, ["hydra.launcher.array_parallelism=2"])]),
-        ("joblib", ["jobs=2"], [(3, ["hydra.launcher.n_jobs=2"])]),
+    runners = []
+    monkeypatch.setattr(study, "check_launcher", lambda *_: None)
+    monkeypatch.setattr(study, "run_left", lambda board, runner: runners.append(runner) or True)
+    for launcher, jobs, room, at_once, limit in (
+        ("submitit_local", ["jobs=2"], 2, 2, []),
+        ("submitit_slurm", [], 3, 3, []),
+        ("submitit_slurm", ["jobs=2"], 3, 2, ["hydra.launcher.array_parallelism=2"]),
+        ("joblib", ["jobs=2"], 3, 2, ["hydra.launcher.n_jobs=2"]),
     ):
-        launched.clear()
-        table("columns=one", "seeds=0", f"launcher={launcher}", *jobs)
-        assert launched == wanted
+        assert table("columns=one", "seeds=0", f"launcher={launcher}", *jobs) == 1  # nothing was run, so all is left
+        runner = runners.pop()
+        assert (runner.room, runner.at_once) == (room, at_once)
+        assert [word for word in runner.command if word.startswith("hydra.launcher.")] == limit
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_cluster_needs_no_gpu_here(capsys, monkeypatch):
-    if torch.cuda.is_available():
-        pytest.skip("there is a GPU")
-    from manifoldgd.cli import table_launch
+    from manifoldgd.cli import study
 
-    monkeypatch.setattr("manifoldgd.cli.table_work.check_launcher", lambda *_: None)
-    monkeypatch.setattr(table_launch, "_launch", lambda *_: None)
+    monkeypatch.setattr(study, "check_launcher", lambda *_: None)
+    monkeypatch.setattr(study, "run_left", lambda *_: True)
     chosen = ("columns=one", "seeds=0", "machine=gpu")
     assert table(*chosen, "launcher=submitit_local") == 2
     assert "torch finds no GPU" in capsys.readouterr().err
-    assert table(*chosen, "launcher=submitit_slurm") == 1  # nothing was run, so all is left
+    assert table(*chosen, "launcher=submitit_slurm") == 1
     assert "torch finds no GPU" not in capsys.readouterr().err
 
 
@@ -260,11 +238,11 @@ def test_metrics_have_what_a_table_reads():
 
 
 def test_a_method_may_refer_to_the_seed():
-    from manifoldgd.cli.table_plan import plan_table
+    from manifoldgd.cli.plan import plan_table
 
     own = {"guidance": "matching", "guidance.then.pool_seed": "${seed}"}
     write(methods={**TOY["methods"], "own": own})
-    cells = [cell for cell in plan_table(read_definition(HOME / "table.yaml"), {}, CONF).cells if cell.method == "own"]
+    cells = [cell for cell in plan_table(read_definition(HOME / "table.yaml"), {}).cells if cell.method == "own"]
     pools = {cell.seed: cell.set_config["guidance"]["then"]["pool_seed"] for cell in cells}
     assert pools == {0: 0, 1: 1}
     assert len({cell.key for cell in cells}) == len(cells)

@@ -8,8 +8,15 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from manifoldgd.errors import UserError
-from manifoldgd.study.definition import check_labels, merged, override, read_definition
-from manifoldgd.study.finding import find_table, known_tables, table_name
+from manifoldgd.study.definition import (
+    check_labels,
+    find_table,
+    known_tables,
+    merged,
+    override,
+    read_definition,
+    table_name,
+)
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 SHIPPED = sorted(EXPERIMENTS.glob("*/table.yaml"))
@@ -50,10 +57,10 @@ def test_a_column_may_have_student_seeds_of_its_own(tmp_path):
     one, ten = GOOD["columns"]
     table = read_definition(write(tmp_path, student_seeds=[0, 1, 2], columns=[one, {**ten, "student_seeds": [4]}]))
     assert table.students == {"one": (0, 1, 2), "ten": (4,)}
-    asked = table.chosen(methods=None, columns=None, seeds=None, student_seeds=[7])
+    asked = table.chosen(student_seeds=[7])
     assert asked.students == {"one": (7,), "ten": (7,)}
     for wrong, line in (
-        (3, "expected a list, got 3"),
+        (3, "expected a list, .* got 3"),
         ([], "expected different whole numbers .* got \\[\\]"),
         ([1, 1], "expected different whole numbers .* got \\[1, 1\\]"),
     ):
@@ -82,7 +89,7 @@ WRONG = [
     ({"seeds": ...}, ("seeds: expected a value, got none",)),
     ({"seeds": []}, ("seeds: expected different whole numbers", "got []", "set seeds: [0, 1]")),
     ({"seeds": [0, 0]}, ("seeds:", "got [0, 0]")),
-    ({"seeds": 3}, ("seeds: expected a list, got 3",)),
+    ({"seeds": 3}, ("seeds: expected a list", "got 3")),
     ({"seeds": [0.5]}, ("seeds:", "got [0.5]")),
     ({"student_seeds": []}, ("student_seeds: expected different whole numbers",)),
     ({"student_seeds": [-1]}, ("student_seeds:", "got [-1]")),
@@ -91,7 +98,7 @@ WRONG = [
     ({"split": "train"}, ("split: expected one of test, validation, got 'train'",)),
     ({"methods": {}}, ("methods: expected at least one",)),
     ({"methods": ["mode"]}, ("methods: expected a mapping",)),
-    ({"methods": {"plain": "none"}}, ("methods: plain: expected overrides like", "got 'none'")),
+    ({"methods": {"plain": "none"}}, ("methods.plain: expected a mapping", "got 'none'")),
     ({"methods": {"a b": {}}, "baseline": "a b"}, ("methods: expected a name of letters", "got 'a b'")),
     ({"methods": {"plain": {"ipc": 5}}, "published_as": {}}, ("methods: plain: ipc is set by the columns",)),
     ({"methods": {"plain": {"seed": 5}}, "published_as": {}}, ("methods: plain: seed is set by seeds",)),
@@ -109,7 +116,7 @@ WRONG = [
     ({"columns": [{"key": "one", "dataset": "digits", "ipc": 1}]}, ("columns: one: student: expected a value",)),
     ({"columns": [GOOD["columns"][0] | {"ipc": 0}]}, ("columns: one: ipc: expected a whole number", "got 0")),
     ({"columns": [GOOD["columns"][0] | {"icp": 1}]}, ("columns: one: unknown key 'icp'", "did you mean 'ipc'")),
-    ({"columns": [GOOD["columns"][0] | {"overrides": ["machine"]}]}, ("columns: one: overrides: expected keys",)),
+    ({"columns": [GOOD["columns"][0] | {"overrides": ["machine"]}]}, ("columns: one: overrides: expected a mapping",)),
     ({"columns": [GOOD["columns"][0] | {"key": "../x"}]}, ("key: expected a name of letters", "got '../x'")),
 ]
 
@@ -133,8 +140,7 @@ def test_files_that_are_no_table(tmp_path, text):
 
 def test_the_part_that_was_asked_for(tmp_path):
     table = read_definition(write(tmp_path))
-    everything = {"methods": None, "columns": None, "seeds": None, "student_seeds": None}
-    assert table.chosen(**everything) == table
+    assert table.chosen() == table
     part = table.chosen(methods=["mode"], columns=["ten"], seeds=[4], student_seeds=[1, 2])
     assert (list(part.methods), [each.key for each in part.columns]) == (["mode"], ["ten"])
     assert (part.seeds, part.student_seeds) == ((4,), (1, 2))
@@ -146,7 +152,7 @@ def test_the_part_that_was_asked_for(tmp_path):
         ({"student_seeds": [1, 1]}, r"^student_seeds: .* got \[1, 1\]"),
     ):
         with pytest.raises(UserError, match=message):
-            table.chosen(**{**everything, **wrong})
+            table.chosen(**wrong)
 
 
 def test_hard_and_soft_labels_never_share_a_table():

@@ -8,10 +8,10 @@ from command import manifoldgd
 from PIL import Image
 from toy_table import CONF, EXPERIMENTS, HOME, OUTPUT, STUDENTS, TOY, change, ran, table
 
-from manifoldgd.cli import table_dry_run
-from manifoldgd.cli.table_plan import plan_table
+from manifoldgd.cli import dry_run
+from manifoldgd.cli.dry_run import Work
+from manifoldgd.cli.plan import plan_table
 from manifoldgd.study.cells import runs
-from manifoldgd.study.cost import Work
 from manifoldgd.study.definition import read_definition
 from manifoldgd.study.results import TableResult
 
@@ -105,11 +105,11 @@ def test_a_dry_run_finds_large_images_that_are_there(capsys, dit_lookalike):
 
 def test_gpu_hours_count_the_making_of_a_shared_set_once(monkeypatch):
     change(columns=STUDENTS)
-    plan = plan_table(read_definition(HOME / "table.yaml"), {}, CONF)
+    plan = plan_table(read_definition(HOME / "table.yaml"), {})
     work = Work(images=10**6, steps=50, students=1, epochs=0, student_flops=0.0)  # costs nothing but the making
-    monkeypatch.setattr(table_dry_run, "LARGE_IMAGES", 1)
-    monkeypatch.setattr(table_dry_run, "work_of", lambda row: work)
-    _, *by_column = table_dry_run.time_needed(plan, plan.cells, [], 1).splitlines()
+    monkeypatch.setattr(dry_run, "LARGE_IMAGES", 1)
+    monkeypatch.setattr(dry_run, "work_of", lambda row: work)
+    _, *by_column = dry_run.time_needed(plan, plan.cells, [], 1).splitlines()
     assert by_column == [f"  width8: {6 * work.gpu_seconds / 3600:.1f} h"]
 
 
@@ -126,6 +126,6 @@ HERE = [
 @pytest.mark.parametrize("file", HERE, ids=lambda file: file.parent.name)
 def test_the_cells_of_the_repositorys_tables_compose(file):
     definition = read_definition(file)
-    plan = plan_table(replace(definition, columns=definition.columns[::4]), {}, CONF)
+    plan = plan_table(replace(definition, columns=definition.columns[::4]), {})
     cells = runs(plan.cells)
     assert len({cell.key for cell in plan.cells}) == len({cell.key for cell in cells}) == len(cells)  # nothing twice

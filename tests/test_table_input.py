@@ -8,8 +8,8 @@ import pytest
 from command import manifoldgd
 from toy_table import HOME, OUTPUT, TOY, change, complaint, table
 
-from manifoldgd.study.lock import locked
 from manifoldgd.study.results import TableResult
+from manifoldgd.study.run import alone_in
 
 pytestmark = pytest.mark.usefixtures("toy_table")
 
@@ -88,7 +88,7 @@ def test_help_and_the_list_of_tables(capsys):
 
 
 def test_two_tables_cannot_share_a_folder(capsys, fakes):
-    with locked(OUTPUT):
+    with alone_in(OUTPUT):
         assert "is being worked on by process" in complaint(capsys, table())
     assert table("columns=one", "seeds=0") == 0
     capsys.readouterr()

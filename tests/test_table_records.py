@@ -6,7 +6,7 @@ import pytest
 from fake_cells import WRONG
 from toy_table import HOME, TOY, change, ran, table
 
-from manifoldgd.cli.table_work import TableWork
+from manifoldgd.cli import study
 from manifoldgd.study.results import TableResult
 
 pytestmark = pytest.mark.usefixtures("toy_table")
@@ -65,15 +65,15 @@ def test_a_record_may_hold_rows_with_fewer_students(fakes):
 
 def test_what_was_recorded_meanwhile_is_kept(monkeypatch, fakes):
     assert table("columns=one", "seeds=0", "record=true") == 0
-    run_left = TableWork._run_left
+    run_left = study.run_left
     common = ("columns=two", "seeds=0", "record=true", "extend=true")
 
-    def meanwhile(self, board):
-        monkeypatch.setattr(TableWork, "_run_left", run_left)
+    def meanwhile(board, runner):
+        monkeypatch.setattr(study, "run_left", run_left)
         assert table("methods=mode", "output=outputs/other", *common) == 0
-        return run_left(self, board)
+        return run_left(board, runner)
 
-    monkeypatch.setattr(TableWork, "_run_left", meanwhile)
+    monkeypatch.setattr(study, "run_left", meanwhile)
     assert table("methods=random", "output=outputs/third", *common) == 0
     held = TableResult.load(HOME / "results.json")
     assert {each.method for each in held.sets if each.column == "two"} == {"random", "mode"}

@@ -13,9 +13,8 @@ from manifoldgd.errors import UserError
 from manifoldgd.progress import duration
 from manifoldgd.provenance import code_version, release
 from manifoldgd.store.results import claim_result
-from manifoldgd.study.board import START_SECONDS, Board, seconds_for
-from manifoldgd.study.gathering import check_folder, check_same_table, finished_set
-from manifoldgd.study.recording import check_nothing_lost, recorded_sets, write_record
+from manifoldgd.study.board import START_SECONDS, Board, check_folder, finished_set, seconds_for
+from manifoldgd.study.record import check_nothing_lost, check_same_table, recorded_sets, write_record
 from manifoldgd.study.results import SetResult, TableResult
 from manifoldgd.study.scored import with_scores
 

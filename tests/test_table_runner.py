@@ -17,12 +17,11 @@ from rich.console import Console
 from manifoldgd import __version__
 from manifoldgd.errors import UserError
 from manifoldgd.study import jobs
+from manifoldgd.study import run as study_run
 from manifoldgd.study.board import Board
 from manifoldgd.study.cells import in_turn
-from manifoldgd.study.lock import locked
 from manifoldgd.study.results import TableResult
-from manifoldgd.study.runner import run_left
-from manifoldgd.study.watching import Watch
+from manifoldgd.study.run import ONE_THREAD, Pool, Watch, alone_in, run_left
 
 METHODS = ("a", "b")
 
@@ -33,9 +32,8 @@ def board_of(output, *, seeds=(0,), student_seeds=(0,), recorded=(), methods=MET
 
 
 def run(board, job, *, at_once=2, console=None):
-    watch = Watch(board, at_once, console or Console(file=io.StringIO()))
-    with watch:
-        return run_left(board, at_once=at_once, environment={}, watch=watch, job=job)
+    pool = Pool(board.output, at_once, ONE_THREAD, job=job)
+    return run_left(board, pool, console or Console(file=io.StringIO()))
 
 
 def order(output):
@@ -152,15 +150,13 @@ def test_a_disk_that_fills_up_under_us_stops_the_jobs(tmp_path, monkeypatch):
 
 
 def spy_on_jobs(monkeypatch):
-    from manifoldgd.study import runner
-
-    started, real = [], runner.start
+    started, real = [], study_run.start
 
     def start(*arguments):
         started.append(real(*arguments))
         return started[-1]
 
-    monkeypatch.setattr(runner, "start", start)
+    monkeypatch.setattr(study_run, "start", start)
     return started
 
 
@@ -176,7 +172,7 @@ def test_a_job_that_will_not_end_is_ended(tmp_path, monkeypatch):
 def test_ctrl_c_stops_the_jobs_and_keeps_what_is_finished(tmp_path, monkeypatch):
     board = board_of(tmp_path)
     started = spy_on_jobs(monkeypatch)
-    monkeypatch.setattr(Watch, "tick", lambda watch: stop_at(len(watch.board.sets) == 1))
+    monkeypatch.setattr(Watch, "tick", lambda watch, running: stop_at(len(watch.board.sets) == 1))
 
     def stop_at(reached):
         if reached:
@@ -230,10 +226,10 @@ def alive(number):
 
 
 def test_one_process_at_a_time_works_on_a_folder(tmp_path):
-    second = locked(tmp_path)
-    with locked(tmp_path), pytest.raises(UserError, match=rf"is being worked on by process {os.getpid()} on "):
+    second = alone_in(tmp_path)
+    with alone_in(tmp_path), pytest.raises(UserError, match=rf"is being worked on by process {os.getpid()} on "):
         second.__enter__()
-    with locked(tmp_path):
+    with alone_in(tmp_path):
         pass
 
 
@@ -243,17 +239,17 @@ import sys, time
 sys.path[:0] = [{str(Path(__file__).parents[1])!r}]
 from dataclasses import replace
 from pathlib import Path
-from manifoldgd.study.lock import locked
-with locked(Path({str(tmp_path)!r})):
+from manifoldgd.study.run import alone_in
+with alone_in(Path({str(tmp_path)!r})):
     print("locked", flush=True)
     time.sleep(60)
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "locked\n"
-        with pytest.raises(UserError, match=f"process {holder.pid} on "), locked(tmp_path):
+        with pytest.raises(UserError, match=f"process {holder.pid} on "), alone_in(tmp_path):
             pass
         holder.kill()
-    with locked(tmp_path):
+    with alone_in(tmp_path):
         assert f"process {os.getpid()} on " in (tmp_path / "lock").read_text()
 
 

@@ -164,14 +164,14 @@ def test_allowed_names_are_read_from_the_command_line_only(capsys, monkeypatch, 
 
 @pytest.mark.usefixtures("toy_table")
 def test_cells_are_told_what_is_allowed(monkeypatch, tmp_path):
-    from manifoldgd.cli.table_plan import plan_table
+    from manifoldgd.cli.plan import plan_table
     from manifoldgd.study.definition import read_definition
 
     definition = read_definition(Path("experiments/toy/table.yaml"))
     with allowing(["own.Mine"]):
-        cells = plan_table(definition, {}, conf_dir()).cells
+        cells = plan_table(definition, {}).cells
     assert all("allow_targets=[own.Mine]" in cell.overrides for cell in cells)
-    plain = plan_table(definition, {}, conf_dir()).cells
+    plain = plan_table(definition, {}).cells
     assert [cell.key for cell in plain] == [cell.key for cell in cells]
     assert not any("allow_targets" in word for cell in plain for word in cell.overrides)
 
@@ -207,7 +207,7 @@ def test_a_record_names_pictures_of_its_folder_only(tmp_path, grid):
 
     from fake_tables import rich_table
 
-    from manifoldgd.study.recording import read_record
+    from manifoldgd.study.record import read_record
 
     file = tmp_path / "home" / "results.json"
     file.parent.mkdir()

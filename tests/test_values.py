@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 import pytest
 from values import ODD, walk
 
-from manifoldgd.cli.table_options import read_options
+from manifoldgd.cli.table import read_options
 from manifoldgd.errors import UserError
 from manifoldgd.ranges import fits
 

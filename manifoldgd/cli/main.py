@@ -127,7 +127,7 @@ def _run(arguments: list[str]) -> int:
     if command not in COMMANDS:
         raise UserError(f"unknown command {command!r}; choose one of {', '.join(COMMANDS)}")
     if command == "table":
-        return run_table(rest, conf_dir())
+        return run_table(rest)
     given = read_arguments(rest)
     if given.has("--help"):
         return _help(command, given)

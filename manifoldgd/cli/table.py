@@ -1,17 +1,172 @@
-"""``manifoldgd table``: check every cell, run what is left, write the pages, list what failed."""
+"""``manifoldgd table``: its command line, its own keys and overrides for every cell."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Annotated, Any, get_type_hints
 
-from manifoldgd.cli.table_options import HELP, TableOptions, read_options
+from hydra.core.override_parser.types import Override, OverrideType, Sweep
+
+from manifoldgd.cli.arguments import parse, read_arguments
+from manifoldgd.cli.explain import suggest
 from manifoldgd.cli.targets import allowing
-from manifoldgd.study.definition import read_definition
-from manifoldgd.study.finding import known_tables
+from manifoldgd.errors import require
+from manifoldgd.ranges import Range, Seed, check
+from manifoldgd.study.definition import RUN_KEYS, check_reserved, known_tables, read_definition
+
+# Keys that change no number of the table. A machine as a whole, and its precisions, do.
+NEUTRAL = (
+    *(f"machine.{name}" for name in ("accelerator", "batch_size", "threads", "progress")),
+    *("logger", "cache", "measures", "dataset.folder", "dataset.download", "hydra.searchpath"),
+)
+LAUNCHER_KEYS = "hydra"
+SEARCH = "hydra.searchpath"
+NOT_KEYS = ("overrides", "launcher_overrides", "allowed", "shown")
+OPTIONS = ("--help", "--cfg", "--config-dir")  # of Hydra's, that make sense for many cells
+FLAGS = {f"--{name.replace('_', '-')}": f"{name}=true" for name in ("dry_run", "pages", "record", "extend", "scores")}
+HELP = """manifoldgd table: measure a table of methods by columns, cell by cell
+
+usage: manifoldgd table table=NAME [key=value ...] [--dry-run]
+
+A table is a file experiments/NAME/table.yaml. Each cell is one `manifoldgd run` in a process of its own. Finished cells
+are skipped, so the same command continues after a kill. Columns that differ in the student only share their sets.
+Without table= the tables that there are are listed.
+
+keys of the table:
+  table=NAME            name, folder or table.yaml
+  jobs=N                processes at a time, one thread each (default: number of cores; 1 on a GPU)
+  output=FOLDER         where results go (default: outputs/tables/NAME)
+  seeds=[0,1]           distillation seeds (default: those of the table)
+  student_seeds=[0,1]   (default: those of the table, or of the column; more of them join the finished ones)
+  methods=[mode,...]    these rows only
+  columns=[KEY,...]     these columns only
+  sets_from=[FOLDER]    output folders of other tables: sets of the same configuration there are copied, not made again
+  dry_run=true          compose and check every cell, say what is missing and how long it would take; also --dry-run
+  record=true           write the numbers of the finished result beside table.yaml
+  pages=true            make the page and figures of the recorded result, computing nothing; also --pages
+  extend=true           sets recorded there count as finished where their configuration is the same
+  scores=true           DD-Ranking's scores (HLR, IOR, LRS) as columns; needs a row of random real images, and trains
+                        each column's student on all real images once, kept in the cache
+  allow_targets=[NAME]  a class of your own that cells may build, such as my_package.MyGuidance; never in table.yaml
+  --config-dir FOLDER   choices of your own, as hydra.searchpath=[file:///FOLDER]; also -cd
+  --cfg job             print the configuration of every row (job, hydra, all); also -c
+  launcher=NAME         spread the cells with a Hydra launcher: joblib, submitit_local, submitit_slurm;
+                        its own keys are hydra.launcher.KEY=VALUE; Slurm runs as many at a time as it
+                        likes unless jobs= is given
+
+Any other key=value goes to every cell, after the table's own; `manifoldgd run --help` lists them.
+
+examples:
+  manifoldgd table table=digits
+  manifoldgd table table=fashion_mnist columns=[ipc10-convnet3] seeds=[0] jobs=2
+  manifoldgd table table=imagenette machine=gpu jobs=1 dataset.folder=/data/imagenette --dry-run"""
 
 
-def run_table(arguments: Sequence[str], conf: Path) -> int:
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """What was asked for."""
+
+    table: str | None = None
+    jobs: Annotated[int, Range("[1, 1024]")] | None = None
+    output: str | None = None
+    seeds: list[Seed] | None = None
+    student_seeds: list[Seed] | None = None
+    methods: list[str] | None = None
+    columns: list[str] | None = None
+    sets_from: list[str] | None = None
+    dry_run: bool = False
+    pages: bool = False
+    record: bool = False
+    extend: bool = False
+    scores: bool = False
+    launcher: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)  # of every cell
+    launcher_overrides: tuple[str, ...] = ()
+    allowed: tuple[str, ...] = ()  # what cells may build beside what is registered
+    shown: str | None = None  # what is to be printed of every row: job, hydra or all
+
+    def __post_init__(self) -> None:
+        for folder in self.sets_from or ():
+            require(
+                (Path(folder).expanduser() / "sets").is_dir(),
+                f"sets_from: expected folders that `manifoldgd table` wrote, got {folder}, which has no folder sets/; "
+                "give the output= of the other table",
+            )
+        check_reserved("overrides: ", self.overrides)
+        foreign = [key for key in self.overrides if not key.startswith(NEUTRAL)]
+        require(
+            not (self.record and foreign),
+            f"record: {', '.join(foreign)} on the command line makes this another table than table.yaml; "
+            "put it there, or leave out record=true",
+        )
+        require(
+            self.launcher is not None or not self.launcher_overrides,
+            f"{''.join(self.launcher_overrides[:1])}: acts with launcher=NAME only; choose a launcher",
+        )
+
+
+def read_options(arguments: Sequence[str]) -> TableOptions:
+    """Parse and check a command line.
+
+    Raises:
+        UserError: a key is unknown, or a value is of another type.
+    """
+    given = read_arguments([FLAGS.get(each, each) for each in arguments])
+    for option, _ in given.options:
+        require(option in OPTIONS, f"{option}: is no option of a table; `manifoldgd table --help` lists them")
+    own: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
+    launcher: list[str] = []
+    hints = get_type_hints(TableOptions, include_extras=True)
+    names = [each.name for each in fields(TableOptions) if each.name not in NOT_KEYS]
+    if folder := given.value("--config-dir"):
+        require(Path(folder).is_dir(), f"--config-dir: no folder {folder}; correct it")
+        overrides[SEARCH] = [f"file://{Path(folder).absolute()}"]
+    for text, each in zip(given.overrides, parse(given.overrides), strict=True):
+        key = each.key_or_group
+        plain = each.type is OverrideType.CHANGE and each.package is None
+        require(plain, f"{text}: expected key=value; a table takes no +key, ~key or key@package")
+        top = key.replace("/", ".").split(".")[0]
+        if key in names:
+            own[key] = _own_value(each, hints[key])
+        elif key == SEARCH:
+            overrides[key] = [*overrides.get(key, []), *each.value()]
+        elif top == LAUNCHER_KEYS:
+            launcher.append(text)
+        else:
+            require(top in RUN_KEYS, f"unknown key {key!r}{suggest(key, [*names, *RUN_KEYS])}")
+            require(
+                not each.is_sweep_override(),
+                f"{text}: a table takes one value for every cell; methods or columns of table.yaml vary",
+            )
+            overrides[key] = each.value()
+    return TableOptions(
+        **own,
+        overrides=overrides,
+        launcher_overrides=tuple(launcher),
+        allowed=given.allowed,
+        shown=given.value("--cfg"),
+    )
+
+
+def _own_value(override: Override, hint: Any) -> Any:
+    """A value of the table's own; ``a,b`` and a single value stand for a list where one is expected."""
+    value = override.value()
+    listed = hint in (list[Seed] | None, list[str] | None)
+    if isinstance(value, Sweep):
+        choices = [getattr(each, "text", each) for each in getattr(value, "list", [])]
+        value = choices if listed else f"{override.input_line}"
+    elif listed and value is not None and not isinstance(value, list):
+        value = [value]
+    if hint == list[str] | None and value is not None:
+        value = [str(each) for each in value]
+    check(override.key_or_group, value, hint)
+    return value
+
+
+def run_table(arguments: Sequence[str]) -> int:
     """The command; returns the exit code.
 
     Raises:
@@ -22,22 +177,18 @@ def run_table(arguments: Sequence[str], conf: Path) -> int:
         print(HELP)
         return 0
     options = read_options(arguments)
-    with allowing(options.allowed):
-        return _run(options, conf)
-
-
-def _run(options: TableOptions, conf: Path) -> int:
     if options.table is None:
         lines = [f"  {name:24} {read_definition(file).title}" for name, file in known_tables().items()]
         print("\n".join(["tables (manifoldgd table table=NAME):", *lines]))
         return 0
-    from manifoldgd.cli.table_work import TableWork  # here, because it imports torch
+    from manifoldgd.cli.study import Study  # here, because it imports torch
 
-    work = TableWork(options, conf)
-    if options.shown is not None:
-        return work.show(options.shown)
-    if options.dry_run:
-        return work.dry_run()
-    if options.pages:
-        return work.write_pages_of_record()
-    return work.run()
+    with allowing(options.allowed):
+        study = Study(options)
+        if options.shown is not None:
+            return study.show(options.shown)
+        if options.dry_run:
+            return study.dry_run()
+        if options.pages:
+            return study.write_pages_of_record()
+        return study.run()

@@ -1,26 +1,29 @@
-"""What of a table is finished, failed and left; and ``results.json``, which says so after every set."""
+"""What of a study is finished, failed and left; and ``results.json``, which says so after every set."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from manifoldgd.errors import UserError
-from manifoldgd.study.cells import Cell, runs
-from manifoldgd.study.finding import RECORD
-from manifoldgd.study.gathering import Place, finished_set, place_of
+from manifoldgd.report.run import PAGE
+from manifoldgd.store.keys import read_json
+from manifoldgd.store.results import check_claim
+from manifoldgd.study.cells import Cell, Place, runs
 from manifoldgd.study.results import FailedSet, SetResult, TableResult
 
+RECORD = "results.json"  # the result: of a study in its folder, and recorded beside table.yaml
 START_SECONDS = 20.0  # of a run besides its stages: imports, pictures, the page; measured on two cores
 
 
 class Board:
-    """The state of a table.
+    """The state of a study.
 
     Args:
-        output: folder of the table.
-        blank: the table without sets.
+        output: its folder.
+        blank: the result without sets.
         cells: those asked for, in the order they are to be run.
         recorded: sets from a record; those that have all students asked for count as finished, others are shown until
             their cell is run.
@@ -32,10 +35,10 @@ class Board:
         self.output, self.blank = output, blank
         self.asked, self.cells = tuple(cells), tuple(runs(cells))  # by place, and by what is run
         self.failed: dict[Place, FailedSet] = {}
-        self.sets: dict[Place, SetResult] = {place_of(one): one for one in recorded}
+        self.sets: dict[Place, SetResult] = {(one.method, one.column, one.seed): one for one in recorded}
         for cell in self.cells:
-            held = [self.sets[place_of(each)] for each in self._alike(cell) if place_of(each) in self.sets]
-            if found := finished_set(output, cell, blank.students[cell.column]) or next(iter(held), None):
+            held = (self.sets[each.place] for each in self._alike(cell) if each.place in self.sets)
+            if found := self._finished(cell) or next(held, None):
                 self._take_in(cell, found)
 
     @property
@@ -46,12 +49,17 @@ class Board:
     @property
     def failed_cells(self) -> list[Cell]:
         """Cells whose run failed, one for each run."""
-        return [cell for cell in self.cells if place_of(cell) in self.failed]
+        return [cell for cell in self.cells if cell.place in self.failed]
 
     @property
     def finished(self) -> int:
         """Runs that are finished."""
         return len(self.cells) - len(self.left)
+
+    @property
+    def state(self) -> str:
+        """For people."""
+        return f"{self.finished} of {len(self.cells)} cells finished, {len(self.failed_cells)} failed"
 
     def ended(self, cell: Cell, reason: str | None) -> SetResult | None:
         """Take in a cell whose run has ended, and save; returns its result, ``None`` if it failed.
@@ -61,35 +69,23 @@ class Board:
             reason: why it failed; ``None`` if its run says it did not.
         """
         try:
-            found = None if reason else finished_set(self.output, cell, self.blank.students[cell.column])
+            found = None if reason else self._finished(cell)
             reason = reason or "the run left no result"
         except UserError as error:
             found, reason = None, str(error)
         if found:
             self._take_in(cell, found)
         for each in self._alike(cell):
-            self.failed.pop(place_of(each), None)
+            self.failed.pop(each.place, None)
             if not found:
-                place = {"method": each.method, "column": each.column, "seed": each.seed}
-                self.failed[place_of(each)] = FailedSet(**place, reason=reason)
+                self.failed[each.place] = FailedSet(
+                    method=each.method, column=each.column, seed=each.seed, reason=reason
+                )
         self.save()
         return found
 
-    def _has_students(self, cell: Cell) -> bool:
-        """Whether the set of ``cell`` is judged by all students asked for."""
-        held = self.sets.get(place_of(cell))
-        return held is not None and set(self.blank.students[cell.column]) <= set(held.student_seeds)
-
-    def _alike(self, cell: Cell) -> list[Cell]:
-        """The cells that the run of ``cell`` gives a result."""
-        return [each for each in self.asked if each.name == cell.name]
-
-    def _take_in(self, cell: Cell, found: SetResult) -> None:
-        for each in self._alike(cell):
-            self.sets[place_of(each)] = replace(found, seed=each.seed)
-
     def result(self) -> TableResult:
-        """The table as it stands, sets by row, column and seed."""
+        """The study as it stands, sets by row, column and seed."""
         rows = {name: index for index, name in enumerate(self.blank.methods)}
         columns = {column.key: index for index, column in enumerate(self.blank.columns)}
 
@@ -105,8 +101,24 @@ class Board:
 
     def seconds_left(self, at_once: int) -> float | None:
         """Estimate from finished sets of the same column, or of any; ``None`` if there are none."""
-        left = [cell for cell in self.left if place_of(cell) not in self.failed]
+        left = [cell for cell in self.left if cell.place not in self.failed]
         return seconds_for(left, self.sets.values(), at_once)
+
+    def _finished(self, cell: Cell) -> SetResult | None:
+        return finished_set(self.output, cell, self.blank.students[cell.column])
+
+    def _has_students(self, cell: Cell) -> bool:
+        """Whether the set of ``cell`` is judged by all students asked for."""
+        held = self.sets.get(cell.place)
+        return held is not None and set(self.blank.students[cell.column]) <= set(held.student_seeds)
+
+    def _alike(self, cell: Cell) -> list[Cell]:
+        """The cells that the run of ``cell`` gives a result."""
+        return [each for each in self.asked if each.name == cell.name]
+
+    def _take_in(self, cell: Cell, found: SetResult) -> None:
+        for each in self._alike(cell):
+            self.sets[each.place] = replace(found, seed=each.seed)
 
 
 def seconds_for(cells: Sequence[Cell], known: Iterable[SetResult], at_once: int) -> float | None:
@@ -120,3 +132,43 @@ def seconds_for(cells: Sequence[Cell], known: Iterable[SetResult], at_once: int)
     means = {column: sum(each) / len(each) for column, each in times.items()}
     overall = sum(every) / len(every)
     return sum(means.get(cell.column, overall) for cell in cells) / max(1, min(at_once, len(cells)))
+
+
+def check_folder(output: Path, cell: Cell) -> None:
+    """Raise :class:`UserError` if the folder of a cell holds the result of another configuration."""
+    folder = cell.folder(output)
+    check_claim(folder, "set", cell.set_config)
+    check_claim(folder, "evaluation", cell.judge_config, free=("student_seeds",))
+
+
+def finished_set(output: Path, cell: Cell, student_seeds: Sequence[int]) -> SetResult | None:
+    """What the run of a cell left, or ``None`` where it is not there or lacks students, measures or its page.
+
+    Args:
+        output: folder of the study.
+        cell: the cell; its folder has passed :func:`check_folder`.
+        student_seeds: the students wanted; others are left out.
+
+    Raises:
+        UserError: something else lies there.
+    """
+    folder = cell.folder(output)
+    file = folder / "metrics.json"
+    if not (file.is_file() and (folder / PAGE).is_file()):  # a run draws its page last
+        return None
+    metrics = read_json(file)
+    try:
+        if not set(student_seeds) <= set(metrics["student_seeds"]) or (cell.measures and not metrics["set_metrics"]):
+            return None
+        grid = folder / "grid.png"
+        found = SetResult.of_run(
+            metrics,
+            method=cell.method,
+            column=cell.column,
+            key=cell.key,
+            student_seeds=student_seeds,
+            grid=os.path.relpath(grid, output) if grid.is_file() else None,
+        )
+        return replace(found, seed=cell.seed)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"{file}: is no result of ours ({error}); remove {folder} to have it made again") from error

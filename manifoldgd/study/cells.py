@@ -1,17 +1,27 @@
-"""The cells of a table, one for each method, column and distillation seed, and where each leaves its result."""
+"""The cells of a study, one for each method, column and distillation seed: what is run, and where its result goes.
+
+Cells that need equal sets share them: one makes the set, the others copy it. Columns that differ in the student are
+such cells, and so are tables that differ in how students are trained.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manifoldgd.store.keys import FETCHING, essence, key_of
+from manifoldgd.errors import UserError
+from manifoldgd.store.keys import FETCHING, essence, key_of, read_json
+from manifoldgd.store.results import NOTE, same_config
+from manifoldgd.store.sets import copy_set, has_set
 from manifoldgd.study.definition import override
 
 # Where data lies and how it came there says nothing about what was measured.
 PLACES = ("folder", *FETCHING)
+
+Place = tuple[str, str, int]  # method, column, distillation seed
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)  # told apart by identity: configurations cannot be hashed
@@ -25,6 +35,11 @@ class Cell:
     set_config: dict[str, Any]  # what the set depends on, resolved
     judge_config: dict[str, Any]  # what its judgement depends on, resolved, without the students' seeds
     measures: bool = False  # whether the set is to be measured beside its students
+
+    @property
+    def place(self) -> Place:
+        """Where it stands in the table."""
+        return self.method, self.column, self.seed
 
     @property
     def key(self) -> str:
@@ -62,3 +77,52 @@ def in_turn(cells: Iterable[Cell], seeds: Sequence[int]) -> list[Cell]:
     """Seed by seed, so that a table that is stopped half-way has as many seeds in every cell."""
     order = {seed: index for index, seed in enumerate(seeds)}
     return sorted(cells, key=lambda cell: order[cell.seed])
+
+
+def waits(cell: Cell, running: Iterable[Cell], output: Path) -> bool:
+    """Whether one of the ``running`` cells is making the set that ``cell`` needs."""
+    return not has_set(cell.folder(output)) and any(
+        same_config(each.set_config, cell.set_config) and not has_set(each.folder(output)) for each in running
+    )
+
+
+def share_set(cell: Cell, output: Path) -> None:
+    """Copy the set of a cell from the folder of another one, if there is an equal one and its own is not begun.
+
+    Args:
+        cell: about to be run.
+        output: folder of the table, on which this process holds the lock.
+    """
+    take_sets([cell], output, [output])
+
+
+def take_sets(cells: Iterable[Cell], output: Path, places: Sequence[Path]) -> int:
+    """Copy the sets of cells from the folders of tables, where they hold equal ones.
+
+    Args:
+        cells: those whose set is begun or finished in ``output`` keep it.
+        output: folder of the table, on which this process holds the lock.
+        places: folders of tables, the first that has a set counts; nobody needs to hold a lock on them.
+
+    Returns:
+        How many were copied.
+    """
+    taken = 0
+    for cell in cells:
+        folder = cell.folder(output)
+        sources = () if (folder / "set").exists() else (_source(cell, place) for place in places)
+        if source := next(filter(None, sources), None):
+            copy_set(source, folder, cell.set_config)
+            taken += 1
+    return taken
+
+
+def _source(cell: Cell, output: Path) -> Path | None:
+    """A result folder of the table with a complete set of the same configuration, also of cells not asked for now."""
+    for note in sorted((output / "sets").glob(f"*/*/{NOTE}")):
+        if not note.resolve().is_relative_to(output.resolve()):
+            continue  # a link out of the folder, which may have come from elsewhere
+        with suppress(UserError):  # a note that cannot be read is no set to copy; whose cell it is says so
+            if same_config(read_json(note).get("set"), cell.set_config) and has_set(note.parent):
+                return note.parent
+    return None

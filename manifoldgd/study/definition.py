@@ -1,4 +1,4 @@
-"""A table as data: ``experiments/<name>/table.yaml``, read and checked.
+"""A table as data: ``experiments/<name>/table.yaml`` under the current folder, else in the checkout; read and checked.
 
 Rows are methods, columns are a dataset, a number of images a class and a student. Both are given as overrides of
 ``manifoldgd run``, so a table can vary whatever a run can.
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -19,11 +19,13 @@ from yaml import YAMLError
 
 from manifoldgd.errors import UserError, require
 from manifoldgd.ranges import Million, Seed, check
-from manifoldgd.students.protocol import LabelProtocol
 
+if TYPE_CHECKING:  # the command line reads this module, and answers without torch
+    from manifoldgd.students.protocol import LabelProtocol
+
+Kind = TypeVar("Kind")
 Overrides = Mapping[str, Any]  # key of `manifoldgd run` -> value
 
-SPLITS = ("test", "validation")
 # What a column and the seeds decide; anywhere else it would make cells of one column differ.
 COLUMN_KEYS = ("dataset", "ipc", "student")
 SEED_KEYS = ("seed", "student_seeds")
@@ -35,6 +37,7 @@ RUN_KEYS = (*GROUPS, "start", "overgeneration", "source", "reconstruct", "cache"
 KEY_NAME = re.compile(r"[A-Za-z_]\w*([./]\w+)*(@[\w.]+)?")
 CHOICE_NAME = re.compile(r"\w[\w.-]*")
 INTERPOLATION = re.compile(r"\$\{\.*\w+(\.\w+)*\}")  # of another key; those that call a resolver can read the machine
+FILE = "table.yaml"
 FILE_NAME = re.compile(r"[A-Za-z0-9][\w.+-]*")
 
 
@@ -44,10 +47,10 @@ class ColumnDefinition:
 
     key: str  # short and unique; part of folder names
     dataset: str  # a choice of conf/dataset
-    ipc: int  # images a class, at least 1
+    ipc: Million  # images a class
     student: str  # a choice of conf/student
     overrides: Overrides = field(default_factory=dict)
-    student_seeds: tuple[int, ...] | None = None  # None: those of the table; fewer where students take long
+    student_seeds: tuple[Seed, ...] | None = None  # None: those of the table; fewer where students take long
 
     @property
     def choices(self) -> Overrides:
@@ -63,12 +66,12 @@ class TableDefinition:
     question: str
     methods: Mapping[str, Overrides]  # rows, in order
     columns: tuple[ColumnDefinition, ...]
-    seeds: tuple[int, ...]  # distillation seeds
-    student_seeds: tuple[int, ...]
+    seeds: tuple[Seed, ...]  # distillation seeds
+    student_seeds: tuple[Seed, ...]
     baseline: str  # the method that the others are compared with, on the same seeds
     number_family: str  # of the published numbers that may stand beside these
     overrides: Overrides = field(default_factory=dict)  # of every cell
-    split: str = "test"  # which images judge: test, or a validation split cut from the training split
+    split: Literal["test", "validation"] = "test"  # which images judge; a validation split is cut from the training one
     published_as: Mapping[str, str] = field(default_factory=dict)  # method -> name in published_results.csv
     notes: tuple[str, ...] = ()
 
@@ -80,10 +83,10 @@ class TableDefinition:
     def chosen(
         self,
         *,
-        methods: Sequence[str] | None,
-        columns: Sequence[str] | None,
-        seeds: Sequence[int] | None,
-        student_seeds: Sequence[int] | None,
+        methods: Sequence[str] | None = None,
+        columns: Sequence[str] | None = None,
+        seeds: Sequence[int] | None = None,
+        student_seeds: Sequence[int] | None = None,
     ) -> TableDefinition:
         """The part of the table that was asked for; ``None`` takes all, or the seeds of the file.
 
@@ -92,9 +95,8 @@ class TableDefinition:
         Raises:
             UserError: a method or column is not in the table, or a seed list is empty or has duplicates.
         """
-        known = [column.key for column in self.columns]
-        _check_choice("methods", methods, list(self.methods))
-        _check_choice("columns", columns, known)
+        _check_choice("methods", methods, self.methods)
+        _check_choice("columns", columns, [column.key for column in self.columns])
         changed = replace(
             self,
             methods={name: each for name, each in self.methods.items() if methods is None or name in methods},
@@ -106,9 +108,45 @@ class TableDefinition:
             seeds=self.seeds if seeds is None else tuple(seeds),
             student_seeds=self.student_seeds if student_seeds is None else tuple(student_seeds),
         )
-        for name in ("seeds", "student_seeds"):
-            _check_seeds("", name, list(getattr(changed, name)))
+        _check_seeds("seeds", changed.seeds)
+        _check_seeds("student_seeds", changed.student_seeds)
         return changed
+
+
+def find_table(name: str) -> Path:
+    """The ``table.yaml`` of a table's name, of its folder, or the file itself.
+
+    Raises:
+        UserError: there is none; lists the tables that there are.
+    """
+    for folder in _homes():
+        if "/" not in name and (folder / name / FILE).is_file():
+            return folder / name / FILE
+    path = Path(name).expanduser()
+    if path.is_dir():
+        require((path / FILE).is_file(), f"table: {path} has no {FILE}; choose a folder that has one")
+        return path / FILE
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return path
+    known = known_tables()
+    hint = _nearest(name, known, otherwise="choose one of them, or give the path of a table.yaml")
+    raise UserError(f"table: no table {name!r}; there are {', '.join(known) or 'none'}; {hint}")
+
+
+def known_tables() -> dict[str, Path]:
+    """``table.yaml`` by name of the table, in alphabetical order."""
+    found = {file.parent.name: file for folder in reversed(_homes()) for file in folder.glob(f"*/{FILE}")}
+    return dict(sorted(found.items()))
+
+
+def table_name(file: Path) -> str:
+    """What a table is called: its folder's name, or that of a file called otherwise."""
+    return file.resolve().parent.name if file.name == FILE else file.stem
+
+
+def _homes() -> list[Path]:
+    """Nearest first."""
+    return [Path("experiments"), Path(__file__).parents[2] / "experiments"]
 
 
 def read_definition(file: Path) -> TableDefinition:
@@ -122,15 +160,143 @@ def read_definition(file: Path) -> TableDefinition:
     except (OSError, YAMLError, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{file}: is no readable table ({reason}); correct the file") from error
-    require(isinstance(held, dict), f"{file}: expected keys and values, got {type(held).__name__}; correct the file")
-    _check_keys(f"{file}: ", held, TableDefinition)
-    _check_types(file, held)
-    columns = tuple(_column(file, each) for each in held.pop("columns"))
-    methods = {str(name): _plain(each) for name, each in held.pop("methods").items()}
-    lists = {name: tuple(held.pop(name)) for name in ("seeds", "student_seeds", "notes") if name in held}
-    table = TableDefinition(methods=methods, columns=columns, **held, **lists)
-    _check_table(file, table)
+    if isinstance(held, dict):
+        listed = held.get("columns", [None])
+        require(
+            isinstance(listed, list) and bool(listed), f"{file}: columns: expected at least one, got {listed}; add one"
+        )
+        if "columns" in held:
+            held["columns"] = [_column(f"{file}: columns: ", each) for each in listed]
+    table = _read(f"{file}: ", held, TableDefinition)
+    _check_table(f"{file}: ", table)
     return table
+
+
+def _column(where: str, held: Any) -> ColumnDefinition:
+    where = f"{where}{held.get('key', '?') if isinstance(held, dict) else '?'}: "
+    column = _read(where, held, ColumnDefinition)
+    _check_name(f"{where}key", column.key)
+    for name in ("dataset", "student"):
+        _check_choices(f"{where}{name}", getattr(column, name))
+    if column.student_seeds is not None:
+        _check_seeds(f"{where}student_seeds", column.student_seeds)
+    return column
+
+
+def _read(where: str, held: Any, kind: type[Kind]) -> Kind:
+    """A dataclass as a file says it: no key unknown, none missing, every value as the field's annotation has it."""
+    require(isinstance(held, dict), f"{where}expected keys and values, got {held!r}; see another table.yaml")
+    known = {each.name: each for each in fields(kind)}
+    for key in held:
+        hint = _nearest(str(key), known, otherwise=f"expected {', '.join(known)}")
+        require(key in known, f"{where}unknown key {str(key)!r}; {hint}")
+    for name, each in known.items():
+        needed = each.default is MISSING and each.default_factory is MISSING
+        require(name in held or not needed, f"{where}{name}: expected a value, got none; add it")
+    hints, values = get_type_hints(kind, include_extras=True), {}
+    for name, value in held.items():
+        if isinstance(value, dict):  # of overrides, by method or at once; a method without any may be left empty
+            value = {str(key): {} if each is None and name == "methods" else each for key, each in value.items()}
+        elif value is None and name == "overrides":
+            value = {}
+        check(f"{where}{name}", value, hints[name])
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
+
+
+def _check_table(where: str, table: TableDefinition) -> None:
+    require(bool(table.methods), f"{where}methods: expected at least one, got none; add one")
+    keys = [column.key for column in table.columns]
+    twice = sorted({key for key in keys if keys.count(key) > 1})
+    require(not twice, f"{where}columns: {', '.join(twice)} stands there twice; give each column a key of its own")
+    _check_seeds(f"{where}seeds", table.seeds)
+    _check_seeds(f"{where}student_seeds", table.student_seeds)
+    for name in table.methods:
+        _check_name(f"{where}methods", name)
+    _check_choice(f"{where}baseline", [table.baseline], table.methods)
+    _check_choice(f"{where}published_as", list(table.published_as) or None, table.methods)
+    parts = {f"methods: {name}": each for name, each in table.methods.items()}
+    parts |= {f"columns: {column.key}: overrides": column.overrides for column in table.columns}
+    for part, overrides in parts.items():
+        for key in overrides:  # sets are shared between columns, whatever machine made them
+            require(
+                key.partition(".")[0] != "machine",
+                f"{where}{part}: {key} is the same for all cells; move it to the overrides of the table",
+            )
+    for part, overrides in {"overrides": table.overrides, **parts}.items():
+        check_reserved(f"{where}{part}: ", overrides)
+        _check_harmless(f"{where}{part}: ", overrides)
+
+
+def check_reserved(where: str, overrides: Iterable[str]) -> None:
+    """Refuse overrides of what columns and seeds decide."""
+    for key in overrides:
+        place = "the columns" if key in COLUMN_KEYS else "seeds, student_seeds and output of the table"
+        require(key not in RESERVED, f"{where}{key} is set by {place}; remove it here")
+
+
+def _check_harmless(where: str, overrides: Overrides) -> None:
+    """Refuse what could do more than choose values: keys that are none of a run's, paths as choices, resolvers."""
+    for key, value in overrides.items():
+        top = key.replace("/", ".").partition(".")[0]
+        require(
+            KEY_NAME.fullmatch(key) is not None and top in RUN_KEYS,
+            f"{where}{key}: expected a key of `manifoldgd run` ({', '.join(RUN_KEYS)}); remove it",
+        )
+        if key in GROUPS or "/" in key:
+            _check_choices(f"{where}{key}", value)
+        _check_values(f"{where}{key}", value)
+
+
+def _check_choices(where: str, value: Any) -> None:
+    for each in value if isinstance(value, list) else [value]:
+        require(
+            isinstance(each, str) and CHOICE_NAME.fullmatch(each) is not None,
+            f"{where}: expected the name of a choice, got {each!r}; correct it",
+        )
+
+
+def _check_values(where: str, value: Any) -> None:
+    if isinstance(value, dict):
+        for key, each in value.items():
+            require(re.fullmatch(r"[\w.-]+", str(key)) is not None, f"{where}: {key!r} is no key; correct it")
+            _check_values(f"{where}.{key}", each)
+    elif isinstance(value, list):
+        for each in value:
+            _check_values(where, each)
+    elif isinstance(value, str):
+        require(
+            "${" not in INTERPOLATION.sub("", value),
+            f"{where}: expected a value, or another key as ${{key}}, got {value!r}; a table calls no resolvers",
+        )
+
+
+def _check_seeds(where: str, seeds: Sequence[int]) -> None:
+    require(
+        bool(seeds) and len(set(seeds)) == len(seeds),
+        f"{where}: expected different whole numbers of at least 0, at least one, got {list(seeds)}; "
+        f"set {where.rpartition(' ')[2]}: [0, 1]",
+    )
+
+
+def _check_name(where: str, name: str) -> None:
+    require(
+        FILE_NAME.fullmatch(name) is not None,
+        f"{where}: expected a name of letters, digits and _.+- (folders are called by it), got {name!r}; rename it",
+    )
+
+
+def _check_choice(where: str, names: Sequence[str] | None, known: Iterable[str]) -> None:
+    listed = ", ".join(known)
+    for name in names or ():
+        hint = _nearest(str(name), known, otherwise=f"choose among {listed}")
+        require(name in known, f"{where}: no {name!r} in this table, which has {listed}; {hint}")
+    require(names is None or len(names) > 0, f"{where}: expected at least one, got none; choose among {listed}")
+
+
+def _nearest(name: str, known: Iterable[str], *, otherwise: str) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else otherwise
 
 
 def check_labels(protocols: Mapping[str, LabelProtocol]) -> None:
@@ -178,160 +344,3 @@ def spelled(value: Any) -> str:
         return str(value)
     plain = re.fullmatch(r"[A-Za-z_][\w./-]*", value) and value.lower() not in ("null", "true", "false", "nan", "inf")
     return value if plain else "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
-def _column(file: Path, held: Any) -> ColumnDefinition:
-    require(isinstance(held, dict), f"{file}: columns: expected keys and values, got {held!r}; see another table.yaml")
-    where = f"{file}: columns: {held.get('key', '?')}: "
-    _check_keys(where, held, ColumnDefinition)
-    seeds = held.get("student_seeds")
-    if seeds is not None:
-        require(isinstance(seeds, list), f"{where}student_seeds: expected a list, got {seeds!r}; correct it")
-        _check_seeds(where, "student_seeds", seeds)
-    given = held.get("overrides")
-    fine = given is None or isinstance(given, dict)
-    require(fine, f"{where}overrides: expected keys and values, got {given!r}; write key: value")
-    column = ColumnDefinition(
-        **{
-            **held,
-            "overrides": _plain(held.get("overrides")),
-            "student_seeds": None if seeds is None else tuple(seeds),
-        }
-    )
-    for name in ("key", "dataset", "student"):
-        value = getattr(column, name)
-        require(isinstance(value, str) and bool(value), f"{where}{name}: expected a text, got {value!r}; correct it")
-    _check_name(f"{where}key", column.key)
-    for name in ("dataset", "student"):
-        _check_choices(f"{where}{name}", getattr(column, name))
-    check(f"{where}ipc", column.ipc, Million)
-    return column
-
-
-def _plain(held: Any) -> Overrides:
-    return {str(key): value for key, value in (held or {}).items()}
-
-
-def _check_table(file: Path, table: TableDefinition) -> None:
-    keys = [column.key for column in table.columns]
-    twice = sorted({key for key in keys if keys.count(key) > 1})
-    require(not twice, f"{file}: columns: {', '.join(twice)} stands there twice; give each column a key of its own")
-    for name in ("seeds", "student_seeds"):
-        _check_seeds(f"{file}: ", name, list(getattr(table, name)))
-    for name in table.methods:
-        _check_name(f"{file}: methods", name)
-    _check_choice(f"{file}: baseline", [table.baseline], list(table.methods))
-    _check_choice(f"{file}: published_as", list(table.published_as) or None, list(table.methods))
-    require(
-        table.split in SPLITS,
-        f"{file}: split: expected one of {', '.join(SPLITS)}, got {table.split!r}; correct it",
-    )
-    parts = {f"methods: {name}": each for name, each in table.methods.items()}
-    parts |= {f"columns: {column.key}: overrides": column.overrides for column in table.columns}
-    for where, overrides in parts.items():
-        _check_one_machine(f"{file}: {where}: ", overrides)
-    for where, overrides in {"overrides": table.overrides, **parts}.items():
-        check_reserved(f"{file}: {where}: ", overrides)
-        _check_harmless(f"{file}: {where}: ", overrides)
-
-
-def check_reserved(where: str, overrides: Iterable[str]) -> None:
-    """Refuse overrides of what columns and seeds decide."""
-    for key in overrides:
-        place = "the columns" if key in COLUMN_KEYS else "seeds, student_seeds and output of the table"
-        require(key not in RESERVED, f"{where}{key} is set by {place}; remove it here")
-
-
-def _check_harmless(where: str, overrides: Overrides) -> None:
-    """Refuse what could do more than choose values: keys that are none of a run's, paths as choices, resolvers."""
-    for key, value in overrides.items():
-        top = key.replace("/", ".").partition(".")[0]
-        require(
-            KEY_NAME.fullmatch(key) is not None and top in RUN_KEYS,
-            f"{where}{key}: expected a key of `manifoldgd run` ({', '.join(RUN_KEYS)}); remove it",
-        )
-        if key in GROUPS or "/" in key:
-            _check_choices(f"{where}{key}", value)
-        _check_values(f"{where}{key}", value)
-
-
-def _check_choices(where: str, value: Any) -> None:
-    for each in value if isinstance(value, list) else [value]:
-        require(
-            isinstance(each, str) and CHOICE_NAME.fullmatch(each) is not None,
-            f"{where}: expected the name of a choice, got {each!r}; correct it",
-        )
-
-
-def _check_values(where: str, value: Any) -> None:
-    if isinstance(value, dict):
-        for key, each in value.items():
-            require(re.fullmatch(r"[\w.-]+", str(key)) is not None, f"{where}: {key!r} is no key; correct it")
-            _check_values(f"{where}.{key}", each)
-    elif isinstance(value, list):
-        for each in value:
-            _check_values(where, each)
-    elif isinstance(value, str):
-        require(
-            "${" not in INTERPOLATION.sub("", value),
-            f"{where}: expected a value, or another key as ${{key}}, got {value!r}; a table calls no resolvers",
-        )
-
-
-def _check_one_machine(where: str, overrides: Iterable[str]) -> None:
-    """Refuse a machine for some cells only: sets are shared between columns, whatever machine made them."""
-    for key in overrides:
-        of_machine = key.partition(".")[0] == "machine"
-        require(not of_machine, f"{where}{key} is the same for all cells; move it to the overrides of the table")
-
-
-def _check_types(file: Path, held: Mapping[str, Any]) -> None:
-    kinds = {
-        dict: ("a mapping", ("methods", "overrides", "published_as")),
-        list: ("a list", ("columns", "seeds", "student_seeds", "notes")),
-        str: ("a text", ("title", "question", "baseline", "split", "number_family")),
-    }
-    for kind, (spelled, names) in kinds.items():
-        for name in names:
-            if name in held:
-                value = held[name]
-                require(isinstance(value, kind), f"{file}: {name}: expected {spelled}, got {value!r}; correct it")
-    for name in ("methods", "columns"):
-        require(bool(held[name]), f"{file}: {name}: expected at least one, got none; add one")
-    for name, each in held["methods"].items():
-        fine = each is None or isinstance(each, dict)
-        require(fine, f"{file}: methods: {name}: expected overrides like {{guidance: mode}}, got {each!r}; correct it")
-
-
-def _check_keys(where: str, held: Mapping[str, Any], kind: type) -> None:
-    known = {each.name: each for each in fields(kind)}
-    for key in held:
-        close = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"expected {', '.join(known)}"
-        require(key in known, f"{where}unknown key {str(key)!r}; {hint}")
-    for name, each in known.items():
-        needed = each.default is MISSING and each.default_factory is MISSING
-        require(name in held or not needed, f"{where}{name}: expected a value, got none; add it")
-
-
-def _check_seeds(where: str, name: str, seeds: list[Any]) -> None:
-    check(f"{where}{name}", seeds, list[Seed])
-    require(
-        bool(seeds) and len(set(seeds)) == len(seeds),
-        f"{where}{name}: expected different whole numbers of at least 0, at least one, got {seeds}; set {name}: [0, 1]",
-    )
-
-
-def _check_name(where: str, name: str) -> None:
-    require(
-        FILE_NAME.fullmatch(name) is not None,
-        f"{where}: expected a name of letters, digits and _.+- (folders are called by it), got {name!r}; rename it",
-    )
-
-
-def _check_choice(where: str, names: Sequence[str] | None, known: list[str]) -> None:
-    for name in names or ():
-        close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]!r}?" if close else f"choose among {', '.join(known)}"
-        require(name in known, f"{where}: no {name!r} in this table, which has {', '.join(known)}; {hint}")
-    require(names is None or len(names) > 0, f"{where}: expected at least one, got none; choose among {known}")

@@ -1,9 +1,13 @@
-"""One process: started, waited for, stopped with its parent, and what it said when it failed."""
+"""One process: started, waited for, stopped with its parent, and what it said when it failed.
+
+Imported by the workers of launchers, so nothing here is slow to import.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +18,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from manifoldgd.files import atomic_write_json
+
+LIST = "cells.json"  # what a launcher is to run, in the study's folder
+ENDED = ".ended"  # suffix of the note beside a log that says how a launched job ended
 FULL = (errno.ENOSPC, errno.EDQUOT)  # the disk, or what one may use of it
 QUOTED = tuple(map(os.strerror, FULL))  # what every library quotes from the system
 DISK_FULL = "the disk is full"
@@ -86,6 +94,15 @@ def run(job: Job, environment: Mapping[str, str]) -> str | None:
         return why_failed(process.wait(), job.log)
     finally:
         stop([process])
+
+
+def run_listed(folder: Path, index: int) -> None:
+    """Run one of the jobs in ``folder/cells.json`` and leave a note when it has ended."""
+    held = json.loads((folder / LIST).read_text(encoding="utf-8"))
+    one, began = held["jobs"][index], time.monotonic()
+    job = Job(name=one["name"], command=tuple(one["command"]), log=Path(one["log"]), folder=Path(held["folder"]))
+    reason = run(job, held["environment"])
+    atomic_write_json(job.log.with_suffix(ENDED), {"reason": reason, "seconds": time.monotonic() - began})
 
 
 def why_failed(code: int, log: Path) -> str | None:

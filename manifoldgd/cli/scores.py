@@ -6,7 +6,7 @@ from pathlib import Path
 
 from manifoldgd.cli.components import build
 from manifoldgd.cli.compose import compose
-from manifoldgd.cli.table_plan import Plan, Row
+from manifoldgd.cli.plan import Plan, Row
 from manifoldgd.errors import require
 from manifoldgd.pipeline.classifiers import full_data_accuracy
 from manifoldgd.study.results import TableResult
@@ -22,14 +22,14 @@ class Scoring:
         UserError: on construction, if no row asked for holds random real images, or a protocol has no recipe.
     """
 
-    def __init__(self, plan: Plan, conf: Path) -> None:
+    def __init__(self, plan: Plan) -> None:
         rows = [row for row in plan.rows if row.config.source == RANDOM and not row.config.reconstruct]
         require(
             bool(rows),
             "scores: no row of random real images in this table; add `random: {source: random}` to methods of "
             "table.yaml, or random to methods=",
         )
-        self._config = compose(name="scores", conf=conf).values
+        self._config = compose(name="scores").values
         self._random = rows[0].method
         self._columns = {key: row for key, row in plan.columns.items() if row.setup.student.protocol.labels == "hard"}
         for key, row in self._columns.items():

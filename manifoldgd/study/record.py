@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from manifoldgd.errors import require
-from manifoldgd.study.cells import Cell
-from manifoldgd.study.finding import RECORD
-from manifoldgd.study.gathering import Place, place_of
+from manifoldgd.provenance import release
+from manifoldgd.study.board import RECORD
+from manifoldgd.study.cells import Cell, Place
 from manifoldgd.study.rendering import write_texts
 from manifoldgd.study.results import SetResult, TableResult
 from manifoldgd.study.scored import without_scores
@@ -44,11 +44,11 @@ def recorded_sets(record: TableResult, cells: Iterable[Cell], students: Mapping[
         cells: of the table as it is now.
         students: the student seeds wanted, by column; others are left out.
     """
-    wanted = {place_of(cell): cell for cell in cells}
+    wanted = {cell.place: cell for cell in cells}
     return [
         replace(_with_students(one, students[one.column]), grid=None)
         for one in record.sets
-        if (cell := wanted.get(place_of(one))) is not None
+        if (cell := wanted.get(_place(one))) is not None
         and cell.key == one.key
         and set(students[one.column]) & set(one.student_seeds)
         and (one.measures or not cell.measures)
@@ -78,9 +78,7 @@ def check_nothing_lost(
     """
     held = set(places)
     lost = [
-        one
-        for one in record.sets
-        if place_of(one) not in held or not set(one.student_seeds) <= set(students[one.column])
+        one for one in record.sets if _place(one) not in held or not set(one.student_seeds) <= set(students[one.column])
     ]
     cells = ", ".join(sorted({f"{one.column}/{one.method}" for one in lost})[:SHOWN])
     advice = (
@@ -96,6 +94,31 @@ def check_nothing_lost(
     )
 
 
+def check_same_table(file: Path, held: TableResult, wanted: TableResult, version: str) -> None:
+    """Refuse a result of another table, protocol or version; the line says what differs.
+
+    Args:
+        file: where ``held`` comes from.
+        held: a result found on disk.
+        wanted: the table about to be measured.
+        version: of this code, without a commit.
+    """
+    pairs = {name: (getattr(held, name), getattr(wanted, name)) for name in ("name", "split")}
+    for column in wanted.columns:
+        for other in held.columns:
+            if other.key == column.key:
+                for name in ("dataset", "ipc", "student", "label_protocol"):
+                    pairs[f"columns.{column.key}.{name}"] = (getattr(other, name), getattr(column, name))
+    versions = sorted({release(one.code_version) for one in held.sets if one.code_version} - {version})
+    if versions:
+        pairs["version"] = (", ".join(versions), version)
+    differing = [f"{name} is {there!r} there, {here!r} here" for name, (there, here) in pairs.items() if there != here]
+    require(
+        not differing,
+        f"{file}: holds another table's result (different: {'; '.join(differing)}); choose another output or remove it",
+    )
+
+
 def write_record(home: Path, result: TableResult, *, scores: bool = False) -> None:
     """Write the numbers of a result beside ``table.yaml``, as JSON and as texts.
 
@@ -105,3 +128,7 @@ def write_record(home: Path, result: TableResult, *, scores: bool = False) -> No
     recorded = replace(result, sets=tuple(replace(one, grid=None) for one in result.sets))
     without_scores(recorded).save(home / RECORD)  # they follow from all rows, which may be measured again
     write_texts(home, recorded, scores=scores)
+
+
+def _place(one: SetResult) -> Place:
+    return one.method, one.column, one.seed

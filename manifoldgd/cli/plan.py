@@ -188,20 +188,19 @@ class Plan:
         return Plan(rows=rows, seeds=table.seeds)
 
 
-def plan_table(table: TableDefinition, extra: Overrides, conf: Path) -> Plan:
+def plan_table(table: TableDefinition, extra: Overrides) -> Plan:
     """Compose every cell and check that the cells of a column can stand in one.
 
     Args:
         table: what is to be measured.
         extra: overrides of every cell, after the table's own.
-        conf: configuration folder.
 
     Raises:
         UserError: a cell cannot be composed, or a column mixes protocols; one line that names it.
     """
     rows: list[Row] = []
     built: Built = {}
-    with composing(conf) as compose:
+    with composing() as compose:
         for column in table.columns:
             for method in table.methods:
                 with _named(f"{column.key}/{method}"):

@@ -9,36 +9,32 @@ from functools import cached_property
 from pathlib import Path
 
 from manifoldgd import __version__
+from manifoldgd.cli.dry_run import describe, missing, time_needed
+from manifoldgd.cli.launcher import ALL_AT_ONCE, ELSEWHERE, check_launcher, launcher_command
+from manifoldgd.cli.plan import Plan, plan_table
+from manifoldgd.cli.scores import Scoring
 from manifoldgd.cli.sweep import FOLDER_VARIABLE
-from manifoldgd.cli.table_dry_run import describe, missing, time_needed
-from manifoldgd.cli.table_launch import ELSEWHERE, check_launcher, launch_left
-from manifoldgd.cli.table_options import TableOptions
-from manifoldgd.cli.table_plan import Plan, plan_table
-from manifoldgd.cli.table_scores import Scoring
+from manifoldgd.cli.table import TableOptions
 from manifoldgd.errors import UserError
 from manifoldgd.files import one_at_a_time
 from manifoldgd.priors.loading import only_cached
 from manifoldgd.stopping import Stopped
-from manifoldgd.study.board import Board
-from manifoldgd.study.definition import TableDefinition, read_definition
-from manifoldgd.study.finding import RECORD, find_table, table_name
-from manifoldgd.study.gathering import check_folder, check_same_table, place_of
-from manifoldgd.study.lock import locked
-from manifoldgd.study.recording import check_nothing_lost, read_record, recorded_sets, write_record
+from manifoldgd.study.board import RECORD, Board, check_folder
+from manifoldgd.study.cells import take_sets
+from manifoldgd.study.definition import TableDefinition, find_table, read_definition, table_name
+from manifoldgd.study.record import check_nothing_lost, check_same_table, read_record, recorded_sets, write_record
 from manifoldgd.study.rendering import write_table
 from manifoldgd.study.results import SetResult, TableResult
-from manifoldgd.study.runner import cores, run_left
-from manifoldgd.study.sharing import take_sets
-from manifoldgd.study.watching import Watch
+from manifoldgd.study.run import ONE_THREAD, Launched, Pool, Runner, alone_in, cores, run_left
 from manifoldgd.tracking import track_table
 
 
-class TableWork:
+class Study:
     """A table, its options and its folders."""
 
-    def __init__(self, options: TableOptions, conf: Path) -> None:
+    def __init__(self, options: TableOptions) -> None:
         assert options.table is not None
-        self.options, self.conf = options, conf
+        self.options = options
         self.file = find_table(options.table)
         self.name = table_name(self.file)
         self.output = Path(options.output or f"outputs/tables/{self.name}").expanduser()
@@ -50,7 +46,7 @@ class TableWork:
             student_seeds=options.student_seeds,
         )
         if options.launcher is not None:
-            check_launcher(options.launcher, conf)
+            check_launcher(options.launcher, options.launcher_overrides)
 
     @cached_property
     def record(self) -> TableResult | None:
@@ -61,7 +57,7 @@ class TableWork:
     @property
     def asked(self) -> TableDefinition:
         """All rows and columns, with the student seeds asked for."""
-        return self.whole.chosen(methods=None, columns=None, seeds=None, student_seeds=self.options.student_seeds)
+        return self.whole.chosen(student_seeds=self.options.student_seeds)
 
     @cached_property
     def scope(self) -> Plan:
@@ -69,8 +65,8 @@ class TableWork:
         table: TableDefinition = self.table
         if self.options.extend and self.record:
             seeds = sorted({*table.seeds, *self.record.seeds})
-            table = self.asked.chosen(methods=None, columns=None, seeds=seeds, student_seeds=None)
-        return plan_table(table, self.options.overrides, self.conf)
+            table = self.asked.chosen(seeds=seeds)
+        return plan_table(table, self.options.overrides)
 
     @cached_property
     def plan(self) -> Plan:
@@ -90,7 +86,7 @@ class TableWork:
     @cached_property
     def scoring(self) -> Scoring | None:
         """What DD-Ranking's scores need, where they were asked for."""
-        return Scoring(self.plan, self.conf) if self.options.scores else None
+        return Scoring(self.plan) if self.options.scores else None
 
     def show(self, part: str) -> int:
         """Print the configuration of every row: ``job``, ``hydra`` or ``all``."""
@@ -132,17 +128,17 @@ class TableWork:
             for problem in row.problems(here=self.here)[:1]:
                 raise UserError(f"cell {row.name}: {problem}")
         scoring = self.scoring
-        with locked(self.output):
+        with alone_in(self.output):
             board = self.board()
             board.save()
             self._take_sets(board)
             try:
                 if scoring:
                     scoring.prepare()
-                tried = self._run_left(board)
+                tried = run_left(board, self._runner(board))
             except Stopped as stop:
                 self._write_pages(board)  # as far as the time goes that a stopped process has
-                raise Stopped(stop.number, _state(board)) from None
+                raise Stopped(stop.number, board.state) from None
             self._write_pages(board)
             return self._conclude(board, tried)
 
@@ -163,7 +159,7 @@ class TableWork:
             check_folder(self.output, cell)
         board = Board(self.output, blank, self.plan.cells, kept)
         if self.options.record and self.record:
-            places = [*board.sets, *map(place_of, board.asked)]
+            places = [*board.sets, *(cell.place for cell in board.asked)]
             file, extending = self.file.parent / RECORD, self.options.extend
             check_nothing_lost(file, self.record, places, self.asked.students, extending=extending)
         return board
@@ -204,22 +200,22 @@ class TableWork:
             taken = take_sets(board.left, self.output, places)
             print(f"sets taken from other tables: {taken} of {len(board.left)}", flush=True)
 
-    def _run_left(self, board: Board) -> bool:
-        """Run the cells; ``False`` if the disk filled up before all were tried."""
-        environment = {FOLDER_VARIABLE: str(self.output.absolute())}  # by which trackers group the runs of a table
-        if self.options.launcher is None:
-            with Watch(board, self.at_once) as watch:
-                return run_left(board, at_once=self.at_once, environment=environment, watch=watch)
-        launch_left(
-            board,
-            launcher=self.options.launcher,
-            at_once=self.at_once,
-            asked=self.options.jobs is not None,
+    def _runner(self, board: Board) -> Runner:
+        """Where the cells run: in processes here, or wherever a launcher starts them."""
+        environment = {**ONE_THREAD, FOLDER_VARIABLE: str(self.output.absolute())}  # by which W&B groups their runs
+        name, jobs = self.options.launcher, self.options.jobs
+        if name is None:
+            return Pool(self.output, self.at_once, environment)
+        everything = max(1, len(board.left))
+        if name not in ELSEWHERE:  # a cluster takes as many as it likes where no number was asked for
+            jobs = self.at_once
+        return Launched(
+            self.output,
+            launcher_command(name, self.options.launcher_overrides, self.output, jobs),
+            at_once=jobs or everything,
+            room=self.at_once if name in ALL_AT_ONCE else everything,
             environment=environment,
-            settings=self.options.launcher_overrides,
-            conf=self.conf,
         )
-        return True
 
     def _write_pages(self, board: Board) -> None:
         if board.sets:
@@ -233,8 +229,8 @@ class TableWork:
 
     def _conclude(self, board: Board, tried: bool) -> int:
         for cell in board.failed_cells:
-            print(f"failed: {cell.name}: {board.failed[place_of(cell)].reason}")
-        print(f"table {self.name}: {_state(board)}; {self.output}/report.html")
+            print(f"failed: {cell.name}: {board.failed[cell.place].reason}")
+        print(f"table {self.name}: {board.state}; {self.output}/report.html")
         if not tried:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.output))
         if board.left:
@@ -255,7 +251,3 @@ class TableWork:
                 board = self.board()
             write_record(self.file.parent, self._result(board), scores=self.options.scores)
         print(f"recorded: {file}; `manifoldgd table table={self.options.table} pages=true` makes its page")
-
-
-def _state(board: Board) -> str:
-    return f"{board.finished} of {len(board.cells)} cells finished, {len(board.failed_cells)} failed"
