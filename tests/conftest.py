@@ -1,6 +1,5 @@
 """Settings of the whole suite."""
 
-import functools
 import importlib
 import signal
 from collections.abc import Callable
@@ -12,6 +11,7 @@ import torch
 from fake_tables import rich_table
 
 from manifoldgd.study.rendering import write_table
+from manifoldgd.study.results import TableResult
 
 DEFAULT_VECTORS = Path(__file__).parent / "data" / "manifoldgd_reference_vectors.npz"
 ERRORS = pytest.StashKey[dict[str, dict[str, float]]]()
@@ -126,15 +126,21 @@ def toy_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_prior: Path)
 
 @pytest.fixture
 def fakes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Replaces what is run for the cells of a table; returns the function that says by what."""
+    """Replaces what is run for the cells of a study; returns the function that says by what. No figures are drawn."""
     from fake_cells import fake_job
 
     from manifoldgd.cli import study
-    from manifoldgd.study.run import Launched, Pool
+    from manifoldgd.study import run
+    from manifoldgd.study.rendering import write_texts
+
+    def numbers_only(folder: Path, result: TableResult, *, scores: bool) -> str:
+        write_texts(folder, result, scores=scores)
+        return ""
+
+    monkeypatch.setattr(study, "write_table", numbers_only)
 
     def use(scripts: dict[str, str] | None = None, **how: Any) -> None:
-        for runner in (Pool, Launched):
-            monkeypatch.setattr(study, runner.__name__, functools.partial(runner, job=fake_job(scripts, **how)))
+        monkeypatch.setattr(run, "job_of", fake_job(scripts, **how))
 
     use()
     return use

@@ -13,9 +13,8 @@ COLUMN = Column(key="c", dataset="digits", ipc=1, student="ConvNet-3", label_pro
 
 GOOD = """
 import json, os, pathlib, sys
-folder, name, metrics, claim = pathlib.Path(sys.argv[1]), *sys.argv[2:]
+folder, name, metrics, claim, made = pathlib.Path(sys.argv[1]), *sys.argv[2:5], pathlib.Path(sys.argv[5])
 with open(folder / "order.txt", "a") as stream: stream.write(name + "\\n")
-made = folder / "sets" / name
 made.mkdir(parents=True, exist_ok=True)
 (made / "result.json").write_text(claim)
 (made / "metrics.json").write_text(metrics)
@@ -57,6 +56,11 @@ def metrics_of(seeds=(0,), *, last=0.5, version=__version__):
         for seed in seeds
     ]
     return {
+        "format": 1,
+        "dataset": "digits",
+        "label_protocol": "hard_small",
+        "student": "ConvNet-3",
+        "accuracy": {"last": {"mean": last, "std": None}, "best": {"mean": last + 0.1, "std": None}},
         "student_seeds": list(seeds),
         "students": students,
         "seconds": {"distill": 1.0, "students": 2.0, "metrics": 0.5},
@@ -80,8 +84,10 @@ def fake_job(scripts=None, *, default=GOOD, seeds=(0,)):
         script = (scripts or {}).get(one.method, default)
         judged = {**one.judge_config, "student_seeds": list(seeds)}
         claim = {"format": FORMAT, "set": one.set_config, "evaluation": judged}
-        texts = (json.dumps(each) for each in (metrics_of(seeds), claim))
-        command = (sys.executable, "-S", "-c", script, str(output), one.name, *texts)
+        own = {"method": one.method, "ipc": one.set_config.get("ipc", 1), "distillation_seed": one.seed}
+        texts = (json.dumps(each) for each in (metrics_of(seeds) | own, claim))
+        made = one.folder(output)
+        command = (sys.executable, "-S", "-c", script, str(output), one.name, *texts, str(made))
         return Job(name=one.name, command=command, log=one.log(output))
 
     return job

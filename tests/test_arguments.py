@@ -196,7 +196,7 @@ def test_optuna_without_the_experiment_is_stopped_before_the_first_trial(capsys)
 
 
 def plan(*words):
-    return plan_sweep(read_arguments(["-m", *words]), conf_dir())
+    return plan_sweep(read_arguments(["-m", *words]))
 
 
 def test_one_output_for_many_jobs_is_refused_before_the_first():
@@ -206,7 +206,7 @@ def test_one_output_for_many_jobs_is_refused_before_the_first():
         assert plan("dataset=digits", *words).folder is None
 
 
-def test_a_sweep_goes_where_it_is_told(capsys, tiny_prior, shared_cache):
+def test_a_sweep_goes_where_it_is_told(capsys, fakes, tiny_prior, shared_cache):
     words = ["dataset=digits", *QUICK, f"prior.path={tiny_prior}", f"cache={shared_cache}", "measures=false"]
     words = [word for word in words if not word.startswith("ipc")]
     assert manifoldgd("run", *words, "guidance=none", "ipc=range(1,3)", "-m", "hydra.sweep.dir=there") == 0

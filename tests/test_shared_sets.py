@@ -14,6 +14,7 @@ from toy_table import OUTPUT, STUDENTS, change, complaint, table
 from manifoldgd.errors import UserError
 from manifoldgd.store.results import claim_result
 from manifoldgd.store.sets import copy_set, has_set
+from manifoldgd.study import run as study_run
 from manifoldgd.study.board import Board
 from manifoldgd.study.cells import in_turn, share_set, take_sets
 from manifoldgd.study.record import recorded_sets
@@ -23,7 +24,7 @@ from manifoldgd.study.timing import computing_seconds
 MAKE = """
 import pathlib, sys, time
 folder, name = pathlib.Path(sys.argv[1]), sys.argv[2]
-made = folder / "sets" / name / "set"
+made = pathlib.Path(sys.argv[5]) / "set"
 first = not (made / "manifest.json").is_file()
 if first:
     made.mkdir(parents=True)
@@ -50,8 +51,9 @@ def board_of(output, *, seeds=(0,), columns=COLUMNS):
 
 
 def run(board, script, *, at_once=2, out=None):
-    pool = Pool(board.output, at_once, ONE_THREAD, job=fake_job(default=script))
-    return run_left(board, pool, Console(file=out or io.StringIO()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study_run, "job_of", fake_job(default=script))
+        return run_left(board, Pool(board.output, at_once, ONE_THREAD), Console(file=out or io.StringIO()))
 
 
 def made(output):

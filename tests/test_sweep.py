@@ -5,9 +5,14 @@ import json
 
 import pytest
 from command import QUICK, manifoldgd
+from fake_cells import WRONG
+from toy_table import ran
 
 from manifoldgd.cli.arguments import read_arguments
-from manifoldgd.cli.sweep import FOLDER_VARIABLE
+from manifoldgd.cli.grid import grid_of
+from manifoldgd.cli.sweep import FOLDER_VARIABLE, plan_sweep
+from manifoldgd.study.definition import override
+from manifoldgd.study.results import TableResult
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +59,7 @@ def test_two_by_two(capsys, tiny_prior, shared_cache, tmp_path):
     assert len(list(csv.DictReader((folder / "results.csv").open()))) == 4  # one student a job
 
 
-def test_a_failing_job_is_listed_and_the_others_finish(capsys, tiny_prior, shared_cache, tmp_path):
+def test_a_failing_job_is_listed_and_the_others_finish(capsys, fakes, tiny_prior, shared_cache, tmp_path):
     assert sweep(tiny_prior, shared_cache, "guidance=none", "ipc=5000,1") == 1
     out, err = capsys.readouterr()
     assert "sweep: 1 finished, 1 failed" in out
@@ -63,6 +68,46 @@ def test_a_failing_job_is_listed_and_the_others_finish(capsys, tiny_prior, share
     records = [json.loads(file.read_text()) for file in sorted((folder_of(tmp_path) / "jobs").iterdir())]
     assert [record["error"] is None for record in records] == [False, True]
     assert "ipc=5000" in (folder_of(tmp_path) / "failed.csv").read_text()
+
+
+def test_a_grid_is_run_like_a_table(capsys, fakes, tiny_prior, shared_cache, tmp_path):
+    words = ("guidance=none,mode", "ipc=1,2", "seed=0,1", "jobs=2")
+    fakes({"guidance=mode": WRONG})
+    assert sweep(tiny_prior, shared_cache, *words) == 1
+    out = capsys.readouterr().out
+    assert "ipc=2/guidance=mode-seed1: failed: ipc: too many" in out
+    assert "sweep: 4 finished, 4 failed" in out
+    held = TableResult.load(folder_of(tmp_path) / "results.json")
+    assert (held.methods, held.seeds) == (("guidance=none", "guidance=mode"), (0, 1))
+    assert [(column.key, column.ipc) for column in held.columns] == [("ipc=1", 1), ("ipc=2", 2)]
+    assert (len(held.sets), len(held.failed)) == (4, 4)
+    assert len(ran(folder_of(tmp_path))) == 4
+    fakes()
+    assert sweep(tiny_prior, shared_cache, *words) == 0
+    assert len(ran(folder_of(tmp_path))) == 4  # what is finished is read
+    names = [file.parent.name for file in (tmp_path / "outputs" / "digits").glob("*/metrics.json")]
+    assert len(names) == 8  # where single runs would put them
+    assert all(name.startswith(("none-ipc", "mode-ipc")) for name in names)
+
+
+def test_a_grid_is_the_product_of_its_keys():
+    fixed = ["dataset=digits", "+guidance.own=1", "~measures"]
+    swept = ["guidance.scale=0.1,0.2", "ipc=range(1,3)", "seed=3,4", "student.width=8,9"]
+    plan = plan_sweep(read_arguments(["-m", *fixed, *swept, "hydra/launcher=joblib"]))
+    grid = grid_of(plan.grid("run"), plan.first)
+    assert list(grid.methods) == ["guidance.scale=0.1", "guidance.scale=0.2"]
+    assert [column.key for column in grid.columns] == [f"ipc={n} student.width={w}" for n in (1, 2) for w in (8, 9)]
+    assert (grid.seeds, grid.student_seeds) == ((3, 4), (0, 1))
+    assert [override(*one) for one in grid.overrides.items()] == fixed
+    assert plan.launching.launcher == "joblib"
+    assert "hydra.launcher.n_jobs=-1" in plan.launching.settings
+
+
+@pytest.mark.parametrize("words", [("guidance=glob(m*)",), ("experiment=none,tuning", "dataset.validation=9")])
+def test_what_only_hydra_can_expand_is_left_to_it(words):
+    plan = plan_sweep(read_arguments(["-m", "dataset=digits", *words]))
+    assert plan.grid("run") is None
+    assert plan_sweep(read_arguments(["-m", "dataset=digits", "seed=1,2"])).grid("distill") is None
 
 
 def test_a_sweep_that_cannot_be_composed_is_bad_input(capsys, tmp_path):

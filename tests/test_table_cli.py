@@ -12,12 +12,16 @@ from toy_table import HOME, OUTPUT, TOY, ran, table, write
 
 from manifoldgd import stopping
 from manifoldgd.study.definition import read_definition
+from manifoldgd.study.rendering import write_table
 from manifoldgd.study.results import TableResult
 
 pytestmark = pytest.mark.usefixtures("toy_table")
 
 
-def test_a_table_from_start_to_end_and_again(capsys, fakes):
+def test_a_table_from_start_to_end_and_again(capsys, fakes, monkeypatch):
+    from manifoldgd.cli import study
+
+    monkeypatch.setattr(study, "write_table", write_table)
     assert table("jobs=1") == 0
     out = capsys.readouterr().out
     assert "[12/12] two/mode-seed1: 50.0 %" in out
@@ -31,6 +35,7 @@ def test_a_table_from_start_to_end_and_again(capsys, fakes):
     assert held.parameters == {"mode": 0.1}
     assert held.class_names == tuple("0123456789")
     assert len({one.key for one in held.sets}) == 12
+    assert {"report.html", "table.md", "figures"} <= {file.name for file in OUTPUT.iterdir()}
     assert table() == 0
     assert ran() == []
 
@@ -163,9 +168,10 @@ def test_a_launcher_whose_worker_is_killed_loses_no_finished_cell(capsys, fakes)
 
 def test_launchers_get_as_many_cells_at_a_time_as_they_can_hold_back(monkeypatch):
     from manifoldgd.cli import study
+    from manifoldgd.cli.launcher import Launching
 
     runners = []
-    monkeypatch.setattr(study, "check_launcher", lambda *_: None)
+    monkeypatch.setattr(Launching, "check", lambda self: None)
     monkeypatch.setattr(study, "run_left", lambda board, runner: runners.append(runner) or True)
     for launcher, jobs, room, at_once, limit in (
         ("submitit_local", ["jobs=2"], 2, 2, []),
@@ -182,8 +188,9 @@ def test_launchers_get_as_many_cells_at_a_time_as_they_can_hold_back(monkeypatch
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_cluster_needs_no_gpu_here(capsys, monkeypatch):
     from manifoldgd.cli import study
+    from manifoldgd.cli.launcher import Launching
 
-    monkeypatch.setattr(study, "check_launcher", lambda *_: None)
+    monkeypatch.setattr(Launching, "check", lambda self: None)
     monkeypatch.setattr(study, "run_left", lambda *_: True)
     chosen = ("columns=one", "seeds=0", "machine=gpu")
     assert table(*chosen, "launcher=submitit_local") == 2

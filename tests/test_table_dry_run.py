@@ -71,18 +71,21 @@ def test_a_dry_run_of_large_images_names_what_is_missing(capsys, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     definition = imagenette_lookalike(Path("experiments/nette"))
     classes = "dataset.classes=[a,b]"
-    assert manifoldgd("table", "table=nette", "--dry-run", "dataset.folder=nowhere", classes, "machine=cpu") == 1
+    chosen = "columns=ipc10-convnet6,ipc50-resnet18"
+    assert (
+        manifoldgd("table", "table=nette", "--dry-run", "dataset.folder=nowhere", classes, "machine=cpu", chosen) == 1
+    )
     out = capsys.readouterr().out
-    assert f"135 cells: 5 methods x 9 columns x {len(definition.seeds)} seeds" in out
+    assert f"30 cells: 5 methods x 2 columns x {len(definition.seeds)} seeds" in out
     listed = out.split("missing:\n")[1].splitlines()
     assert listed[0].startswith("  dataset.folder: expected a folder with")
-    assert listed[0].endswith("(135 cells, the first is ipc10-convnet6/random)")
+    assert listed[0].endswith("(30 cells, the first is ipc10-convnet6/random)")
     assert listed[1].startswith("  prior.path: facebook/DiT-XL-2-256 at ")
     assert "is not in the cache, or only a part of it; run `hf" in listed[1]
     assert "hf download facebook/DiT-XL-2-256" in listed[1]
-    assert "(108 cells, the first is ipc10-convnet6/unguided)" in listed[1]  # real images need no prior
+    assert "(24 cells, the first is ipc10-convnet6/unguided)" in listed[1]  # real images need no prior
     assert listed[2].startswith("  prior.autoencoder: stabilityai/sd-vae-ft-mse is not in the cache")
-    assert "set prior.autoencoder to a local folder (108 cells" in listed[2]
+    assert "set prior.autoencoder to a local folder (24 cells" in listed[2]
     assert listed[3].startswith("GPU time: ")
     assert float(listed[3].split()[2]) > 1
     assert "TFLOP/s" in listed[3]

@@ -32,8 +32,9 @@ def board_of(output, *, seeds=(0,), student_seeds=(0,), recorded=(), methods=MET
 
 
 def run(board, job, *, at_once=2, console=None):
-    pool = Pool(board.output, at_once, ONE_THREAD, job=job)
-    return run_left(board, pool, console or Console(file=io.StringIO()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study_run, "job_of", job)
+        return run_left(board, Pool(board.output, at_once, ONE_THREAD), console or Console(file=io.StringIO()))
 
 
 def order(output):

@@ -84,7 +84,7 @@ def test_the_experiment_refuses_the_test_split(capsys, tiny_prior, shared_cache)
     assert "result:" not in out
 
 
-def test_a_sweep_on_the_test_split_says_so(capsys, tiny_prior, shared_cache, tmp_path):
+def test_a_sweep_on_the_test_split_says_so(capsys, fakes, tiny_prior, shared_cache, tmp_path):
     assert sweep(tiny_prior, shared_cache, "guidance=none", "seed=0,1") == 0
     assert "sweep: judged on the TEST split: a result to report; choose numbers with experiment=tuning" in (
         capsys.readouterr().out
@@ -93,9 +93,8 @@ def test_a_sweep_on_the_test_split_says_so(capsys, tiny_prior, shared_cache, tmp
     assert "judged on the test split" in page.read_text()
 
 
-def test_a_tuning_sweep_is_judged_by_held_out_images(capsys, monkeypatch, tiny_prior, shared_cache, tmp_path):
-    cheap_measures(monkeypatch)
-    changes = ["experiment=tuning", "dataset.validation=100", "guidance=mode", "guidance.scale=0.1,0.2"]
+def test_a_tuning_sweep_is_judged_by_held_out_images(capsys, tiny_prior, shared_cache, tmp_path):
+    changes = ["experiment=tuning", "dataset.validation=100", "guidance=mode", "guidance.scale=0.1", "measures=false"]
     assert sweep(tiny_prior, shared_cache, *changes) == 0
     out = capsys.readouterr().out
     assert "TEST split" not in out

@@ -62,7 +62,7 @@ def run_job(command: str, config: Config) -> float | None:
     if not config.in_sweep:
         return objective(_run(command, config))
     varied = {key: value for key, _, value in (override.partition("=") for override in config.overrides)}
-    number = config.hydra.job.num
+    number, folder = config.hydra.job.num, Path(os.environ[FOLDER_VARIABLE])
     try:
         result = _run(command, config)
     except Exception as error:
@@ -70,10 +70,10 @@ def run_job(command: str, config: Config) -> float | None:
         if not isinstance(error, UserError | RunError | OSError):
             traceback.print_exc()
         reason = explain_system(error) if isinstance(error, OSError) else f"{error}" or type(error).__name__
-        record_job(number, varied, None, reason)
+        record_job(folder, number, varied, None, reason)
         print(f"job {number}: error: {reason}")
         return None
-    record_job(number, varied, result, None)
+    record_job(folder, number, varied, result, None)
     return objective(result)
 
 

@@ -1,11 +1,15 @@
-"""Hydra's launchers for the cells of a study: one multirun, in a process of its own, whose jobs start the cells."""
+"""Where the cells of a study run: in processes here, or wherever one of Hydra's launchers starts them.
+
+A launcher works in a process of its own, on a multirun whose jobs start the cells' processes.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -16,37 +20,71 @@ from manifoldgd.errors import require
 from manifoldgd.study.definition import override
 from manifoldgd.study.jobs import run_listed
 
+if TYPE_CHECKING:  # workers of launchers import this module, and should not wait for torch
+    from manifoldgd.study.board import Board
+    from manifoldgd.study.run import Runner
+
+FOLDER_VARIABLE = "MANIFOLDGD_SWEEP"  # of the study, by which jobs in other processes know it
 # What a launcher calls the number of processes at a time. Joblib would take all cores, Slurm decides where nobody asks.
 JOBS_KEY = {"joblib": "n_jobs", "submitit_slurm": "array_parallelism"}
 ALL_AT_ONCE = ("submitit_local",)  # starts whatever it is given, so it is given a few at a time
 ELSEWHERE = ("submitit_slurm",)  # jobs run on other machines than this one
-START = "from manifoldgd.cli.launcher import main; main()"
 
 
-def check_launcher(name: str, settings: Sequence[str]) -> None:
-    """Raise :class:`UserError` unless such a launcher is installed and takes these overrides of its own."""
-    with composing() as compose:
-        installed = GlobalHydra.instance().config_loader().get_group_options("hydra/launcher")
-        require(
-            name in installed,
-            f"launcher: no Hydra launcher {name!r}, installed are {', '.join(sorted(installed))}; "
-            "`pip install 'manifoldgd[launchers]'` brings joblib and submitit",
+@dataclass(frozen=True)
+class Launching:
+    """How cells are to be run."""
+
+    jobs: int | None = None  # at a time; None: one a core, one in all on a GPU, as many as it likes on a cluster
+    launcher: str | None = None  # of Hydra's group of launchers; None: processes here
+    settings: tuple[str, ...] = ()  # overrides of the launcher's own
+
+    @property
+    def here(self) -> bool:
+        """Whether cells run on this machine."""
+        return self.launcher not in ELSEWHERE
+
+    def at_once(self, *, on_cpu: bool) -> int:
+        """Cells at a time on this machine. ``on_cpu``: whether they all run on the processor."""
+        from manifoldgd.study.run import cores
+
+        return self.jobs or (cores() if on_cpu else 1)
+
+    def check(self) -> None:
+        """Raise :class:`UserError` unless the launcher is installed and takes its settings."""
+        if self.launcher is None:
+            return
+        with composing() as compose:
+            installed = GlobalHydra.instance().config_loader().get_group_options("hydra/launcher")
+            require(
+                self.launcher in installed,
+                f"launcher: no Hydra launcher {self.launcher!r}, installed are {', '.join(sorted(installed))}; "
+                "`pip install 'manifoldgd[launchers]'` brings joblib and submitit",
+            )
+            compose([f"hydra/launcher={self.launcher}", *self.settings], name="cells")
+
+    def runner(self, board: Board, *, on_cpu: bool) -> Runner:
+        """What runs the cells that are left on a board."""
+        from manifoldgd.study.run import ONE_THREAD, Launched, Pool
+
+        output, at_once = board.output, self.at_once(on_cpu=on_cpu)
+        environment = {**ONE_THREAD, FOLDER_VARIABLE: str(output.absolute())}  # by which W&B groups their runs
+        if self.launcher is None:
+            return Pool(output, at_once, environment)
+        everything = max(1, len(board.left))
+        jobs = at_once if self.here else self.jobs
+        limited = [f"hydra.launcher.{JOBS_KEY[self.launcher]}={jobs}"] if self.launcher in JOBS_KEY and jobs else []
+        return Launched(
+            output,
+            [
+                *(sys.executable, "-P", "-c", "from manifoldgd.cli.launcher import main; main()", "--multirun"),
+                *(f"hydra/launcher={self.launcher}", *limited, *self.settings),
+                override("output", str(output.absolute())),
+            ],
+            at_once=jobs or everything,
+            room=at_once if self.launcher in ALL_AT_ONCE else everything,
+            environment=environment,
         )
-        compose([f"hydra/launcher={name}", *settings], "cells")
-
-
-def launcher_command(name: str, settings: Sequence[str], output: Path, jobs: int | None) -> list[str]:
-    """What starts the launcher, but for the numbers of the cells.
-
-    Args:
-        name: a member of Hydra's group ``hydra/launcher``.
-        settings: the launcher's own overrides.
-        output: folder of the study.
-        jobs: cells at a time; ``None``: as many as the launcher likes.
-    """
-    limited = [f"hydra.launcher.{JOBS_KEY[name]}={jobs}"] if name in JOBS_KEY and jobs else []
-    place = override("output", str(output.absolute()))
-    return [sys.executable, "-P", "-c", START, "--multirun", f"hydra/launcher={name}", *limited, *settings, place]
 
 
 def main() -> None:

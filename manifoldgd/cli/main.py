@@ -147,8 +147,15 @@ def _help(command: str, given: Arguments) -> int:
 
 
 def _run_sweep(command: str, words: list[str], arguments: Arguments) -> int:
-    plan = plan_sweep(arguments, conf_dir())
+    plan = plan_sweep(arguments)
     sweep = Sweep.of(command, words, plan.folder)
+    grid = plan.grid(command)
+    if grid is not None:
+        from manifoldgd.cli.grid import run_grid  # here, because it imports torch
+
+        with allowing(arguments.allowed):
+            run_grid(sweep.folder, grid, plan.first, plan.launching)
+        return sweep.conclude()
     os.environ.update(importing())  # for a launcher's processes
     try:
         _compose_and_run(command, plan.words(sweep.folder), arguments.allowed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -40,11 +40,12 @@ class CellSetup(Setup):
         super().__init__("run", replace(config, values=values))
         self._built = built
 
-    def set_config_of(self, seed: int) -> dict[str, Any]:
-        """What a set depends on, with another distillation seed wherever the configuration refers to it."""
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        """Inside the block the distillation seed is another one, wherever the configuration refers to it."""
         first, self.config.seed = self.config.seed, seed
         try:
-            return self.set_config
+            yield
         finally:
             self.config.seed = first
 
@@ -189,7 +190,7 @@ class Plan:
 
 
 def plan_table(table: TableDefinition, extra: Overrides) -> Plan:
-    """Compose every cell and check that the cells of a column can stand in one.
+    """Compose every cell of a table and check that the cells of a column can stand in one.
 
     Args:
         table: what is to be measured.
@@ -198,15 +199,16 @@ def plan_table(table: TableDefinition, extra: Overrides) -> Plan:
     Raises:
         UserError: a cell cannot be composed, or a column mixes protocols; one line that names it.
     """
-    rows: list[Row] = []
-    built: Built = {}
-    with composing() as compose:
-        for column in table.columns:
-            for method in table.methods:
-                with _named(f"{column.key}/{method}"):
-                    rows.append(_row(table, column, method, extra, built, compose))
-    plan = Plan(rows=tuple(rows), seeds=table.seeds)
-    for row in rows:
+
+    def refuse(method: str, column: str, error: UserError) -> None:
+        raise UserError(f"cell {column}/{method}: {error}") from error
+
+    plan = plan_cells(table, extra, refuse)
+    for row in plan.rows:
+        try:
+            _check_split(table.split, row.config)
+        except UserError as error:
+            refuse(row.method, row.column.key, error)
         _check_comparable(plan.columns[row.column.key], row)
     protocols = {}
     for key, row in plan.columns.items():
@@ -216,36 +218,64 @@ def plan_table(table: TableDefinition, extra: Overrides) -> Plan:
     return plan
 
 
+def plan_cells(table: TableDefinition, extra: Overrides, refuse: Callable[[str, str, UserError], None]) -> Plan:
+    """Compose every method in every column.
+
+    Args:
+        table: methods, columns and seeds.
+        extra: overrides of every cell, after the table's own.
+        refuse: called with a method and a column that cannot be composed together, and why; they are left out.
+    """
+    rows: list[Row] = []
+    built: Built = {}
+    permitted = {KEY: list(allowed())} if allowed() else {}  # of the command line, to each cell's
+    with composing() as compose:
+        for column in table.columns:
+            for method, own in table.methods.items():
+                overrides = merged(
+                    column.choices,
+                    table.overrides,
+                    column.overrides,
+                    own,
+                    extra,
+                    {"student_seeds": table.students[column.key]},
+                    permitted,
+                )
+                try:
+                    rows.append(_row(method, column, overrides, table.seeds, built, compose))
+                except UserError as error:
+                    refuse(method, column.key, error)
+    return Plan(rows=tuple(rows), seeds=table.seeds)
+
+
 def _row(
-    table: TableDefinition,
-    column: ColumnDefinition,
     method: str,
-    extra: Overrides,
+    column: ColumnDefinition,
+    overrides: Overrides,
+    seeds: Sequence[int],
     built: Built,
     compose: Callable[..., Config],
 ) -> Row:
-    own = merged(column.choices, table.overrides, column.overrides, table.methods[method], extra)
-    texts = [override(key, value) for key, value in own.items()]
-    texts.append(override("student_seeds", table.students[column.key]))
-    permitted = [override(KEY, list(allowed()))] if allowed() else []  # of the command line, to each cell's
-    composed = compose([*texts, override("seed", table.seeds[0])])
+    texts = [override(key, value) for key, value in overrides.items()]
+    composed = compose([*texts, override("seed", seeds[0])])
     check_keys("run", composed)
-    _check_split(table.split, composed.values)
     setup = CellSetup(composed, built)
     judge = {key: value for key, value in setup.evaluation_config.items() if key not in MANY_IN_A_FOLDER}
-    cells = tuple(
-        Cell(
-            method=method,
-            column=column.key,
-            seed=seed,
-            overrides=(*texts, *permitted, override("seed", seed)),
-            set_config=setup.set_config_of(seed),
-            judge_config=judge,
-            measures=composed.values.measures,
-        )
-        for seed in table.seeds
-    )
-    return Row(method=method, column=column, composed=composed, setup=setup, cells=cells)
+    cells = []
+    for seed in seeds:
+        with setup.seeded(seed):
+            cells.append(
+                Cell(
+                    method=method,
+                    column=column.key,
+                    seed=seed,
+                    overrides=(*texts, override("seed", seed)),
+                    set_config=setup.set_config,
+                    judge_config=judge,
+                    measures=composed.values.measures,
+                )
+            )
+    return Row(method=method, column=column, composed=composed, setup=setup, cells=tuple(cells))
 
 
 def _check_split(split: str, config: DictConfig) -> None:
@@ -264,12 +294,3 @@ def _check_comparable(first: Row, row: Row) -> None:
         f"methods: {row.method} in column {row.column.key} is judged otherwise than {first.method} (different: "
         f"{', '.join(different)}); the cells of a column differ in how the set is made only",
     )
-
-
-@contextmanager
-def _named(cell: str) -> Iterator[None]:
-    """Put the name of a cell before whatever is wrong with it."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"cell {cell}: {error}") from error

@@ -10,10 +10,8 @@ from pathlib import Path
 
 from manifoldgd import __version__
 from manifoldgd.cli.dry_run import describe, missing, time_needed
-from manifoldgd.cli.launcher import ALL_AT_ONCE, ELSEWHERE, check_launcher, launcher_command
 from manifoldgd.cli.plan import Plan, plan_table
 from manifoldgd.cli.scores import Scoring
-from manifoldgd.cli.sweep import FOLDER_VARIABLE
 from manifoldgd.cli.table import TableOptions
 from manifoldgd.errors import UserError
 from manifoldgd.files import one_at_a_time
@@ -25,7 +23,7 @@ from manifoldgd.study.definition import TableDefinition, find_table, read_defini
 from manifoldgd.study.record import check_nothing_lost, check_same_table, read_record, recorded_sets, write_record
 from manifoldgd.study.rendering import write_table
 from manifoldgd.study.results import SetResult, TableResult
-from manifoldgd.study.run import ONE_THREAD, Launched, Pool, Runner, alone_in, cores, run_left
+from manifoldgd.study.run import alone_in, run_left
 from manifoldgd.tracking import track_table
 
 
@@ -45,8 +43,8 @@ class Study:
             seeds=options.seeds,
             student_seeds=options.student_seeds,
         )
-        if options.launcher is not None:
-            check_launcher(options.launcher, options.launcher_overrides)
+        self.launching = options.launching
+        self.launching.check()
 
     @cached_property
     def record(self) -> TableResult | None:
@@ -73,16 +71,6 @@ class Study:
         """The cells asked for."""
         return self.scope.part(self.table)
 
-    @property
-    def here(self) -> bool:
-        """Whether the cells run on this machine."""
-        return self.options.launcher not in ELSEWHERE
-
-    @cached_property
-    def at_once(self) -> int:
-        """Processes at a time: as asked for, else one a core; one in all where they would share a GPU."""
-        return self.options.jobs or (cores() if self.plan.on_cpu else 1)
-
     @cached_property
     def scoring(self) -> Scoring | None:
         """What DD-Ranking's scores need, where they were asked for."""
@@ -101,9 +89,9 @@ class Study:
         print(f"table {self.name}: {self.table.title}\n{describe(self.plan, board.left)}", flush=True)
         known = [*board.sets.values(), *(self.record.sets if self.record else ())]
         with only_cached():
-            problems = missing(self.plan, here=self.here)
+            problems = missing(self.plan, here=self.launching.here)
         print("\n".join(["missing:", *problems]) if problems else "everything is there")
-        print(time_needed(self.plan, board.left, known, self.at_once))
+        print(time_needed(self.plan, board.left, known, self.launching.at_once(on_cpu=self.plan.on_cpu)))
         return 1 if problems else 0
 
     def write_pages_of_record(self) -> int:
@@ -125,7 +113,7 @@ class Study:
     def run(self) -> int:
         """Run what is left; 0 if every cell is finished, 1 if some failed."""
         for row in self.plan.rows:
-            for problem in row.problems(here=self.here)[:1]:
+            for problem in row.problems(here=self.launching.here)[:1]:
                 raise UserError(f"cell {row.name}: {problem}")
         scoring = self.scoring
         with alone_in(self.output):
@@ -135,7 +123,7 @@ class Study:
             try:
                 if scoring:
                     scoring.prepare()
-                tried = run_left(board, self._runner(board))
+                tried = run_left(board, self.launching.runner(board, on_cpu=self.plan.on_cpu))
             except Stopped as stop:
                 self._write_pages(board)  # as far as the time goes that a stopped process has
                 raise Stopped(stop.number, board.state) from None
@@ -199,23 +187,6 @@ class Study:
         if places:
             taken = take_sets(board.left, self.output, places)
             print(f"sets taken from other tables: {taken} of {len(board.left)}", flush=True)
-
-    def _runner(self, board: Board) -> Runner:
-        """Where the cells run: in processes here, or wherever a launcher starts them."""
-        environment = {**ONE_THREAD, FOLDER_VARIABLE: str(self.output.absolute())}  # by which W&B groups their runs
-        name, jobs = self.options.launcher, self.options.jobs
-        if name is None:
-            return Pool(self.output, self.at_once, environment)
-        everything = max(1, len(board.left))
-        if name not in ELSEWHERE:  # a cluster takes as many as it likes where no number was asked for
-            jobs = self.at_once
-        return Launched(
-            self.output,
-            launcher_command(name, self.options.launcher_overrides, self.output, jobs),
-            at_once=jobs or everything,
-            room=self.at_once if name in ALL_AT_ONCE else everything,
-            environment=environment,
-        )
 
     def _write_pages(self, board: Board) -> None:
         if board.sets:

@@ -1,6 +1,8 @@
-"""``--multirun``: what the jobs leave behind, and the table at the end.
+"""``--multirun``: which jobs it asks for, what they leave behind, and the table at the end.
 
-Hydra's launchers report the first failure only, so each job writes a record of its own and the records make the table.
+A grid of runs is a study like a table (:mod:`manifoldgd.cli.grid`). Hydra runs what chooses its jobs by their results,
+and the jobs of other commands; its launchers report the first failure only. So each job leaves a record of its own, and
+the records make the table.
 """
 
 from __future__ import annotations
@@ -9,15 +11,21 @@ import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from hydra.core.override_parser.types import Glob, Override
+from omegaconf import OmegaConf
 
 from manifoldgd.cli.arguments import Arguments, first_values, is_many, parse, plain_range
-from manifoldgd.cli.compose import compose
+from manifoldgd.cli.compose import Config, compose
+from manifoldgd.cli.launcher import FOLDER_VARIABLE, Launching
 from manifoldgd.errors import require
 from manifoldgd.files import atomic_write_json
+from manifoldgd.ranges import Range, check
 from manifoldgd.study.definition import override
 
-FOLDER_VARIABLE = "MANIFOLDGD_SWEEP"  # reaches jobs that a launcher runs in other processes
+JOBS = "jobs"
+LAUNCHER = "hydra/launcher"
 
 
 @dataclass(frozen=True)
@@ -26,15 +34,42 @@ class SweepPlan:
 
     arguments: Arguments
     overrides: tuple[str, ...]  # as the sweeper is to see them
+    search: tuple[str, ...]  # where a single run looks for choices beside our own
+    first: Config  # the first job
     folder: Path | None  # asked for
+    seeks: bool  # whether jobs are chosen by the results of others
+    jobs: int | None = None  # at a time
 
     def words(self, folder: Path) -> list[str]:
         """What Hydra is given."""
         plain = replace(self.arguments, overrides=self.overrides)
         return plain.for_hydra(override("hydra.sweep.dir", str(folder)))
 
+    def grid(self, command: str) -> list[Override] | None:
+        """The overrides of a study's cells; ``None`` where Hydra is to run the jobs itself."""
+        if self.seeks or command != "run":
+            return None
+        params = [f"{key}={value}" for key, value in (self.first.hydra.sweeper.params or {}).items()]
+        given = parse([*params, *self.overrides, *self.search])
+        # What an experiment sets is not known beforehand, and a glob stands for names that Hydra finds.
+        unknown = (
+            isinstance(one.value(), Glob) or (is_many(one) and one.key_or_group == "experiment") for one in given
+        )
+        return None if any(unknown) else given
 
-def plan_sweep(arguments: Arguments, conf: Path) -> SweepPlan:
+    @property
+    def launching(self) -> Launching:
+        """How the cells of a grid are to be run: in processes here, unless a launcher was chosen."""
+        name = self.first.choice(LAUNCHER)
+        asked = any(each.key_or_group == LAUNCHER for each in parse(self.overrides))
+        if name == "basic" and not asked:
+            return Launching(self.jobs)
+        held = OmegaConf.to_container(self.first.hydra.launcher, resolve=False)
+        settings = (override(f"hydra.launcher.{key}", value) for key, value in held.items() if key != "_target_")
+        return Launching(self.jobs, name, tuple(settings))
+
+
+def plan_sweep(arguments: Arguments) -> SweepPlan:
     """Compose the first job and check what all jobs share, before any runs.
 
     Raises:
@@ -44,10 +79,14 @@ def plan_sweep(arguments: Arguments, conf: Path) -> SweepPlan:
     from manifoldgd.cli.tuning import check_search  # here, because it imports torch
 
     parsed = parse(arguments.overrides)
+    jobs = [each for each in parsed if each.key_or_group == JOBS]
+    parsed = [each for each in parsed if each.key_or_group != JOBS]
+    for each in jobs:
+        check(JOBS, each.value(), Annotated[int, Range("[1, 1024]")])
     extra = arguments.value("--config-dir")
-    search = [] if extra is None else [override("hydra.searchpath", [f"file://{Path(extra).absolute()}"])]
-    config = compose([*first_values(parsed), *search], conf=conf)
-    seeks = check_search(config)
+    search = () if extra is None else (override("hydra.searchpath", [f"file://{Path(extra).absolute()}"]),)
+    first = compose([*first_values(parsed), *search])
+    seeks = check_search(first)
     (output,) = [each for each in parsed if each.key_or_group == "output"][-1:] or [None]
     shared = output is not None and not output.is_sweep_override() and "${" not in str(output.input_line)
     require(
@@ -56,8 +95,15 @@ def plan_sweep(arguments: Arguments, conf: Path) -> SweepPlan:
         "such as 'output=results/${ipc}'",
     )
     asked = any(each.key_or_group == "hydra.sweep.dir" for each in parsed)
-    overrides = arguments.overrides if seeks else tuple(map(plain_range, parsed))
-    return SweepPlan(arguments, overrides, Path(config.hydra.sweep.dir).expanduser() if asked else None)
+    return SweepPlan(
+        arguments=arguments,
+        overrides=tuple(str(each.input_line) if seeks else plain_range(each) for each in parsed),
+        search=search,
+        first=first,
+        folder=Path(first.hydra.sweep.dir).expanduser() if asked else None,
+        seeks=seeks,
+        jobs=jobs[-1].value() if jobs else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -135,7 +181,9 @@ def varied_keys(overrides: list[dict[str, str]]) -> set[str]:
     return {key for key in keys if len(overrides) == 1 or len({each.get(key) for each in overrides}) > 1}
 
 
-def record_job(number: int, overrides: dict[str, str], result: dict[str, Any] | None, error: str | None) -> None:
-    """Write one job's record."""
-    file = Path(os.environ[FOLDER_VARIABLE]) / "jobs" / f"{number:04d}.json"
+def record_job(
+    folder: Path, number: int, overrides: dict[str, str], result: dict[str, Any] | None, error: str | None
+) -> None:
+    """Write one job's record in the folder of its sweep."""
+    file = folder / "jobs" / f"{number:04d}.json"
     atomic_write_json(file, {"overrides": overrides, "result": result, "error": error})

@@ -11,6 +11,7 @@ from hydra.core.override_parser.types import Override, OverrideType, Sweep
 
 from manifoldgd.cli.arguments import parse, read_arguments
 from manifoldgd.cli.explain import suggest
+from manifoldgd.cli.launcher import Launching
 from manifoldgd.cli.targets import allowing
 from manifoldgd.errors import require
 from manifoldgd.ranges import Range, Seed, check
@@ -105,6 +106,11 @@ class TableOptions:
             self.launcher is not None or not self.launcher_overrides,
             f"{''.join(self.launcher_overrides[:1])}: acts with launcher=NAME only; choose a launcher",
         )
+
+    @property
+    def launching(self) -> Launching:
+        """How the cells are to be run."""
+        return Launching(self.jobs, self.launcher, self.launcher_overrides)
 
 
 def read_options(arguments: Sequence[str]) -> TableOptions:

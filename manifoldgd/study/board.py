@@ -10,7 +10,7 @@ from pathlib import Path
 from manifoldgd.errors import UserError
 from manifoldgd.report.run import PAGE
 from manifoldgd.store.keys import read_json
-from manifoldgd.store.results import check_claim
+from manifoldgd.store.results import check_claim, same_where_held
 from manifoldgd.study.cells import Cell, Place, runs
 from manifoldgd.study.results import FailedSet, SetResult, TableResult
 
@@ -142,7 +142,7 @@ def check_folder(output: Path, cell: Cell) -> None:
 
 
 def finished_set(output: Path, cell: Cell, student_seeds: Sequence[int]) -> SetResult | None:
-    """What the run of a cell left, or ``None`` where it is not there or lacks students, measures or its page.
+    """What the run of a cell left; ``None`` where it is not there, of other data, or lacks students, measures or page.
 
     Args:
         output: folder of the study.
@@ -157,18 +157,20 @@ def finished_set(output: Path, cell: Cell, student_seeds: Sequence[int]) -> SetR
     if not (file.is_file() and (folder / PAGE).is_file()):  # a run draws its page last
         return None
     metrics = read_json(file)
+    if not same_where_held(metrics, dict(cell.data)):
+        return None
     try:
         if not set(student_seeds) <= set(metrics["student_seeds"]) or (cell.measures and not metrics["set_metrics"]):
             return None
         grid = folder / "grid.png"
-        found = SetResult.of_run(
+        return SetResult.of_run(
             metrics,
             method=cell.method,
             column=cell.column,
+            seed=cell.seed,
             key=cell.key,
             student_seeds=student_seeds,
             grid=os.path.relpath(grid, output) if grid.is_file() else None,
         )
-        return replace(found, seed=cell.seed)
     except (KeyError, TypeError) as error:
         raise UserError(f"{file}: is no result of ours ({error}); remove {folder} to have it made again") from error

@@ -6,9 +6,9 @@ such cells, and so are tables that differ in how students are trained.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Cell:
     set_config: dict[str, Any]  # what the set depends on, resolved
     judge_config: dict[str, Any]  # what its judgement depends on, resolved, without the students' seeds
     measures: bool = False  # whether the set is to be measured beside its students
+    data: Mapping[str, Any] = field(default_factory=dict)  # hashes that its metrics have to hold, where they hold any
 
     @property
     def place(self) -> Place:

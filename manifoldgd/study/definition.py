@@ -318,8 +318,8 @@ def check_labels(protocols: Mapping[str, LabelProtocol]) -> None:
 
 
 def override(key: str, value: Any) -> str:
-    """``key=value`` as Hydra's command line takes it."""
-    return f"{key}={spelled(value)}"
+    """``key=value`` as Hydra's command line takes it; a key ``~x`` without a value removes ``x``."""
+    return key if key.startswith("~") and value is None else f"{key}={spelled(value)}"
 
 
 def merged(*parts: Overrides) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -34,7 +34,6 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THRE
 SHOWN_NAMES = 3  # of running cells on the bar
 
 Ended = tuple[Cell, str | None, float]  # why it failed, if it did, and how long it ran, in seconds
-JobOf = Callable[[Cell, Path], Job]
 
 
 def cores() -> int:
@@ -94,11 +93,10 @@ class Pool:
         output: folder of the study.
         at_once: processes at a time.
         environment: variables of the processes beside our own.
-        job: what to run for a cell.
     """
 
-    def __init__(self, output: Path, at_once: int, environment: Mapping[str, str], job: JobOf = job_of) -> None:
-        self.output, self.at_once, self.environment, self.job = output, at_once, environment, job
+    def __init__(self, output: Path, at_once: int, environment: Mapping[str, str]) -> None:
+        self.output, self.at_once, self.environment = output, at_once, environment
         self.running: dict[subprocess.Popen[bytes], tuple[Cell, float]] = {}
 
     @property
@@ -107,7 +105,7 @@ class Pool:
 
     def start(self, cells: Sequence[Cell]) -> None:
         for cell in cells:
-            self.running[start(self.job(cell, self.output), self.environment)] = cell, time.monotonic()
+            self.running[start(job_of(cell, self.output), self.environment)] = cell, time.monotonic()
 
     def ended(self) -> list[Ended]:
         found: list[Ended] = []
@@ -133,7 +131,6 @@ class Launched:
         at_once: cells at a time, as far as it is known.
         room: cells in a multirun.
         environment: variables of the cells' processes beside their own.
-        job: what to run for a cell.
     """
 
     def __init__(
@@ -144,9 +141,8 @@ class Launched:
         at_once: int,
         room: int,
         environment: Mapping[str, str],
-        job: JobOf = job_of,
     ) -> None:
-        self.output, self.command, self.job = output, tuple(command), job
+        self.output, self.command = output, tuple(command)
         self.at_once, self.most, self.environment = at_once, room, environment
         self.pending: dict[Cell, Path] = {}  # and where each leaves its note
         self.process: subprocess.Popen[bytes] | None = None
@@ -157,7 +153,7 @@ class Launched:
         return 0 if self.process else self.most
 
     def start(self, cells: Sequence[Cell]) -> None:
-        jobs = {cell: self.job(cell, self.output) for cell in cells}
+        jobs = {cell: job_of(cell, self.output) for cell in cells}
         self.pending = {cell: job.log.with_suffix(ENDED) for cell, job in jobs.items()}
         for note in self.pending.values():
             note.unlink(missing_ok=True)
@@ -206,6 +202,7 @@ def run_left(board: Board, runner: Runner, console: Console | None = None) -> bo
                 if chosen := next_cells(waiting, running, runner.room, board.output):
                     runner.start(chosen)
                     running += chosen
+                    watch.tick(running)
                 for cell, reason, seconds in runner.ended():
                     running.remove(cell)
                     board.ended(cell, reason)
