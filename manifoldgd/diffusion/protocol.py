@@ -89,7 +89,9 @@ class SetEnergy(Protocol):
 
 
 Decode = Callable[[Tensor], Tensor]  # scaled latents [B, C, H, W] -> pixels [B, C, h, w] in [-1, 1], differentiable
-EnergyOf = Callable[[Decode, Tensor], SetEnergy]  # the prior's decoder and the classes [B] of a batch -> its energy
+EnergyOf = Callable[
+    [Decode, Tensor], SetEnergy
+]  # the prior's decoder and a batch's classes [B], on its device -> its energy
 Together = Literal["class", "set"]  # images whose rows need to stand in one batch
 RealSide = TypeVar("RealSide", contravariant=True)  # manifoldgd.set_guidance.descent.RealSide
 

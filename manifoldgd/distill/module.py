@@ -165,7 +165,7 @@ class DistillModule(LightningModule):
             return None
         anchors = self.targets.anchors(items, self.device)
         if self.energy_of is not None:
-            labels = torch.tensor([item.label for item in items])
+            labels = torch.tensor([item.label for item in items]).to(self.device)
             anchors = replace(anchors, energy=self._counted(self.energy_of(self._decode, labels)))
         return self.guidance.bind(anchors)
 

@@ -30,9 +30,9 @@ def noised_features(prior: Prior, x0: Tensor, labels: Tensor, noise: Tensor, tim
         timestep: of the training schedule.
         blocks: gone through.
     """
-    timesteps = torch.full(labels.shape, timestep)
+    timesteps = torch.full_like(labels, timestep)
     x_t = prior.schedule.add_noise(x0, noise.to(x0).expand_as(x0), timesteps)
-    return prior.block_features(x_t, timesteps.to(x0.device), labels, blocks)
+    return prior.block_features(x_t, timesteps, labels, blocks)
 
 
 class TransformerFeatures(LightningModule):

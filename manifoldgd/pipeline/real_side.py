@@ -81,11 +81,13 @@ class RealImages:
             )
             rows.append(own[torch.randperm(len(own), generator=generator("denoiser features", name))[:per_class]])
         table = features_of(space, self.dataset, prior, self._encoded, self.machine, self.cache)
-        labels, noise = torch.tensor(match_classes(self.dataset, prior)), common_noise(prior, space.timestep)
+        device = self.machine.device
+        labels = torch.tensor(match_classes(self.dataset, prior)).to(device)
+        noise = common_noise(prior, space.timestep).to(device)
         blocks = space.blocks(len(prior.transformer.transformer_blocks))
 
         def embed(x0: Tensor, classes: Tensor) -> Tensor:
-            return noised_features(prior, x0, labels.to(x0.device)[classes], noise, space.timestep, blocks)
+            return noised_features(prior, x0, labels[classes], noise, space.timestep, blocks)
 
         return table.load()[torch.stack(rows)], embed
 

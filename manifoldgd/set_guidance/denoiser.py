@@ -50,18 +50,20 @@ class DenoiserEnergy:
     Args:
         embed: the features ``f``.
         real: ``[classes, N, E]`` features of real images.
-        labels: ``[B]`` class of each row. Rows do not see one another.
+        labels: ``[B]`` class of each row, on the latents' device. Rows do not see one another.
     """
 
     def __init__(self, embed: Embed, real: Tensor, labels: Tensor) -> None:
         self.embed, self.labels = embed, labels
-        self.real, self.bandwidths = real[labels], torch.stack([_median_squared(each) for each in real])[labels]
+        own = labels.to(real.device)
+        self.real = real[own].to(labels.device)
+        self.bandwidths = torch.stack([_median_squared(each) for each in real])[own].to(labels.device)
 
     def __call__(self, x0: Tensor, draw: int) -> Tensor:
         """Clean latents ``[B, C, H, W]`` -> scalar; ``draw`` does not matter."""
-        features = self.embed(x0, self.labels.to(x0.device))
-        squared = torch.cdist(features[:, None], self.real.to(features))[:, 0].square()
-        return -2 * torch.exp(-squared / self.bandwidths.to(features)[:, None]).mean(1).sum()
+        features = self.embed(x0, self.labels)
+        squared = torch.cdist(features[:, None], self.real)[:, 0].square()
+        return -2 * torch.exp(-squared / self.bandwidths[:, None]).mean(1).sum()
 
 
 def _median_squared(rows: Tensor) -> Tensor:

@@ -43,22 +43,20 @@ class MatchingEnergy:
 
     Args:
         decode: the prior's decoder.
-        labels: ``[B]`` class of each row.
+        labels: ``[B]`` class of each row, on the latents' device.
         networks: the pool of ``P`` networks.
         means: ``[P, classes, E]`` of real images (:func:`manifoldgd.set_guidance.networks.real_means`).
     """
 
     def __init__(self, decode: Decode, labels: Tensor, networks: RandomNetworks, means: Tensor) -> None:
         self.decode, self.networks = decode, networks
-        self.classes, self.group = torch.unique(labels, return_inverse=True)
+        classes, self.group = torch.unique(labels, return_inverse=True)
         self.counts = torch.bincount(self.group)[:, None]
-        self.means = means
+        self.means = means[:, classes.to(means.device)].to(labels.device)  # [P, classes of the batch, E]
 
     def __call__(self, x0: Tensor, draw: int) -> Tensor:
         """Clean latents ``[B, C, H, W]`` -> scalar; ``draw`` chooses the network."""
         index = draw % len(self.networks)
         features = embed_latents(self.networks, index, self.decode, x0)
-        group, counts = self.group.to(x0.device), self.counts.to(x0.device)
-        sums = features.new_zeros(len(counts), features.shape[1]).index_add(0, group, features)
-        real = self.means[index, self.classes].to(x0.device)
-        return (sums / counts - real).square().sum()
+        sums = features.new_zeros(len(self.counts), features.shape[1]).index_add(0, self.group, features)
+        return (sums / self.counts - self.means[index]).square().sum()

@@ -38,6 +38,8 @@ from manifoldgd.set_guidance.networks import (
 )
 from manifoldgd.students.augmentation import Augmentation
 
+LARGEST_BANK = 4 << 30  # bytes of real features on a device; larger ones stay on the host, and go there by network
+
 
 @checked
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +119,9 @@ def ridge_outputs(synthetic: Tensor, labels: Tensor, real: Tensor, classes: int,
     kernel = wide @ wide.T
     targets = functional.one_hot(labels, classes).to(wide) - 1 / classes
     shrunk = kernel + ridge * kernel.diagonal().mean() * torch.eye(len(kernel), dtype=wide.dtype, device=wide.device)
-    weights = synthetic.T @ torch.linalg.solve(shrunk, targets).float().to(synthetic.device)  # [E, classes]
+    # Unchecked, as the check would have the host wait: what is not finite is found where every energy's gradient is.
+    coefficients, _ = torch.linalg.solve_ex(shrunk, targets)
+    weights = synthetic.T @ coefficients.float().to(synthetic.device)  # [E, classes]
     return real @ weights
 
 
@@ -130,7 +134,7 @@ class RegressionEnergy:
 
     Args:
         decode: the prior's decoder.
-        labels: ``[B]`` class of each row, every class among them.
+        labels: ``[B]`` class of each row, on the latents' device; every class among them.
         networks: the pool of ``P`` networks.
         real: ``[P, N, E]`` features of real images; float16, a rounding far below the difference of two networks.
         real_labels: ``[N]`` int64, of every class.
@@ -157,7 +161,8 @@ class RegressionEnergy:
         if missing:
             raise ValueError(f"labels: expected rows of every class in the batch, got none of {sorted(missing)[:5]}")
         self.decode, self.labels = decode, labels
-        self.networks, self.real, self.real_labels = networks, real, real_labels
+        self.networks, self.real_labels = networks, real_labels.to(labels.device)
+        self.real = real.to(labels.device) if real.nbytes <= LARGEST_BANK else real
         self.classes = int(real_labels.max()) + 1
         self.ridge, self.temperature = ridge, temperature
         self.copies, self.augmentation = copies, augmentation
@@ -167,9 +172,9 @@ class RegressionEnergy:
         index = draw % len(self.networks)
         copies = AugmentedCopies(self.copies, self.augmentation, draw) if self.augmentation and self.copies else None
         synthetic = embed_latents(self.networks, index, self.decode, x0, copies)
-        labels = self.labels.to(x0.device)
+        labels = self.labels
         if copies:
             synthetic, labels = synthetic.flatten(0, 1), labels.repeat_interleave(1 + self.copies)
         real = self.real[index].to(x0.device, torch.float32)
         outputs = ridge_outputs(synthetic, labels, real, self.classes, self.ridge)
-        return functional.cross_entropy(self.temperature * outputs, self.real_labels.to(x0.device))
+        return functional.cross_entropy(self.temperature * outputs, self.real_labels)

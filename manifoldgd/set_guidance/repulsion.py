@@ -39,7 +39,7 @@ class RepulsionEnergy:
     1 over the others (Liu & Wang, *Stein Variational Gradient Descent*, NeurIPS 2016); no gradient flows through it.
 
     Args:
-        labels: ``[B]`` class of each row; all images of a class are there.
+        labels: ``[B]`` class of each row, on the latents' device; all images of a class are there.
     """
 
     def __init__(self, labels: Tensor) -> None:
@@ -48,11 +48,13 @@ class RepulsionEnergy:
     def __call__(self, x0: Tensor, draw: int) -> Tensor:
         """Clean latents ``[B, C, H, W]`` -> scalar, 0 for classes of one image; ``draw`` does not matter."""
         flat = x0.flatten(1)
-        return sum((_closeness(flat[group.to(x0.device)]) for group in self.groups if len(group) > 1), 0 * flat.sum())
+        return sum((_closeness(flat[group]) for group in self.groups if len(group) > 1), 0 * flat.sum())
 
 
 def _closeness(rows: Tensor) -> Tensor:
+    count = len(rows)
     squared = (rows[:, None] - rows[None]).square().sum(-1)
-    others = squared[~torch.eye(len(rows), dtype=torch.bool, device=rows.device)]
-    bandwidth = (others.detach().median() / math.log(len(rows))).clamp(min=torch.finfo(rows.dtype).tiny)
+    # All but the diagonal, by its place: a mask would have the host wait to learn how many there are.
+    others = squared.flatten()[1:].view(count - 1, count + 1)[:, :-1].reshape(-1)
+    bandwidth = (others.detach().median() / math.log(count)).clamp(min=torch.finfo(rows.dtype).tiny)
     return torch.exp(-others / bandwidth).mean()

@@ -115,18 +115,19 @@ class TransportEnergy:
     Args:
         centres: ``[classes, M, D]`` of real latents.
         weights: ``[classes, M]``, the shares of the class that they stand for.
-        labels: ``[B]`` class of each row; all images of a class are there.
+        labels: ``[B]`` class of each row, on the latents' device; all images of a class are there.
         regularisation: see :func:`transport_plan`.
     """
 
     def __init__(self, centres: Tensor, weights: Tensor, labels: Tensor, regularisation: float) -> None:
-        self.centres, self.weights, self.regularisation = centres, weights, regularisation
+        self.centres, self.weights = centres.to(labels.device), weights.to(labels.device)
+        self.regularisation = regularisation
         self.groups = {int(label): torch.nonzero(labels == label).flatten() for label in labels.unique()}
 
     def __call__(self, x0: Tensor, draw: int) -> Tensor:
         """Clean latents ``[B, C, H, W]`` -> scalar; ``draw`` does not matter."""
         flat = x0.flatten(1)
-        return torch.stack([self._of(flat[group.to(x0.device)], label) for label, group in self.groups.items()]).sum()
+        return torch.stack([self._of(flat[group], label) for label, group in self.groups.items()]).sum()
 
     def _of(self, rows: Tensor, label: int) -> Tensor:
         centres = self.centres[label].to(rows)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from copy import copy
+from functools import cache
 from typing import Annotated, ClassVar, Literal, Protocol
 
 import torch
@@ -23,6 +24,7 @@ Space = Literal["unit", "normalised"]
 Factor = Annotated[float, Range("[0, 10]")]  # on colours
 DSA_OPERATIONS = ("color", "crop", "cutout", "flip", "scale", "rotate")
 GEOMETRIC = ("crop", "flip", "scale", "rotate")
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 # Principal axes of ImageNet's colours in [0, 1], and the standard deviations along them (Krizhevsky et al. 2012, 4.1).
 COLOUR_VARIANCES = (0.2175, 0.0188, 0.0045)
 COLOUR_AXES = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
@@ -42,15 +44,29 @@ class Augmentation(Protocol):
         ...
 
 
-def _uniform(images: Tensor, generator: Generator, low: float, high: float) -> Tensor:
-    """One draw for each image, ``[B, 1, 1, 1]``, uniform in [low, high)."""
-    draws = torch.rand(len(images), 1, 1, 1, generator=generator, dtype=images.dtype)
-    return (low + (high - low) * draws).to(images.device)
+@cache
+def constant(values: Sequence[float], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers on a device, copied there once."""
+    with torch.inference_mode(False):  # whoever asks first, they may meet autograd later
+        return torch.tensor(values, dtype=dtype).to(device)
 
 
-def _integers(images: Tensor, generator: Generator, low: int, high: int) -> Tensor:
-    """One integer for each image, ``[B]``, uniform in low ... high, both included."""
-    return torch.randint(low, high + 1, (len(images),), generator=generator).to(images.device)
+def _uniform(images: Tensor, generator: Generator, *limits: tuple[float, float]) -> tuple[Tensor, ...]:
+    """One draw for each image and pair of limits, each ``[B, 1, 1, 1]``, uniform in [low, high).
+
+    They come from the host, so that they are the same on every device, in one copy.
+    """
+    draws = [
+        low + (high - low) * torch.rand(len(images), 1, 1, 1, generator=generator, dtype=images.dtype)
+        for low, high in limits
+    ]
+    return torch.stack(draws).to(images.device).unbind()
+
+
+def _integers(images: Tensor, generator: Generator, *limits: tuple[int, int]) -> tuple[Tensor, ...]:
+    """One integer for each image and pair of limits, each ``[B]``, uniform in low ... high, both included."""
+    draws = [torch.randint(low, high + 1, (len(images),), generator=generator) for low, high in limits]
+    return torch.stack(draws).to(images.device).unbind()
 
 
 def resample(
@@ -165,25 +181,27 @@ class DSA:
         return images if matrices is None else resample(images, matrices)
 
     def _recolour(self, images: Tensor, generator: Generator) -> Tensor:
-        images = images + _uniform(images, generator, -self.brightness / 2, self.brightness / 2)
+        limits = (-self.brightness / 2, self.brightness / 2), (0.0, self.saturation), (self.contrast, self.contrast + 1)
+        brightness, saturation, contrast = _uniform(images, generator, *limits)
+        images = images + brightness
         grey = images.mean(1, keepdim=True)
-        images = (images - grey) * _uniform(images, generator, 0.0, self.saturation) + grey
+        images = (images - grey) * saturation + grey
         mean = images.mean((1, 2, 3), keepdim=True)
-        return (images - mean) * _uniform(images, generator, self.contrast, self.contrast + 1) + mean
+        return (images - mean) * contrast + mean
 
     def _shift(self, images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         """Whole pixels ``[B]`` by which output row and column 0 lie inside the input."""
         rows, columns = (int(side * self.crop_ratio + 0.5) for side in images.shape[2:])
-        return _integers(images, generator, -rows, rows), _integers(images, generator, -columns, columns)
+        down, right = _integers(images, generator, (-rows, rows), (-columns, columns))
+        return down, right
 
     def _cut_out(self, images: Tensor, shift: tuple[Tensor, Tensor] | None, generator: Generator) -> Tensor:
         """Erase a square; its place counts in the shifted image when a crop is still to come."""
         sides = images.shape[2:]
         sizes = [int(side * self.cutout_ratio + 0.5) for side in sides]
-        places = [
-            _integers(images, generator, 0, side - size % 2) - size // 2
-            for side, size in zip(sides, sizes, strict=True)
-        ]
+        limits = [(0, side - size % 2) for side, size in zip(sides, sizes, strict=True)]
+        drawn = _integers(images, generator, *limits)
+        places = [place - size // 2 for place, size in zip(drawn, sizes, strict=True)]
         if shift is not None:
             places = [place + by for place, by in zip(places, shift, strict=True)]
         return erase_squares(images, places[0], places[1], (sizes[0], sizes[1]))
@@ -199,15 +217,16 @@ class DSA:
         if shift is not None:
             matrices[:, 0, 2], matrices[:, 1, 2] = 2 * shift[1] / width, 2 * shift[0] / height
         if "flip" in chosen:
-            mirrored = _uniform(images, generator, 0, 1).flatten() < self.flip_probability
-            matrices[:, 0, 0] *= 1 - 2 * mirrored
+            (chance,) = _uniform(images, generator, (0, 1))
+            matrices[:, 0, 0] *= 1 - 2 * (chance.flatten() < self.flip_probability)
         if "scale" in chosen:
-            for axis in (0, 1):
-                factors = _uniform(images, generator, 1 / self.scale_ratio, self.scale_ratio)
+            limits = (1 / self.scale_ratio, self.scale_ratio)
+            for axis, factors in enumerate(_uniform(images, generator, limits, limits)):
                 matrices[:, :, axis] *= factors[:, :, 0, 0]
         if "rotate" in chosen:
             limit = math.radians(self.rotate_degrees)
-            matrices = matrices @ rotations(_uniform(images, generator, -limit, limit).flatten())
+            (angles,) = _uniform(images, generator, (-limit, limit))
+            matrices = matrices @ rotations(angles.flatten())
         return matrices
 
 
@@ -259,32 +278,21 @@ class LargeImage:
 
     def __call__(self, images: Tensor, generator: Generator, size: tuple[int, int]) -> Tensor:
         """Images ``[B, C, H, W]`` in [0, 1] -> ``[B, C, *size]``, about in [0, 1]: not clamped, as in IDC."""
-        images = self._crop(images, generator, size)
-        brightness = self._factors(images, generator)
-        images = images * brightness
+        colour = images.shape[1] == 3
+        factors = [(1 - self.jitter, 1 + self.jitter)] * (3 if colour else 2)
+        aspects = (math.log(3 / 4), math.log(4 / 3))
+        limits = (self.smallest_area, 1), aspects, (-1, 1), (-1, 1), (0, 1), *factors
+        area, aspect, across, down, chance, brightness, contrast, *rest = _uniform(images, generator, *limits)
+        stretch = aspect.flatten().exp().sqrt()
+        mirrored = chance.flatten() < self.flip_probability
+        places = torch.stack([across.flatten(), down.flatten()])
+        images = _cropped(images, area.flatten(), stretch, places, mirrored, size) * brightness
         mean = _grey(images).mean((1, 2, 3), keepdim=True)
-        images = torch.lerp(mean, images, self._factors(images, generator))
-        if images.shape[1] != 3:
+        images = torch.lerp(mean, images, contrast)
+        if not colour:
             return images
-        images = torch.lerp(_grey(images), images, self._factors(images, generator))
-        return images + self._light(images, generator)
-
-    def _factors(self, images: Tensor, generator: Generator) -> Tensor:
-        return _uniform(images, generator, 1 - self.jitter, 1 + self.jitter)
-
-    def _crop(self, images: Tensor, generator: Generator, size: tuple[int, int]) -> Tensor:
-        area = _uniform(images, generator, self.smallest_area, 1).flatten()
-        stretch = _uniform(images, generator, math.log(3 / 4), math.log(4 / 3)).flatten().exp().sqrt()
-        # Shares of the sides. Clamping replaces torchvision's ten rejection rounds, which end in a centre crop.
-        shares = torch.stack([area.sqrt() * stretch, area.sqrt() / stretch]).clamp(max=1.0)
-        room = 1 - shares
-        places = torch.stack([_uniform(images, generator, -1, 1).flatten() for _ in range(2)])
-        mirrored = _uniform(images, generator, 0, 1).flatten() < self.flip_probability
-        matrices = torch.zeros(len(images), 2, 3, dtype=images.dtype, device=images.device)
-        matrices[:, 0, 0], matrices[:, 1, 1] = shares[0] * (1 - 2 * mirrored), shares[1]
-        matrices[:, :, 2] = (room * places).T
-        # Crops stay inside the image, but a zoomed one reads closer to its border than the last pixel's centre.
-        return resample(images, matrices, size, outside="border")
+        (saturation,) = rest
+        return torch.lerp(_grey(images), images, saturation) + self._light(images, generator)
 
     def _light(self, images: Tensor, generator: Generator) -> Tensor:
         draws = torch.randn(len(images), 3, generator=generator, dtype=images.dtype) * self.lighting
@@ -292,8 +300,31 @@ class LargeImage:
         return shifts[:, :, None, None].to(images.device)
 
 
+def _cropped(
+    images: Tensor, area: Tensor, stretch: Tensor, places: Tensor, mirrored: Tensor, size: tuple[int, int]
+) -> Tensor:
+    """Random crops at another size.
+
+    Args:
+        images: ``[B, C, H, W]``.
+        area: ``[B]`` shares of the image.
+        stretch: ``[B]`` square roots of the aspect ratios.
+        places: ``[2, B]`` in [-1, 1], across and down, from one side of the room that is left to the other.
+        mirrored: ``[B]`` bool.
+        size: height and width of the result.
+    """
+    # Shares of the sides. Clamping replaces torchvision's ten rejection rounds, which end in a centre crop.
+    shares = torch.stack([area.sqrt() * stretch, area.sqrt() / stretch]).clamp(max=1.0)
+    room = 1 - shares
+    matrices = torch.zeros(len(images), 2, 3, dtype=images.dtype, device=images.device)
+    matrices[:, 0, 0], matrices[:, 1, 1] = shares[0] * (1 - 2 * mirrored), shares[1]
+    matrices[:, :, 2] = (room * places).T
+    # Crops stay inside the image, but a zoomed one reads closer to its border than the last pixel's centre.
+    return resample(images, matrices, size, outside="border")
+
+
 def _grey(images: Tensor) -> Tensor:
     """Luma ``[B, 1, H, W]`` (ITU-R BT.601) of colour images; the mean of the channels otherwise."""
     if images.shape[1] != 3:
         return images.mean(1, keepdim=True)
-    return (images * images.new_tensor((0.299, 0.587, 0.114))[:, None, None]).sum(1, keepdim=True)
+    return (images * constant(LUMA, images.dtype, images.device)[:, None, None]).sum(1, keepdim=True)

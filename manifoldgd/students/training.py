@@ -22,7 +22,7 @@ from manifoldgd.errors import RunError
 from manifoldgd.finite import NotFinite, check_finite
 from manifoldgd.machine import single_process
 from manifoldgd.progress import progress_bar
-from manifoldgd.students.augmentation import Augmentation
+from manifoldgd.students.augmentation import Augmentation, constant
 from manifoldgd.students.cutmix import cutmix
 from manifoldgd.students.objectives import Batch, Objective
 
@@ -53,8 +53,8 @@ class Pixels:
 
     def normalised(self, images: Tensor) -> Tensor:
         """Float ``[B, C, H, W]`` in [0, 1] -> zero mean and unit variance over the dataset."""
-        shape = (1, -1, 1, 1)
-        return (images - images.new_tensor(self.mean).view(shape)) / images.new_tensor(self.std).view(shape)
+        mean, std = (constant(each, images.dtype, images.device).view(1, -1, 1, 1) for each in (self.mean, self.std))
+        return (images - mean) / std
 
 
 class ShuffledIndices:
