@@ -165,10 +165,10 @@ def test_svg_is_text_and_reproducible():
 
 
 def test_bars_take_missing_values():
-    plot = figures.bars(["a", "b_$"], [Estimate(90, 1, 3), None], title="%", references={"chance": 10})
+    plot = figures.bars(["a", "b_$"], [Estimate(90, 1, 3), None], title="%")
     assert _has_colour(plot, COLOURS.accent)
     with pytest.raises(ValueError, match="got 1 and 2"):
-        figures.bars(["a"], [1, 2], title="%", references={})
+        figures.bars(["a"], [1, 2], title="%")
 
 
 @pytest.mark.parametrize(("count", "size"), [(12, 40), (200, 30), (40, 600)])
@@ -231,13 +231,13 @@ def test_curves_and_bars_draw_percentages_and_values():
     curves = figures.accuracy_curve([[(10, 0.25), (20, 0.5)]], names=["seed 0"], references={"chance": 0.1})
     panel = curves.figure.axes[0]
     assert [list(map(float, line.get_ydata())) for line in panel.lines] == [[25, 50], [50], [10, 10]]
-    assert [text.get_text() for text in panel.texts] == ["chance", "seed 0"]
-    panel = figures.bars(["a", "b"], [Estimate(90, 1, 3), 80], title="%", references={"chance": 10}).figure.axes[0]
+    assert [text.get_text() for text in panel.texts] == ["seed 0", "chance"]
+    panel = figures.bars(["a", "b"], [Estimate(90, 1, 3), 80], title="%").figure.axes[0]
     assert [bar.get_width() for bar in panel.patches] == [90, 80]
     assert [text.get_text() for text in panel.get_yticklabels()] == ["a", "b"]
-    assert [text.get_text() for text in panel.texts] == ["90.0 ± 1.0", "80.0", " chance"]
+    assert [text.get_text() for text in panel.texts] == ["90.0 ± 1.0", "80.0"]
     assert panel.get_ylim() == (1.5, -0.5)
-    assert panel.get_xlim()[0] == 0
+    assert panel.get_xlim() == (0, 100)
 
 
 def test_dots_take_the_colour_of_their_verdict():

@@ -96,35 +96,29 @@ def accuracy_curve(
         panel.plot(epochs[-1:], values[-1:], "o", color=colour, markersize=5)
         if names and math.isfinite(values[-1]):
             ends[names[position]] = (float(epochs[-1]), float(values[-1]), colour)
-    _reference_lines(panel, {name: 100 * level for name, level in references.items()})
+    ends |= _reference_lines(panel, {name: 100 * level for name, level in references.items()})
     _label_ends(panel, ends)
     panel.set_xlabel("epoch")
     headline(panel, "accuracy, %")
     return Plot(figure)
 
 
-def bars(names: Sequence[str], numbers: Sequence[Number], *, title: str, references: Mapping[str, float]) -> Plot:
-    """One bar a name from zero, first on top, whiskers half an interval either side, the number at the right.
+def bars(names: Sequence[str], numbers: Sequence[Number], *, title: str) -> Plot:
+    """Percentages as bars from zero, one a name, first on top, with their intervals, the number at the right.
 
     Args:
         names: one a row.
-        numbers: one a row, in the unit of ``title``; a missing one leaves its row empty but for a dash.
+        numbers: one a row, in percent; a missing one leaves its row empty but for a dash.
         title: what is measured, with its unit.
-        references: levels to compare with, by name, in the same unit: dotted lines.
 
     Raises:
         ValueError: no rows, or ``names`` and ``numbers`` differ in length.
     """
     figure, panel = _rows(names, numbers, title, [number_text(each, ".1f") for each in numbers])
-    panel.barh(
-        range(len(names)), np.nan_to_num([_nan(mean_of(each)) for each in numbers]), color=COLOURS.accent, height=0.66
-    )
-    panel.set_xlim(left=0)
+    lengths = [mean if finite(mean) else 0.0 for mean in map(mean_of, numbers)]
+    panel.barh(range(len(names)), lengths, color=COLOURS.accent, height=0.66)
+    panel.set_xlim(0, 100)  # an interval of few students may reach beyond
     panel.grid(False, axis="y")
-    for name, level in references.items():
-        panel.axvline(level, color=COLOURS.ink, linewidth=1.0, linestyle=":")
-        panel.text(level, 1.0, f" {literal(name)}", transform=panel.get_xaxis_transform(), fontsize=8, va="top",
-                   color=COLOURS.ink)  # fmt: skip
     return Plot(figure)
 
 
@@ -218,7 +212,7 @@ def line_plot(
     if reference is not None:
         name, level = reference
         half = level.half or 0.0
-        _reference_lines(panel, {name: level.mean})
+        ends |= _reference_lines(panel, {name: level.mean})
         panel.axhspan(level.mean - half, level.mean + half, color=COLOURS.muted, alpha=0.15, linewidth=0)
     if len(ticks) <= 8:
         panel.xaxis.set_minor_locator(NullLocator())
@@ -297,19 +291,13 @@ def _rows(names: Sequence[str], numbers: Sequence[Number], title: str, texts: Se
     return figure, panel
 
 
-def _reference_lines(panel: Axes, levels: Mapping[str, float]) -> None:
-    """Named horizontal lines."""
-    for name, level in levels.items():
+def _reference_lines(panel: Axes, levels: Mapping[str, float]) -> dict[str, tuple[float, float, str]]:
+    """Dotted horizontal lines; their ends, as :func:`_label_ends` takes them."""
+    left, right = panel.get_xlim()
+    for level in levels.values():
         panel.axhline(level, color=COLOURS.ink, linewidth=1.0, linestyle=":")
-        panel.annotate(
-            literal(name),
-            (0.01, level),
-            xycoords=panel.get_yaxis_transform(),
-            xytext=(0, 2),
-            textcoords="offset points",
-            fontsize=8,
-            color=COLOURS.ink,
-        )
+    panel.set_xlim(left, right)
+    return {name: (right, level, COLOURS.ink) for name, level in levels.items()}
 
 
 def _label_ends(panel: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
@@ -326,7 +314,7 @@ def _label_ends(panel: Axes, ends: Mapping[str, tuple[float, float, str]]) -> No
             va="center",
             fontsize=8,
             color=COLOURS.muted if colour == COLOURS.muted else COLOURS.ink,
-            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 1, "shrinkB": 4},
+            arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkB": 4, "relpos": (0, 0.5)},
             annotation_clip=False,
         )
     panel.set_ylim(low, high)

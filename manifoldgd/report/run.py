@@ -34,6 +34,7 @@ SHOWN_CLASSES = 20
 SHOWN_RANKS = 10
 SHOWN_BARS = 30
 NAMED_CURVES = 6
+WIDE_PIXELS = 800  # from which on a grid takes a row of its own
 DARK_TWIN_PIXELS = 600_000  # a dark copy of a larger picture would not pay for its weight
 
 
@@ -201,11 +202,10 @@ def _sections(
     references: Mapping[str, float],
 ) -> Iterator[Section]:
     """Those that have something to show."""
-    yield Section("The distilled set", [_set_figure(distilled, prototypes is None)])
+    pairs = [] if prototypes is None else [_pairs_figure(distilled, prototypes)]
+    yield Section("The distilled set", [_set_figure(distilled, prototypes is None), *pairs])
     if result.get("students"):
         yield Section("Students", _students(result["students"], readable(distilled.class_names), references))
-    if prototypes is not None:
-        yield Section("Prototypes and what they became", [_pairs_figure(distilled, prototypes)])
     if any(finite(record.get("ratio_mean")) for record in records):
         yield Section("Guidance, step by step", [_guidance_figure(records)])
     if latents is not None:
@@ -240,7 +240,8 @@ def _pairs_figure(distilled: DistilledSet, prototypes: Tensor) -> Figure:
         before, after = prototypes[shown], distilled.images[shown]
         return pairs_grid(before, after, labels, names, scale=_scale(after, 48), ranks=ranks, scheme=scheme)
 
-    caption = "In each pair: above, the prototype as the autoencoder decodes it; below, the image sampled for it."
+    caption = "The prototypes and what they became: above in each pair, the prototype as the autoencoder decodes it; "
+    caption += "below, the image sampled for it."
     alt = f"{int(shown.sum())} pairs of prototype and sampled image in {len(names)} rows, one a class"
     return _grid(draw, caption + _left_out(distilled, shown), alt, "pairs")
 
@@ -291,10 +292,10 @@ def _students(
         caption = "Accuracy while training on the distilled set; the dot is the last epoch, which counts. Dotted: "
         caption += ", ".join(f"{name} ({100 * level:{ACCURACY}} %)" for name, level in references.items()) + "."
         blocks.append(Figure(plot, caption, "Accuracy of each student by epoch", name="students"))
-    return [*blocks, *_by_class(students, class_names, references["chance"]), _student_table(students)]
+    return [*blocks, *_by_class(students, class_names), _student_table(students)]
 
 
-def _by_class(students: Sequence[Mapping[str, Any]], class_names: Sequence[str], chance: float) -> Iterator[Figure]:
+def _by_class(students: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> Iterator[Figure]:
     """Accuracy of each class over the students; of many classes the lowest ones, lowest first."""
     per_class = [student["per_class"] for student in students if student.get("per_class")]
     if not per_class:
@@ -309,7 +310,7 @@ def _by_class(students: Sequence[Mapping[str, Any]], class_names: Sequence[str],
         order = sorted(order, key=lambda label: (found[label] is None, found[label] and found[label].mean))[:SHOWN_BARS]
         caption += f" The {SHOWN_BARS} lowest of {len(found)} classes."
     names, chosen = [class_names[label] for label in order], [found[label] for label in order]
-    plot = bars(names, chosen, title="accuracy by class, %", references={"chance": 100 * chance})
+    plot = bars(names, chosen, title="accuracy by class, %")
     yield Figure(plot, caption, "Bars of last-epoch accuracy, one a class", name="per_class")
 
 
@@ -383,4 +384,4 @@ def _scale(images: Tensor, target: int = 64) -> float:
 def _grid(draw: Callable[[Scheme], Image.Image], caption: str, alt: str, name: str) -> Figure:
     light = draw(LIGHT)
     dark = draw(DARK) if light.width * light.height <= DARK_TWIN_PIXELS else None
-    return Figure(light, caption, alt, dark=dark, min_width=560, wide=True, name=name)
+    return Figure(light, caption, alt, dark=dark, min_width=460, wide=light.width > WIDE_PIXELS, name=name)
