@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from manifoldgd.artifacts import DistilledSet
-from manifoldgd.cli.components import plain
-from manifoldgd.cli.compose import Config
+from manifoldgd.cli.components import build, plain
+from manifoldgd.cli.compose import Config, compose
 from manifoldgd.cli.dashboard import publish_dashboard
 from manifoldgd.cli.explain import explain_system, suggest
 from manifoldgd.cli.setup import DIFFUSION, MANY_IN_A_FOLDER, SOURCES, Setup, recipe_of
@@ -24,9 +24,11 @@ from manifoldgd.cli.used import USED_KEYS
 from manifoldgd.errors import RunError, UserError, require, under
 from manifoldgd.files import atomic_write_text, one_at_a_time
 from manifoldgd.pipeline import distillation, evaluation, pages, prior
+from manifoldgd.pipeline.classifiers import known_full_data_accuracy
 from manifoldgd.pipeline.evaluation import Judged
 from manifoldgd.ranges import Million, Seed, check
-from manifoldgd.report.run import PAGE
+from manifoldgd.report.numbers import number_text, percent, plus_minus
+from manifoldgd.report.run import ACCURACY, PAGE
 from manifoldgd.stopping import check_lost
 from manifoldgd.store.keys import key_of
 from manifoldgd.store.results import check_claim, claim_result
@@ -95,16 +97,16 @@ def _run(command: str, config: Config) -> dict[str, Any] | None:
         return {"folder": str(made.folder.parent)}
     judged = run(setup) if command == "run" else evaluate(setup)
     _say(judged)
-    return judged.metrics
+    return judged.metrics | {"folder": str(judged.folder)}
 
 
 def _say(judged: Judged) -> None:
-    result, accuracy = judged.metrics, judged.metrics["accuracy"]["last"]
-    count = len(accuracy["values"])
-    spread = "" if accuracy["std"] is None else f", standard deviation {100 * accuracy['std']:.1f}"
+    result, accuracy = judged.metrics, percent(judged.accuracy)
+    students = f"{accuracy.count} student{'' if accuracy.count == 1 else 's'}"
+    meaning = "; ".join(filter(None, [students, plus_minus([accuracy])]))
     print(
         f"{result['dataset']}, {result['method']}, ipc {result['ipc']}, {result['student']}: last-epoch "
-        f"accuracy {100 * accuracy['mean']:.1f} % ({count} student{'' if count == 1 else 's'}{spread})"
+        f"accuracy {number_text(accuracy, ACCURACY)} % ({meaning})"
     )
     if taught_by := result.get("teacher"):
         print(f"teacher: {taught_by['name']}, {100 * taught_by['test_accuracy']:.1f} % on real test images")
@@ -220,7 +222,17 @@ def _write_pages(
         machine=setup.machine,
         cache=setup.cache,
         config_text=OmegaConf.to_yaml(config, resolve=True),
+        full_data=_known_full_data(setup),
     )
+
+
+def _known_full_data(setup: Setup) -> float | None:
+    """Accuracy of the student on all real images, where a table with scores, or its teaching, has measured it."""
+    scores = compose(name="scores").values
+    recipe = scores.full_data.get(setup.student.protocol.name)
+    if recipe is None:
+        return None
+    return known_full_data_accuracy(setup.dataset, setup.student, build(scores, recipe), setup.cache)
 
 
 @contextmanager

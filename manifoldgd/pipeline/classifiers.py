@@ -82,10 +82,14 @@ def teacher_of(dataset: ImageDataset, student: Student, recipe: Recipe, machine:
     Raises:
         UserError: images too small for the network, or a damaged file in the cache.
     """
-    recipe = student.of_own_design(recipe)
+    size = student.input_shape(dataset.image_shape)[1:]
+    key, recipe = _teacher_key(dataset, student, recipe), student.of_own_design(recipe)
+    return _kept(cache / "teachers", key, dataset, machine, recipe=recipe, size=size, title="teacher")
+
+
+def _teacher_key(dataset: ImageDataset, student: Student, recipe: Recipe) -> Key:
     shape = student.input_shape(dataset.image_shape)
-    key = key_of("teacher", *dataset.as_learned, CLASSIFIER_SEED, shape, recipe.describe())
-    return _kept(cache / "teachers", key, dataset, machine, recipe=recipe, size=shape[1:], title="teacher")
+    return key_of("teacher", *dataset.as_learned, CLASSIFIER_SEED, shape, student.of_own_design(recipe).describe())
 
 
 def full_data_accuracy(dataset: ImageDataset, student: Student, recipe: Recipe, machine: Machine, cache: Path) -> float:
@@ -109,6 +113,13 @@ def full_data_accuracy(dataset: ImageDataset, student: Student, recipe: Recipe, 
     if recipe.architecture is not None:
         raise ValueError(f"recipe.architecture: expected None, the student's own network, got {recipe.architecture!r}")
     return teacher_of(dataset, student, recipe, machine, cache).test_accuracy
+
+
+def known_full_data_accuracy(dataset: ImageDataset, student: Student, recipe: Recipe, cache: Path) -> float | None:
+    """What :func:`full_data_accuracy` gives where it was measured before; ``None`` elsewhere, as nothing is trained."""
+    file = cache_entry(cache / "teachers", _teacher_key(dataset, student, recipe), ".safetensors")
+    known = _judgement(file, dataset)
+    return read_json(known)["test_accuracy"] if known.is_file() else None
 
 
 def _kept(folder: Path, key: Key, dataset: ImageDataset, machine: Machine, **choices: Any) -> Classifier:
@@ -148,8 +159,7 @@ def _judged(classifier: Classifier, dataset: ImageDataset, files: Sequence[Path]
         dataset: its test split judges.
         files: names of the weights beside which accuracies lie; the last is where a new one goes.
     """
-    judged = f"-{key_of('test', dataset.test_fingerprint)}.json"
-    notes = [file.with_name(file.stem + judged) for file in files]
+    notes = [_judgement(file, dataset) for file in files]
     known = next((note for note in notes if note.is_file()), None)
     if known is None:
         accuracy = classifier.description.get("test_accuracy")
@@ -159,3 +169,8 @@ def _judged(classifier: Classifier, dataset: ImageDataset, files: Sequence[Path]
         write_json(known, {"test_accuracy": accuracy})
     classifier.description["test_accuracy"] = read_json(known)["test_accuracy"]
     return classifier
+
+
+def _judgement(file: Path, dataset: ImageDataset) -> Path:
+    """Where the accuracy of the weights in ``file`` on the test split of a dataset lies."""
+    return file.with_name(f"{file.stem}-{key_of('test', dataset.test_fingerprint)}.json")

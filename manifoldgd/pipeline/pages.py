@@ -34,6 +34,7 @@ def write(
     machine: Machine,
     cache: Path,
     config_text: str,
+    full_data: float | None = None,
 ) -> dict[str, Image.Image]:
     """Write ``report.html`` and its pictures into ``folder``; returns those of :data:`TRACKED` that there are.
 
@@ -47,6 +48,7 @@ def write(
         machine: where to run.
         cache: of the real latents.
         config_text: the resolved configuration.
+        full_data: accuracy in [0, 1] of the same student trained on all real images, where it is known.
     """
     size = dataset.image_shape[1:]
     write_run_report(
@@ -57,6 +59,7 @@ def write(
         step_records=(result["guidance"] or {}).get("steps"),
         latents=None if prior is None else _latents(distilled, dataset, prior, prototypes, machine, cache),
         config_text=config_text,
+        full_data=full_data,
     )
     files = {name: folder / f"{file}.png" for name, file in TRACKED.items()}
     return {name: _picture(file) for name, file in files.items() if file.is_file()}
