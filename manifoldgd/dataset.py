@@ -225,7 +225,7 @@ def _held_per_class(validation: float, counts: Sequence[int]) -> list[int]:
             key="validation",
         )
         per_class = [max(1, round(validation * count)) for count in counts]
-        lower = "lower validation, or add images"
+        lower = "lower it, or add images"
     else:
         each, rest = divmod(validation, len(counts))
         require(
@@ -235,7 +235,7 @@ def _held_per_class(validation: float, counts: Sequence[int]) -> list[int]:
             key="validation",
         )
         per_class = [each] * len(counts)
-        lower = "lower validation, or set a share of each class such as 0.2"
+        lower = "lower it, or set a share of each class such as 0.2"
     held, smallest = min(zip(per_class, counts, strict=True), key=lambda pair: pair[1])
     require(
         held < smallest,

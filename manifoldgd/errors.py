@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_MARK = "\x1f"  # around the name of an argument in a text; no message has this character otherwise
+
 
 class UserError(ValueError):
     """Bad input from outside: configuration, files, missing weights.
@@ -13,18 +15,29 @@ class UserError(ValueError):
     The command line prints it without a traceback and exits with code 2.
 
     Args:
-        text: what was expected, what came, and what to do.
+        text: what was expected, what came, and what to do; other arguments are named by :func:`argument` in it.
         key: what it is about, as whoever raises it knows it: a component's own argument, ``scale``. Whoever knows
             where the component stands says so by :meth:`under`, and the message begins ``guidance.scale:``.
+        path: where the component stands, as far as it is known.
     """
 
-    def __init__(self, text: str, key: str | None = None) -> None:
-        super().__init__(text if key is None else f"{key}: {text}")
-        self.text, self.key = text, key
+    def __init__(self, text: str, key: str | None = None, path: str = "") -> None:
+        prefix = f"{path}." if path else ""
+        parts = text.split(_MARK)
+        said = "".join(f"{prefix}{part}" if place % 2 else part for place, part in enumerate(parts))
+        super().__init__(said if key is None else f"{prefix}{key}: {said}")
+        self.text, self.own_key, self.path = text, key, path
+
+    @property
+    def key(self) -> str | None:
+        """What it is about, with the path as far as it is known."""
+        return f"{self.path}.{self.own_key}" if self.own_key and self.path else self.own_key
 
     def under(self, path: str) -> UserError:
         """The same about the component at ``path``; an error that is about no key stays as it is."""
-        return self if self.key is None else UserError(self.text, f"{path}.{self.key}")
+        if self.own_key is None:
+            return self
+        return UserError(self.text, self.own_key, f"{path}.{self.path}" if self.path else path)
 
 
 class RunError(RuntimeError):
@@ -33,6 +46,11 @@ class RunError(RuntimeError):
     The message is one line that names what was under way, what came of it, the likely cause, and what to do.
     The command line prints it without a traceback and exits with code 1. What is finished by then stays.
     """
+
+
+def argument(name: str) -> str:
+    """Another argument of the component, in the text of a :class:`UserError`: it is shown with the same path."""
+    return f"{_MARK}{name}{_MARK}"
 
 
 def require(condition: bool, text: str, key: str | None = None) -> None:

@@ -304,7 +304,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         with one_at_a_time(folder / "result", lambda: None):
             yield
     except UserError as error:
-        raise UserError(error.text, "folder" if error.key == "output" else error.key) from error
+        raise UserError(error.text, "folder") if error.key == "output" else error from error
 
 
 @functools.cache

@@ -48,7 +48,7 @@ def holds(text, *parts):
 
 # What is wrong, what the message must say.
 COMPOSITION = [
-    (["run", "dataset=digit"], ("dataset: no choice named 'digit'", "digits, fashion_mnist, image_folder")),
+    (["run", "dataset=digit"], ("dataset: no choice named 'digit'", "digits, fashion_mnist")),
     (["run", "student/protocol=soft"], ("student/protocol: no choice named 'soft'", "hard_large")),
     (["run", "guidence=mode"], ("unknown key 'guidence'", "did you mean 'guidance'")),
     (["run", "guidance.scael=1"], ("unknown key 'guidance.scael'", "did you mean 'guidance.scale'")),

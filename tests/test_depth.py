@@ -126,7 +126,7 @@ def test_deep_images_that_would_be_dark_are_refused_until_white_is_told(pets, ba
     (pets / "train/cat/9.png").write_bytes(png(samples))
     message = message_of(load_folder, pets)
     assert message.startswith(f"white: the 16-bit images use values up to {samples.max()} only")
-    assert f"set white={2**bits - 1} if {bits} bits" in message
+    assert f"set it to {2**bits - 1} if {bits} bits" in message
     told = load_folder(pets, white=2**bits - 1)
     assert int(told.train.images()[3].max()) > 200
     as_they_are = load_folder(pets, white=65535)

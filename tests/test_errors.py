@@ -4,7 +4,7 @@ import pytest
 
 from manifoldgd.cli.components import build
 from manifoldgd.cli.compose import composing
-from manifoldgd.errors import UserError, require, under
+from manifoldgd.errors import UserError, argument, require, under
 from manifoldgd.prototypes.spaces import ClusteringSpace
 
 
@@ -54,3 +54,12 @@ def test_in_python_the_argument_is_named_as_it_is_there():
 
     with pytest.raises(UserError, match=r"^pool: needs to divide"):
         ClusteringSpace(space="pooled", pool=3)(torch.zeros(2, 4, 8, 8))
+
+
+def test_other_arguments_in_a_text_get_the_same_path():
+    error = UserError(f"needs another; set {argument('download')}=true or raise it", "folder")
+    assert str(error) == "folder: needs another; set download=true or raise it"
+    assert str(error.under("dataset")) == "dataset.folder: needs another; set dataset.download=true or raise it"
+    deeper = error.under("dataset").under("first")
+    assert str(deeper).endswith("set first.dataset.download=true or raise it")
+    assert (deeper.key, deeper.path) == ("first.dataset.folder", "first.dataset")

@@ -11,7 +11,7 @@ import numpy as np
 
 from manifoldgd.data.image_dataset import Found, ImageOptions, check_options, image_dataset, some
 from manifoldgd.dataset import ImageDataset
-from manifoldgd.errors import UserError, require
+from manifoldgd.errors import UserError, argument, require
 
 # What images and labels are called: Keras's files, MedMNIST's, scripts of the field's.
 CALLED = (
@@ -51,18 +51,20 @@ def npz(
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"dataset.file: {place} cannot be read ({error}); restore it") from error
+        raise UserError(f"{place} cannot be read ({error}); restore it", key="file") from error
     top = max(int(labels.max(initial=0)) for _, labels in filter(None, (held, judged)))
     called = tuple(map(str, range(top + 1) if names is None else names))
     require(
         len(called) > top,
-        f"dataset.names: expected a name for each label up to {top}, got {some(called)}; add the others",
+        f"expected a name for each label up to {top}, got {some(called)}; add the others",
+        key="names",
     )
     present = set(np.unique(held[1]).tolist())
     missing = [name for label, name in enumerate(called) if label not in present]
     require(
         not missing or options["classes"] is not None,
-        f"dataset.file: no training image in {place} is of class {some(missing)}; name those to use in dataset.classes",
+        f"no training image in {place} is of class {some(missing)}; name those to use in {argument('classes')}",
+        key="file",
     )
     return image_dataset("npz", place, called, Found(*held), judged and Found(*judged), **_named(place, options))
 
@@ -74,15 +76,16 @@ def _named(place: Path, options: ImageOptions) -> ImageOptions:
 def _arrays(place: Path) -> Mapping[str, np.ndarray]:
     require(
         place.exists(),
-        f"dataset.file: expected an .npz file or a folder of .npy files, found no {place}; set another one",
+        f"expected an .npz file or a folder of .npy files, found no {place}; set another one",
+        key="file",
     )
     if place.is_dir():
         return {each.stem: np.load(each, mmap_mode="r", allow_pickle=False) for each in sorted(place.glob("*.npy"))}
     found = np.load(place, allow_pickle=False)
     require(
         not isinstance(found, np.ndarray),
-        f"dataset.file: {place} holds one array, expected images and labels; put both .npy files into a folder and set "
-        "dataset.file to that",
+        f"{place} holds one array, expected images and labels; put both .npy files into a folder and set it to that",
+        key="file",
     )
     return found
 
@@ -95,9 +98,11 @@ def _pair(
     pair = next(((images, labels) for images, labels in pairs if images in arrays and labels in arrays), None)
     require(
         pair is not None,
-        f"dataset.file: expected arrays {' or '.join(map(' and '.join, pairs))} in {place}, found "
-        f"{some(sorted(arrays), 12)}; rename them, set dataset.train and dataset.test to how the splits are called, or "
-        "dataset.test_share=0.2 where there is one only",
+        f"expected arrays {' or '.join(map(' and '.join, pairs))} in {place}, found "
+        f"{some(sorted(arrays), 12)}; rename them, set {argument('train')} and {argument('test')} to how splits are "
+        "called, or "
+        f"{argument('test_share')}=0.2 where there is one only",
+        key="file",
     )
     images, labels = arrays[pair[0]], np.asarray(arrays[pair[1]])
     if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
@@ -106,13 +111,15 @@ def _pair(
         images = images[..., 0]
     require(
         images.dtype == np.uint8 and (images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)),
-        f"dataset.file: expected {pair[0]} of {place} to be uint8 of shape [N, h, w] or [N, h, w, 3], got "
+        f"expected {pair[0]} of {place} to be uint8 of shape [N, h, w] or [N, h, w, 3], got "
         f"{images.dtype} {list(images.shape)}; save it as whole numbers 0 ... 255",
+        key="file",
     )
     whole = labels.reshape(-1) if labels.size == len(images) else labels
     require(
         whole.shape == (len(images),) and whole.dtype.kind in "iu" and whole.min(initial=0) >= 0,
-        f"dataset.file: expected {pair[1]} of {place} to be {len(images):,} whole numbers from 0 on, got "
+        f"expected {pair[1]} of {place} to be {len(images):,} whole numbers from 0 on, got "
         f"{labels.dtype} {list(labels.shape)}; save one label an image",
+        key="file",
     )
     return images, whole.astype(np.int64)

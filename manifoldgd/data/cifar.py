@@ -15,7 +15,7 @@ import numpy as np
 
 from manifoldgd.data.image_dataset import Found, ImageOptions, check_options, image_dataset
 from manifoldgd.dataset import ImageDataset
-from manifoldgd.errors import UserError, require
+from manifoldgd.errors import UserError, argument, require
 from manifoldgd.files import content_hash
 
 PIXELS = 3 * 32 * 32
@@ -98,8 +98,9 @@ def _located(folder: str, called: str, test_file: str) -> tuple[Path, str]:
             if (place / file).is_file():
                 return place, form
     raise UserError(
-        f"dataset.folder: expected {test_file} or {test_file}.bin in one of {', '.join(map(str, places))}, found none; "
-        "unpack the archive from www.cs.toronto.edu/~kriz/cifar.html and set dataset.folder to it"
+        f"expected {test_file} or {test_file}.bin in one of {', '.join(map(str, places))}, found none; "
+        "unpack the archive from www.cs.toronto.edu/~kriz/cifar.html and set it to it",
+        key="folder",
     )
 
 
@@ -110,8 +111,8 @@ def _python(root: Path, checksums: bool, key: bytes) -> Callable[[str], tuple[np
         fits = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (PIXELS,)
         require(
             fits and isinstance(labels, list) and len(labels) == len(pixels),
-            f"dataset.folder: expected pixels and {key.decode()} in {root / name}, got {_kinds(held)}; unpack the "
-            "archive again",
+            f"expected pixels and {key.decode()} in {root / name}, got {_kinds(held)}; unpack the archive again",
+            key="folder",
         )
         return pixels, np.array(labels, np.int64)
 
@@ -126,12 +127,12 @@ def _binary(root: Path, columns: tuple[int, ...]) -> Callable[[str], tuple[np.nd
         try:
             rows = np.fromfile(file, np.uint8)
         except OSError as error:
-            raise UserError(f"dataset.folder: {file} cannot be read ({error}); unpack the archive again") from error
+            raise UserError(f"{file} cannot be read ({error}); unpack the archive again", key="folder") from error
         size = len(columns) + PIXELS
         require(
             len(rows) > 0 and len(rows) % size == 0,
-            f"dataset.folder: expected records of {size} bytes in {file}, got {len(rows):,} bytes; unpack the archive "
-            "again",
+            f"expected records of {size} bytes in {file}, got {len(rows):,} bytes; unpack the archive again",
+            key="folder",
         )
         rows = rows.reshape(-1, size)
         return rows[:, len(columns) :], rows[:, columns[0]].astype(np.int64)
@@ -167,8 +168,10 @@ def _pickled(file: Path, checksums: bool) -> Mapping[Any, Any]:
             found = content_hash(file, "md5")
             require(
                 found == MD5[file.name],
-                f"dataset.folder: {file} has MD5 {found}, the official file {MD5[file.name]}; unpack the archive "
-                "again, or set dataset.checksums=false, with a dataset.name of its own, if it is another of this form",
+                f"{file} has MD5 {found}, the official file {MD5[file.name]}; unpack the archive "
+                f"again, or set {argument('checksums')}=false, with a {argument('name')} of its own, if it is another "
+                "of this form",
+                key="folder",
             )
         with file.open("rb") as stream:
             held = _PlainUnpickler(stream, encoding="bytes").load()
@@ -176,6 +179,6 @@ def _pickled(file: Path, checksums: bool) -> Mapping[Any, Any]:
         raise
     except Exception as error:  # a damaged pickle raises nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"dataset.folder: {file} cannot be read ({reason}); unpack the archive again") from error
-    require(isinstance(held, dict), f"dataset.folder: {file} holds no dictionary; unpack the archive again")
+        raise UserError(f"{file} cannot be read ({reason}); unpack the archive again", key="folder") from error
+    require(isinstance(held, dict), f"{file} holds no dictionary; unpack the archive again", key="folder")
     return held

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from manifoldgd.artifacts import Key
 from manifoldgd.dataset import HeldOut, ImageDataset, Images, fingerprint_of, hold_out, in_memory_split, limit_per_class
-from manifoldgd.errors import UserError, require
+from manifoldgd.errors import UserError, argument, require
 from manifoldgd.files import atomic_write_bytes
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -92,7 +92,7 @@ def _locate(folder: str | None, download: bool) -> Path:
     if not download:
         raise UserError(
             f"expected the four Fashion-MNIST IDX files in {places}, found none or not all; "
-            "set it, install Debian's dataset-fashion-mnist, or set download=true",
+            f"set it, install Debian's dataset-fashion-mnist, or set {argument('download')}=true",
             key="folder",
         )
     for name in SHA256:
@@ -107,7 +107,7 @@ def _existing(folder: Path, name: str) -> Path | None:
 
 def _download(name: str, folder: Path) -> None:
     url = f"{DOWNLOAD_URL}{name}.gz"
-    by_hand = "put the four IDX files in a folder yourself and set folder"
+    by_hand = f"put the four IDX files in a folder yourself and set {argument('folder')}"
     try:
         with urllib.request.urlopen(url, timeout=60) as response:
             packed = response.read()

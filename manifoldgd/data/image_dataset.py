@@ -38,7 +38,7 @@ from manifoldgd.dataset import (
     fingerprint_of,
     hold_out,
 )
-from manifoldgd.errors import UserError, require
+from manifoldgd.errors import UserError, argument, require
 from manifoldgd.ranges import Range
 
 # Per channel over ImageNet's training images, pixels in [0, 1]; what most published students subtract.
@@ -126,7 +126,8 @@ def check_options(**options: Unpack[ImageOptions]) -> None:
     require(limit is None or limit >= 1, f"expected null or at least 1, got {limit}", key="train_per_class")
     require(
         share is not None or options["group_by"] is None,
-        "says what stays together where a test split is split off, and none is; set test_share=0.2, or group_by=null",
+        f"says what stays together where a test split is split off, and none is; set {argument('test_share')}=0.2, "
+        "or it to null",
         key="group_by",
     )
     check_group_by(options["group_by"])
@@ -164,8 +165,7 @@ def image_dataset(
     check_name(name)
     require(
         not name.endswith(VALIDATION),
-        f"a name that ends in {VALIDATION} says that the judging images are held out, got {name!r}; set "
-        "another dataset.name",
+        f"a name that ends in {VALIDATION} says that the judging images are held out, got {name!r}; set another one",
         key="name",
     )
     names, (train, test) = _of_classes(options["classes"], class_names, (train, test))
@@ -235,7 +235,7 @@ def _of_classes(
         key="classes",
     )
     missing = [name for name in names if name not in found]
-    require(not missing, f"no class {some(missing)} among {some(list(found))}; correct classes", key="classes")
+    require(not missing, f"no class {some(missing)} among {some(list(found))}; correct it", key="classes")
     label_of = np.full(len(found), -1)
     label_of[[list(found).index(name) for name in names]] = np.arange(len(names))
     return names, [split and _relabelled(split, label_of) for split in splits]
@@ -343,7 +343,7 @@ def _check_faults(faults: Sequence[str], others: int, skip: bool) -> None:
     count = f"{len(faults):,} bad file{'s' if len(faults) > 1 else ''} in all"
     if not skip:
         raise UserError(
-            f"{listed} ({count}); replace or remove what is named, or set skip_bad=true to go on without",
+            f"{listed} ({count}); replace or remove what is named, or set {argument('skip_bad')}=true to go on without",
             key="folder",
         )
     print(f"dataset.skip_bad: left out, {count} beside {others:,}: {listed}", file=sys.stderr)
@@ -359,7 +359,7 @@ def _check_counts(
             found[split] == count,
             f"{name} has {count:,} images in its {split} split, found {found[split]:,} in "
             f"{root}: another variant of it, or files are missing or too many; {obtain or 'correct the folder'}; or "
-            "set it to null with a dataset.name of its own",
+            f"set it to null with a {argument('name')} of its own",
             key="expected_counts",
         )
 
@@ -395,7 +395,7 @@ def _check_depth(contents: Sequence[Content], pictures: Sequence[Picture], white
         require(
             peak < 0 or peak >= SMALL_PART,
             f"the 16-bit images use values up to {peak} only, so they would come out nearly black; set "
-            f"white={2**bits - 1} if {bits} bits are in use, to what is white in them, or to {FULL_RANGE} to "
+            f"it to {2**bits - 1} if {bits} bits are in use, to what is white in them, or to {FULL_RANGE} to "
             "take them as they are",
             key="white",
         )

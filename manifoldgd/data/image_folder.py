@@ -21,7 +21,7 @@ from manifoldgd.data.image_dataset import Found, ImageOptions, check_options, im
 from manifoldgd.data.image_files import EXTENSIONS, ImageFile, class_files, shown, visible_entries
 from manifoldgd.data.label_lists import find_list, read_list
 from manifoldgd.dataset import ImageDataset
-from manifoldgd.errors import require
+from manifoldgd.errors import argument, require
 
 
 def image_folder(
@@ -69,7 +69,7 @@ def in_folders(folders: Sequence[Path]) -> Found:
         require(
             bool(found or bad),
             f"class folder {folder} has no images; add images to it, remove the class from "
-            "both splits, or list the wanted ones in classes",
+            f"both splits, or list the wanted ones in {argument('classes')}",
             key="folder",
         )
         files += found
@@ -89,13 +89,13 @@ def _listed(root: Path, places: Sequence[Path], test_labels: str | None) -> dict
             given is not None and place != places[0],
             f"{place} has {unsorted:,} images and no class folders, so they are unsorted; make "
             "a folder in it for each class, named as in the other split, and move each image into that of its class, "
-            "by the list of labels that came with them, or give that list as test_labels",
+            f"by the list of labels that came with them, or give that list as {argument('test_labels')}",
             key="folder",
         )
         found[place] = {place / name: name_of for name, name_of in read_list(given).items()}
     require(
         test_labels is None or bool(found),
-        f"for images without class folders, and those in {places[-1]} have some; set test_labels=null",
+        f"for images without class folders, and those in {places[-1]} have some; set it to null",
         key="test_labels",
     )
     return found
@@ -145,7 +145,7 @@ def _splits(folder: str, train: str, test: str, obtain: str | None, *, apart: bo
         there = _folders(root)
         unsplit = any(_images(root / each) for each in there[:3])
         found = (", ".join(there[:10]) or "none") + (f" and {len(there) - 10} more" if len(there) > 10 else "")
-        split_off = "; or set test_share=0.2 to have a fifth of each class split off for testing"
+        split_off = f"; or set {argument('test_share')}=0.2 to have a fifth of each class split off for testing"
         require(
             bool(name) and (root / name).is_dir(),
             f"expected a subfolder {name!r} in folder={root}, found subfolders: {found}; "
@@ -156,7 +156,7 @@ def _splits(folder: str, train: str, test: str, obtain: str | None, *, apart: bo
         )
     require(
         (root / train).resolve() != (root / test).resolve(),
-        f"needs to differ from dataset.train, got {(root / test)} for both; name the test split's folder",
+        f"needs to differ from {argument('train')}, got {(root / test)} for both; name the test split's folder",
         key="test",
     )
     return root, [root / train, root / test]
@@ -193,7 +193,7 @@ def _class_folders(
             require(
                 not missing,
                 f"no class folder {some(missing)} in {place}, which has "
-                f"{some(list(found.values()))}; {obtain or 'correct classes or add the folder'}"
+                f"{some(list(found.values()))}; {obtain or 'correct it or add the folder'}"
                 + (numbers if any(name.lstrip("-").isdigit() for name in missing) else ""),
                 key="classes",
             )
@@ -204,7 +204,7 @@ def _class_folders(
             not only_train and not only_test,
             f"class folders of {places[0]} and {places[-1]} differ, only in {places[0].name}: "
             f"{some(only_train)}, only in {places[-1].name}: {some(only_test)}; make them match or list the wanted "
-            "ones in classes",
+            f"ones in {argument('classes')}",
             key="folder",
         )
         require(bool(for_train), f"no class folders in {places[0]}; expected one folder a class", key="folder")

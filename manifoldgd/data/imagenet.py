@@ -30,9 +30,10 @@ def labels_of(wnids: Sequence[str]) -> dict[str, int]:
     unknown = [wnid for wnid in wnids if wnid not in place_of]
     require(
         not unknown,
-        f"dataset.prior_labels: expected WordNet ids of ImageNet-1K as classes, got "
+        f"expected WordNet ids of ImageNet-1K as classes, got "
         f"{', '.join(map(repr, unknown[:5]))}; map class names to labels in "
-        "dataset.prior_labels, or set it to null to match by name",
+        "prior_labels, or set it to null to match by name",
+        key="prior_labels",
     )
     return {wnid: place_of[wnid] for wnid in wnids}
 

@@ -22,7 +22,7 @@ import numpy as np
 from manifoldgd.data.image_dataset import Found, ImageOptions, check_options, image_dataset, some
 from manifoldgd.data.image_files import ImageFile, Part
 from manifoldgd.dataset import ImageDataset
-from manifoldgd.errors import UserError, require
+from manifoldgd.errors import UserError, argument, require
 
 HELD_GROUPS = 4  # groups of rows in memory at once: pictures are asked for in order, but for the first few
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -72,8 +72,9 @@ def _located(folder: str, revision: str | None, download: bool) -> tuple[Path, s
         return root, root.resolve().name
     require(
         HUB_ID.fullmatch(folder) is not None,
-        f"dataset.folder: expected a folder of Parquet or Arrow files, or a dataset on the Hub as owner/name, found no "
+        f"expected a folder of Parquet or Arrow files, or a dataset on the Hub as owner/name, found no "
         f"folder {root}; set another one",
+        key="folder",
     )
     from huggingface_hub import snapshot_download
 
@@ -90,11 +91,12 @@ def _located(folder: str, revision: str | None, download: bool) -> tuple[Path, s
         again = (
             ""
             if download
-            else f"; set dataset.download=true, or fetch it by `hf download --repo-type dataset {folder}`"
+            else f"; set {argument('download')}=true, or fetch it by `hf download --repo-type dataset {folder}`"
         )
         raise UserError(
-            f"dataset.folder: {folder} is no folder here and not in the Hub's cache, or cannot be fetched "
-            f"({str(error).splitlines()[0]}){again or '; check the name and the network'}"
+            f"{folder} is no folder here and not in the Hub's cache, or cannot be fetched "
+            f"({str(error).splitlines()[0]}){again or '; check the name and the network'}",
+            key="folder",
         ) from error
     return Path(place), folder.partition("/")[2]
 
@@ -107,9 +109,10 @@ def _files(root: Path, key: str, split: str) -> list[Path]:
     mine = [each for each in tables if split and _split_of(each, root) == split]
     require(
         bool(mine),
-        f"dataset.{key}: expected Parquet or Arrow files {split}-* in {root}, found splits "
-        f"{some(sorted({_split_of(each, root) for each in tables}))}; set dataset.{key} to one of them, or "
-        "dataset.test_share=0.2 where there is one only",
+        f"expected Parquet or Arrow files {split}-* in {root}, found splits "
+        f"{some(sorted({_split_of(each, root) for each in tables}))}; set it to one of them, or "
+        f"{argument('test_share')}=0.2 where there is one only",
+        key=key,
     )
     return mine
 
@@ -185,15 +188,16 @@ def _opened(path: Path, image: str, label: str) -> _Table:
         key = "image" if image in missing else "label"
         require(
             not missing,
-            f"dataset.{key}: expected a column {some(missing[:1])} in {path}, found {some(schema.names, 12)}; set "
-            f"dataset.{key} to the column with the {key}s",
+            f"expected a column {some(missing[:1])} in {path}, found {some(schema.names, 12)}; set "
+            f"it to the column with the {key}s",
+            key=key,
         )
         kind = schema.field(image).type
         in_bytes = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
         require(
             in_bytes or (pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0),
-            f"dataset.image: expected column {image!r} of {path} to hold bytes of encoded images, got {kind}; set "
-            "dataset.image to another one",
+            f"expected column {image!r} of {path} to hold bytes of encoded images, got {kind}; set it to another one",
+            key="image",
         )
         labels: list[Any] = []
         names: list[str | None] = []
@@ -210,7 +214,7 @@ def _opened(path: Path, image: str, label: str) -> _Table:
     except UserError:
         raise
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise UserError(f"dataset.folder: {path} cannot be read ({str(error).splitlines()[0]}); restore it") from error
+        raise UserError(f"{path} cannot be read ({str(error).splitlines()[0]}); restore it", key="folder") from error
     called = [Path(name).name if name else str(number) for number, name in enumerate(names)]
     groups = _Groups(lambda group: read(group, [image]), image)
     return _Table(ImageFile.at(path), features, labels, called, places, groups)
@@ -241,16 +245,18 @@ def _class_names(tables: Sequence[_Table], label: str) -> tuple[list[str], bool]
     stated = {tuple(table.features.get(label, {}).get("names") or ()) for table in tables}
     require(
         len(stated) == 1,
-        f"dataset.label: the files say different names for the labels of {label!r}: {some(sorted(map(str, stated)), 2)}"
+        f"the files say different names for the labels of {label!r}: {some(sorted(map(str, stated)), 2)}"
         "; write them from one dataset",
+        key="label",
     )
     labels = {each for table in tables for each in table.labels}
     wrong = [each for each in labels if not isinstance(each, int | str) or isinstance(each, bool) or each == ""]
     found = some(sorted(map(repr, wrong or labels)))
     require(
         not wrong and len({type(each) for each in labels}) == 1,
-        f"dataset.label: expected whole numbers or texts in column {label!r}, got {found}; remove rows without a label "
-        "(-1 or null on the Hub's test splits), or set dataset.label to another column",
+        f"expected whole numbers or texts in column {label!r}, got {found}; remove rows without a label "
+        "(-1 or null on the Hub's test splits), or set it to another column",
+        key="label",
     )
     (names,) = stated
     if not names:
@@ -258,9 +264,10 @@ def _class_names(tables: Sequence[_Table], label: str) -> tuple[list[str], bool]
     outside = [each for each in labels if not isinstance(each, int) or not 0 <= each < len(names)]
     require(
         not outside,
-        f"dataset.label: expected labels 0 ... {len(names) - 1} in column {label!r}, got "
-        f"{some(sorted(map(str, outside)))}; a split without labels cannot judge: set dataset.test to another, "
+        f"expected labels 0 ... {len(names) - 1} in column {label!r}, got "
+        f"{some(sorted(map(str, outside)))}; a split without labels cannot judge: set {argument('test')} to another, "
         "such as validation",
+        key="label",
     )
     return list(names), True
 

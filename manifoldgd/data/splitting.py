@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from manifoldgd.errors import UserError, require
+from manifoldgd.errors import UserError, argument, require
 
 STEM = "stem"
 
@@ -45,12 +45,16 @@ def split_off(
         groups: dict[str, list[int]] = {}
         for row in rows.tolist():
             groups.setdefault(group_of(names[row], group_by), []).append(row)
-        kind = "image" if group_by is None else "group of images by group_by"
+        kind = "image" if group_by is None else f"group of images by {argument('group_by')}"
         require(
             len(groups) >= 2,
             f"class {class_name!r} has {len(groups)} {kind}, so there is nothing to split off; add "
-            "images, leave the class out by classes, or "
-            + ("put test images into a split of their own" if group_by is None else "set another group_by"),
+            f"images, leave the class out by {argument('classes')}, or "
+            + (
+                "put test images into a split of their own"
+                if group_by is None
+                else f"set another {argument('group_by')}"
+            ),
             key="test_share",
         )
         wanted = max(1, round(share * len(rows)))

@@ -9,7 +9,7 @@ import numpy as np
 
 from manifoldgd.data.image_dataset import Found, ImageOptions, check_options, image_dataset
 from manifoldgd.dataset import ImageDataset
-from manifoldgd.errors import UserError, require
+from manifoldgd.errors import UserError, argument, require
 from manifoldgd.files import content_hash
 
 MD5 = {
@@ -46,29 +46,32 @@ def _read(file: Path, checksums: bool) -> tuple[np.ndarray, np.ndarray]:
 
     require(
         file.is_file(),
-        f"dataset.folder: expected {file.name} in {file.parent}, found none; get format 2 from "
-        "ufldl.stanford.edu/housenumbers and set dataset.folder to where it lies",
+        f"expected {file.name} in {file.parent}, found none; get format 2 from "
+        "ufldl.stanford.edu/housenumbers and set it to where it lies",
+        key="folder",
     )
     if checksums:
         found = content_hash(file, "md5")
         require(
             found == MD5[file.name],
-            f"dataset.folder: {file} has MD5 {found}, the official file {MD5[file.name]}; get it again, or set "
-            "dataset.checksums=false with a dataset.name of its own if it is another one of this form",
+            f"{file} has MD5 {found}, the official file {MD5[file.name]}; get it again, or set "
+            f"{argument('checksums')}=false with a {argument('name')} of its own if it is another one of this form",
+            key="folder",
         )
     try:
         held = loadmat(file, variable_names=("X", "y"))
         images, labels = held["X"], held["y"].reshape(-1).astype(np.int64)
     except Exception as error:  # a damaged file raises nearly anything
-        raise UserError(f"dataset.folder: {file} cannot be read ({error}); get it again") from error
+        raise UserError(f"{file} cannot be read ({error}); get it again", key="folder") from error
     require(
         images.dtype == np.uint8 and images.ndim == 4 and images.shape[2:] == (3, len(labels)),
-        f"dataset.folder: expected X of {file} to be uint8 [32, 32, 3, {len(labels)}], got {images.dtype} "
+        f"expected X of {file} to be uint8 [32, 32, 3, {len(labels)}], got {images.dtype} "
         f"{list(images.shape)}; get format 2 of SVHN",
+        key="folder",
     )
     require(
         bool(((labels >= 1) & (labels <= 10)).all()),
-        f"dataset.folder: expected labels 1 ... 10 in y of {file}, got {sorted(set(labels.tolist()))[:12]}; get it "
-        "again",
+        f"expected labels 1 ... 10 in y of {file}, got {sorted(set(labels.tolist()))[:12]}; get it again",
+        key="folder",
     )
     return np.ascontiguousarray(np.moveaxis(images, 3, 0)), labels % 10

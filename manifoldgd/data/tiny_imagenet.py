@@ -31,18 +31,19 @@ def tiny_imagenet(*, folder: str, **options: Unpack[ImageOptions]) -> ImageDatas
     root = next((place for place in (given, given / "tiny-imagenet-200") if (place / "wnids.txt").is_file()), None)
     require(
         root is not None,
-        f"dataset.folder: expected Tiny-ImageNet with wnids.txt, train and val in {given}, found no wnids.txt; unpack "
-        "cs231n.stanford.edu/tiny-imagenet-200.zip and set dataset.folder to it",
+        f"expected Tiny-ImageNet with wnids.txt, train and val in {given}, found no wnids.txt; unpack "
+        "cs231n.stanford.edu/tiny-imagenet-200.zip and set it to it",
+        key="folder",
     )
     names = sorted((root / "wnids.txt").read_text().split())
     if options["classes"] is not None:
         wanted = tuple(map(str, options["classes"]))
         missing = [name for name in wanted if name not in names]
-        require(not missing, f"dataset.classes: no class {', '.join(missing[:5])} in {root}/wnids.txt; correct it")
+        require(not missing, f"no class {', '.join(missing[:5])} in {root}/wnids.txt; correct it", key="classes")
         names = list(wanted)
     folders = [root / "train" / name / "images" for name in names]
     absent = [place for place in folders if not place.is_dir()]
-    require(not absent, f"dataset.folder: no folder {absent[:1]}, which wnids.txt names; unpack the archive again")
+    require(not absent, f"no folder {absent[:1]}, which wnids.txt names; unpack the archive again", key="folder")
     listed = read_list(root / "val" / "val_annotations.txt")
     test = in_list({root / "val" / "images" / name: class_name for name, class_name in listed.items()}, names)
     return image_dataset("tiny_imagenet", root, names, in_folders(folders), test, **options)

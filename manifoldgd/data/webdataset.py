@@ -14,7 +14,7 @@ import numpy as np
 from manifoldgd.data.image_dataset import Found, ImageOptions, check_options, image_dataset, some
 from manifoldgd.data.image_files import EXTENSIONS, ImageFile, Part
 from manifoldgd.dataset import ImageDataset
-from manifoldgd.errors import UserError, require
+from manifoldgd.errors import UserError, argument, require
 
 
 def webdataset(
@@ -60,14 +60,16 @@ def _called(labels: set[int | str], names: Sequence[str | int] | None, root: Pat
     kinds = {type(label) for label in labels}
     require(
         len(kinds) == 1,
-        f"dataset.folder: expected labels of one kind in {root}, got numbers and texts; write all of them as one",
+        f"expected labels of one kind in {root}, got numbers and texts; write all of them as one",
+        key="folder",
     )
     ordered = sorted(labels)
     if names is not None and kinds == {int}:
         require(
             ordered[0] >= 0 and ordered[-1] < len(names),
-            f"dataset.names: expected a name for each label, got {some(list(map(str, names)))} for labels up to "
+            f"expected a name for each label, got {some(list(map(str, names)))} for labels up to "
             f"{ordered[-1]}; add the others",
+            key="names",
         )
     return ordered
 
@@ -77,9 +79,10 @@ def _samples(root: Path, key: str, pattern: str, label: str) -> Iterator[tuple[P
     shards = sorted(each for each in root.glob(pattern) if each.is_file()) if pattern else []
     require(
         bool(shards),
-        f"dataset.{key}: expected shards {pattern!r} in {root}, found "
-        f"{some(sorted(each.name for each in root.glob('*.tar')))}; set dataset.{key}, dataset.folder, or "
-        "dataset.test_share=0.2 where there is no test split",
+        f"expected shards {pattern!r} in {root}, found "
+        f"{some(sorted(each.name for each in root.glob('*.tar')))}; set {argument(key)}, {argument('folder')}, or "
+        f"{argument('test_share')}=0.2 where there is no test split",
+        key=key,
     )
     for shard in shards:
         file = ImageFile.at(shard)
@@ -88,8 +91,8 @@ def _samples(root: Path, key: str, pattern: str, label: str) -> Iterator[tuple[P
                 yield from _samples_of(archive, file, label)
         except (tarfile.TarError, OSError, EOFError) as error:
             raise UserError(
-                f"dataset.folder: {shard} is no plain tar file or is damaged ({error}); unpack what is compressed, or "
-                "restore it"
+                f"{shard} is no plain tar file or is damaged ({error}); unpack what is compressed, or restore it",
+                key="folder",
             ) from error
 
 
@@ -102,8 +105,9 @@ def _samples_of(archive: tarfile.TarFile, file: ImageFile, label: str) -> Iterat
             if picture is not None:
                 require(
                     of_class is not None,
-                    f"dataset.label: {picture.place} has no label; expected a .cls, or a .json with the entry "
+                    f"{picture.place} has no label; expected a .cls, or a .json with the entry "
                     f"{label!r}, of the same name beside it",
+                    key="label",
                 )
                 yield picture, of_class
             key, picture, of_class = (name.parent, stem), None, None
@@ -123,10 +127,11 @@ def _label(said: bytes, kind: str, entry: str, place: str) -> int | str | None:
     try:
         held = json.loads(said).get(entry) if kind == "json" else said.decode().strip()
     except (ValueError, AttributeError) as error:
-        raise UserError(f"dataset.folder: {place} cannot be read ({error}); correct it") from error
+        raise UserError(f"{place} cannot be read ({error}); correct it", key="folder") from error
     require(
         held is None or (isinstance(held, int | str) and not isinstance(held, bool) and held != ""),
-        f"dataset.label: expected a number or a text as the label in {place}, got {held!r}; correct it",
+        f"expected a number or a text as the label in {place}, got {held!r}; correct it",
+        key="label",
     )
     return int(held) if isinstance(held, str) and held.isdecimal() else held
 

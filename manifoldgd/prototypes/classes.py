@@ -71,7 +71,9 @@ def cluster_classes(
             with _one_thread():
                 found.append(clusterer(latents.latents[indices], ipc, generator(seed, "cluster", name), own))
         except UserError as error:
-            raise UserError(f"{error.text} (class {name!r}, {len(indices)} images)", error.key) from error
+            raise UserError(
+                f"{error.text} (class {name!r}, {len(indices)} images)", error.own_key, error.path
+            ) from error
         rows.append(indices[found[-1].nearest])
         if on_class is not None:
             on_class(name)
