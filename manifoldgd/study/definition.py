@@ -1,4 +1,4 @@
-"""A table as data: ``experiments/<name>/table.yaml`` under the current folder, else in the checkout; read and checked.
+"""A table as data: ``experiments/<name>/table.yaml`` under the current folder, else our own; read and checked.
 
 Rows are methods, columns are a dataset, a number of images a class and a student. Both are given as overrides of
 ``manifoldgd run``, so a table can vary whatever a run can.
@@ -146,7 +146,8 @@ def table_name(file: Path) -> str:
 
 def _homes() -> list[Path]:
     """Nearest first."""
-    return [Path("experiments"), Path(__file__).parents[2] / "experiments"]
+    package = Path(__file__).parents[1]  # in a wheel they lie inside it, in a checkout beside it
+    return [Path("experiments"), package / "experiments", package.parent / "experiments"]
 
 
 def read_definition(file: Path) -> TableDefinition:
