@@ -85,7 +85,7 @@ def test_a_dry_run_of_large_images_names_what_is_missing(capsys, monkeypatch):
     assert "hf download facebook/DiT-XL-2-256" in listed[1]
     assert "(24 cells, the first is ipc10-convnet6/unguided)" in listed[1]  # real images need no prior
     assert listed[2].startswith("  prior.autoencoder: stabilityai/sd-vae-ft-mse is not in the cache")
-    assert "set prior.autoencoder to a local folder (24 cells" in listed[2]
+    assert "autoencoder to a local folder (24 cells" in listed[2]
     assert listed[3].startswith("GPU time: ")
     assert float(listed[3].split()[2]) > 1
     assert "TFLOP/s" in listed[3]

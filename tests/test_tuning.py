@@ -104,7 +104,7 @@ def test_a_tuning_sweep_is_judged_by_held_out_images(capsys, tiny_prior, shared_
     assert {record["result"]["dataset"] for record in records} == {"digits-validation"}
 
 
-def test_optuna_finds_its_trials_again(capsys, monkeypatch, tiny_prior, shared_cache, tmp_path):
+def test_optuna_finds_its_trials_again(monkeypatch, tiny_prior, shared_cache, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     cheap_measures(monkeypatch)
     changes = ["experiment=tuning_optuna", "dataset.validation=100", "hydra.sweeper.n_trials=4"]
@@ -113,8 +113,8 @@ def test_optuna_finds_its_trials_again(capsys, monkeypatch, tiny_prior, shared_c
     tables = []
     for _ in range(2):
         assert sweep(tiny_prior, shared_cache, *changes) == 1  # some trials fail, none stops the others
-        tables.append(capsys.readouterr().out.split("digits-validation ·")[1])
         (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
+        tables.append((folder / "sweep.csv").read_text())
         best = OmegaConf.load(folder / "optimization_results.yaml")
         assert best.best_params["guidance.neighbourhood"] == 100
     assert tables[0] == tables[1]

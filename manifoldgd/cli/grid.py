@@ -93,7 +93,7 @@ def run_grid(folder: Path, overrides: Sequence[Override], first: Config, launchi
             refuse(row.method, row.column.key, UserError(problem))
     plan = replace(plan, rows=tuple(row for row in plan.rows if row.cells[0].place not in refused))
     with alone_in(folder):
-        board = Board(folder, _blank(folder.name, grid, plan), _cells(plan, refused))
+        board = Board(folder, _blank(folder.name, grid, plan), _cells(plan, grid, refused))
         try:
             tried = run_left(board, launching.runner(board, on_cpu=plan.on_cpu))
         except Stopped as stop:
@@ -160,18 +160,19 @@ def _product(keys: Mapping[str, Sequence[Any]]) -> dict[str, Overrides]:
     return {" ".join(override(*one) for one in each.items()): each for each in combinations if each}
 
 
-def _cells(plan: Plan, refused: Refused) -> list[GridCell]:
+def _cells(plan: Plan, grid: TableDefinition, refused: Refused) -> list[GridCell]:
     """The cells of a plan with the folders of their results; those whose folder holds another result are refused."""
     setups = {(row.method, row.column.key): row.setup for row in plan.rows}
+    numbers = {place: number for number, place in enumerate(_jobs(grid))}
     found = []
-    for number, cell in enumerate(plan.cells):
+    for cell in plan.cells:
         setup = setups[cell.method, cell.column]
         with setup.seeded(cell.seed):
             folder = setup.folder(cell.set_config, cell.judge_config)
         data = {JUDGED_ON: setup.dataset.test_fingerprint}
         if cell.measures or setup.student.teacher_recipe is not None:
             data[LEARNED_FROM] = setup.dataset.train_fingerprint
-        placed = GridCell(**{**vars(cell), "data": data}, number=number, result=folder)
+        placed = GridCell(**{**vars(cell), "data": data}, number=numbers[cell.place], result=folder)
         try:
             check_folder(folder, placed)
             found.append(placed)
@@ -199,23 +200,26 @@ def _blank(name: str, grid: TableDefinition, plan: Plan) -> TableResult:
     )
 
 
+def _jobs(grid: TableDefinition) -> dict[Place, dict[str, str]]:
+    """What each job is given beside the configuration, seed by seed."""
+    jobs = {}
+    for seed, column, method in itertools.product(grid.seeds, grid.columns, grid.methods):
+        given = merged(grid.overrides, column.overrides, grid.methods[method], {"seed": seed})
+        given |= {"student_seeds": column.student_seeds} if column.student_seeds else {}
+        jobs[method, column.key, seed] = {key: spelled(value) for key, value in given.items()}
+    return jobs
+
+
 def _record(board: Board, grid: TableDefinition, refused: Refused) -> None:
     """Leave a record of each job that has ended, finished, failed or refused."""
-    finished = {cell.place: cell for cell in board.asked if cell.place in board.sets}
-    places = itertools.product(grid.seeds, grid.columns, grid.methods)
-    for number, (seed, column, method) in enumerate(places):
-        place = method, column.key, seed
-        overrides = merged(grid.overrides, column.overrides, grid.methods[method], {"seed": seed})
-        if column.student_seeds:
-            overrides["student_seeds"] = column.student_seeds
-        reason = refused.get(place) or (board.failed[place].reason if place in board.failed else None)
-        result = None
-        if place in finished:
-            folder = finished[place].folder(board.output)
-            result = _of_students(read_json(folder / "metrics.json"), board.sets[place].student_seeds)
-            result["folder"] = str(folder)
-        if result or reason:
-            record_job(board.output, number, {key: spelled(each) for key, each in overrides.items()}, result, reason)
+    folders = {cell.place: cell.folder(board.output) for cell in board.asked}
+    reasons = refused | {place: failed.reason for place, failed in board.failed.items()}
+    for number, (place, overrides) in enumerate(_jobs(grid).items()):
+        if place in reasons:
+            record_job(board.output, number, overrides, None, reasons[place])
+        elif place in board.sets:
+            result = _of_students(read_json(folders[place] / "metrics.json"), board.sets[place].student_seeds)
+            record_job(board.output, number, overrides, {**result, "folder": str(folders[place])}, None)
 
 
 def _of_students(metrics: dict[str, Any], seeds: Sequence[int]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class CellSetup(Setup):
         key = key_of(group, OmegaConf.to_container(config[group], resolve=True))
         if key not in self._built:
             try:
-                self._built[key] = build(config, group)
+                self._built[key] = build(config, group, cache=self.cache)
             except UserError as error:
                 self._built[key] = error
         if isinstance(self._built[key], UserError):

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -67,25 +66,6 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-class Runner(Protocol):
-    """Where cells run."""
-
-    at_once: int  # cells at a time, as far as it is known
-
-    @property
-    def room(self) -> int:
-        """How many cells may be started now."""
-
-    def start(self, cells: Sequence[Cell]) -> None:
-        """Have cells run; at least one, at most as many as there is room for."""
-
-    def ended(self) -> list[Ended]:
-        """The cells that have ended since this was asked last."""
-
-    def stop(self) -> None:
-        """End what runs."""
-
-
 class Pool:
     """Cells as processes of this machine.
 
@@ -101,13 +81,16 @@ class Pool:
 
     @property
     def room(self) -> int:
+        """How many cells may be started now."""
         return self.at_once - len(self.running)
 
     def start(self, cells: Sequence[Cell]) -> None:
+        """Have cells run: at least one, at most as many as there is room for."""
         for cell in cells:
             self.running[start(job_of(cell, self.output), self.environment)] = cell, time.monotonic()
 
     def ended(self) -> list[Ended]:
+        """The cells that have ended since this was asked last."""
         found: list[Ended] = []
         for process in [each for each in self.running if each.poll() is not None]:
             cell, began = self.running.pop(process)
@@ -116,11 +99,12 @@ class Pool:
         return found
 
     def stop(self) -> None:
+        """End what runs."""
         stop(self.running)
 
 
 class Launched:
-    """Cells as the jobs of a Hydra launcher, one multirun after the other, each a process of its own.
+    """Cells as the jobs of a Hydra launcher, one multirun after the other; used as a :class:`Pool` is.
 
     A job finds its cell's command in a list in the study's folder, and leaves a note beside its log when it has ended:
     a launcher reports the first failure only, and nothing before all jobs have ended.
@@ -180,6 +164,9 @@ class Launched:
 
     def stop(self) -> None:
         stop([self.process] if self.process else [])
+
+
+Runner = Pool | Launched
 
 
 def run_left(board: Board, runner: Runner, console: Console | None = None) -> bool:
