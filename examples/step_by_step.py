@@ -17,7 +17,8 @@ def main(folder: str, *student: str, steps: int = 50) -> mgd.Judged:
     latents = mgd.encode(dataset, prior)
     print(f"{len(latents.latents)} training images as latents of {tuple(latents.latents.shape[1:])}")
 
-    clusterer = mgd.prototypes.Divisive(criterion="sse", representative="nearest", space="raw", pool=1, restarts=5)
+    space = mgd.prototypes.RawLatents()
+    clusterer = mgd.prototypes.Divisive(criterion="sse", representative="nearest", space=space, restarts=5)
     prototypes = mgd.cluster(latents, clusterer, ipc=2)
     print(f"each prototype stands for {prototypes.sizes.tolist()} images")
 

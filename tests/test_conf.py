@@ -15,6 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from manifoldgd.cli.commands import PLAIN_KEYS, USED_KEYS
 from manifoldgd.cli.components import build, checked_node
 from manifoldgd.cli.compose import conf_dir
+from manifoldgd.cli.reference import read_reference
 from manifoldgd.cli.setup import Setup
 from manifoldgd.errors import UserError
 from manifoldgd.ranges import Range, annotations_of, parameters_of
@@ -52,8 +53,9 @@ def same_keys(node):
     target = get_object(node["_target_"])
     signature = parameters_of(target)
     required = {name for name, one in signature.items() if one.default is one.empty}  # a default: engineering
+    optional = {name for name, one in signature.items() if one.default is None}  # or what null switches off
     named = {str(key) for key in node} - {"_target_"}
-    assert named - set(FETCHING) == required - set(FETCHING), node["_target_"]
+    assert named - set(FETCHING) - optional == required - set(FETCHING), node["_target_"]
     assert named <= set(signature), node["_target_"]
 
 
@@ -104,9 +106,77 @@ def test_values_that_are_numbers_are_explained(file):
         if (
             file.parts[-2] in ("guidance", "clusterer", "space", "sampler")
             and value.strip()
-            and key.strip()[0] not in "#_"
+            and key.strip()[0] not in "#_-"
         ):
             assert "#" in value, f"{file.name}: {line}"
+
+
+REFERENCE = read_reference(CONF)
+CHOSEN = {"student/teacher": "student/protocol=soft_small student/teacher@student.protocol.teacher={}"}
+
+
+def stated(group):
+    """``(component, key, value, comment)`` of what each file of a group states, with the file."""
+    for member in REFERENCE:
+        if member.group == group:
+            config = compose("config", CHOSEN.get(group, f"{group}={{}}").format(member.name).split())
+            for key in member.keys:
+                above, _, name = key.name.rpartition(".")
+                if key.default not in ("null", "???") and "${" not in key.default:
+                    component = OmegaConf.select(config, above).get("_target_", above)
+                    yield member.name, (component, name, key.default, key.text)
+
+
+@pytest.mark.parametrize(
+    "group",
+    ["clusterer", "clusterer/space", "guidance", "machine", "prior", "recipe", "sampler", "student"],
+)
+def test_no_number_stands_twice(group):
+    """What two members share has one owner, on which others build; with another source it is another fact."""
+    owners = {}
+    for file, fact in stated(group):
+        assert owners.setdefault(fact, file) == file, f"{group}: {fact} stands in {owners[fact]}.yaml and {file}.yaml"
+
+
+STRONG = [name for name in MEMBERS["guidance"] if name != "none"]
+
+
+def scales(guidance):
+    parts = getattr(guidance, "parts", ())
+    own = [guidance.scale] if hasattr(guidance, "scale") and not parts else []
+    return own + [each for part in parts for each in scales(part)]
+
+
+@pytest.mark.parametrize("guidance", STRONG)
+def test_one_key_is_the_strength_of_every_guidance(guidance):
+    config = compose("config", ["dataset=digits", f"guidance={guidance}", "guidance.scale=0.3"])
+    assert set(scales(build(config, "guidance"))) == {0.3}
+    default = build(compose("config", ["dataset=digits", f"guidance={guidance}"]), "guidance")
+    assert 0.3 not in scales(default)
+    inner = [part for part in ("first", "method") if part in config.guidance]
+    if inner and guidance != "mode_then_manifold":  # whose parts may differ
+        old = compose("config", ["dataset=digits", f"guidance={guidance}", f"guidance.{inner[0]}.scale=0.3"])
+        assert scales(build(old, "guidance")) == scales(build(config, "guidance"))
+
+
+def test_where_both_parts_have_a_strength_each_may_be_set_alone():
+    given = ["guidance=mode_then_manifold", "guidance.first.scale=0.2"]
+    assert scales(build(compose("config", given), "guidance")) == [0.2, 0.1]
+    assert scales(build(compose("config", [*given, "guidance.scale=0.4"]), "guidance")) == [0.4, 0.4]
+    with pytest.raises(UserError, match=r"guidance\.scale: expected a number in \[0, 1000\] or null, got -1"):
+        build(compose("config", ["guidance=matching", "guidance.scale=-1"]), "guidance")
+
+
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [
+        ("clusterer.space=pooled", "choose it with clusterer/space=pooled"),
+        ("student.protocol=hard_large", "choose it with student/protocol=hard_large"),
+    ],
+)
+def test_a_choice_given_with_dots_is_answered(given, answer):
+    with pytest.raises(UserError, match=answer):
+        build(compose("config", [given]), given.partition(".")[0])
 
 
 # Each dataset and each student once: what one chooses does not depend on the other.

@@ -5,7 +5,7 @@ import pytest
 from manifoldgd.cli.components import build
 from manifoldgd.cli.compose import composing
 from manifoldgd.errors import UserError, argument, require, under
-from manifoldgd.prototypes.spaces import ClusteringSpace
+from manifoldgd.prototypes.spaces import PooledLatents
 
 
 def test_a_path_grows_from_the_inside_out():
@@ -52,8 +52,8 @@ def test_a_constructor_s_own_complaint_names_the_whole_key(overrides, group, key
 def test_in_python_the_argument_is_named_as_it_is_there():
     import torch
 
-    with pytest.raises(UserError, match=r"^pool: needs to divide"):
-        ClusteringSpace(space="pooled", pool=3)(torch.zeros(2, 4, 8, 8))
+    with pytest.raises(UserError, match=r"^space\.pool: needs to divide"):
+        PooledLatents(pool=3)(torch.zeros(2, 4, 8, 8))
 
 
 def test_other_arguments_in_a_text_get_the_same_path():

@@ -16,7 +16,7 @@ from manifoldgd.data import digits
 from manifoldgd.errors import UserError
 from manifoldgd.pipeline import latents
 from manifoldgd.priors import load_prior
-from manifoldgd.prototypes import Divisive, Random
+from manifoldgd.prototypes import Divisive, Random, RawLatents
 from manifoldgd.store import rows
 from manifoldgd.store.cache import cached_latents
 
@@ -184,7 +184,7 @@ def test_of_two_processes_one_encodes_and_the_other_waits(tmp_path):
 
 def cluster(encoded, tmp_path, clusterer=None, config="divisive", **changes):
     numbers = {"ipc": 2, "seed": 0, "machine": cpu(), "cache": tmp_path} | changes
-    clusterer = clusterer or Divisive(criterion="sse", representative="nearest", space="raw", pool=2, restarts=2)
+    clusterer = clusterer or Divisive(criterion="sse", representative="nearest", space=RawLatents(), restarts=2)
     return latents.cluster(encoded, clusterer, {"_target_": config}, **numbers)
 
 

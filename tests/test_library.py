@@ -110,9 +110,9 @@ def test_what_cannot_work_is_said_before_it_is_tried(parts, tmp_path):
     latents = mgd.encode(dataset, prior, **told)
     with pytest.raises(UserError, match=r"^dataset: the clusterer compares features"):
         mgd.cluster(latents, mgd.build("clusterer=divisive", "clusterer/space=pca"), ipc=1, **told)
-    with pytest.raises(UserError, match=r"^clusterer\.pool: needs to divide"):
+    with pytest.raises(UserError, match=r"^clusterer\.space\.pool: needs to divide"):
         mgd.cluster(
-            latents, mgd.build("clusterer=divisive", "clusterer.space=pooled", "clusterer.pool=3"), ipc=1, **told
+            latents, mgd.build("clusterer=divisive", "clusterer/space=pooled", "clusterer.space.pool=3"), ipc=1, **told
         )
 
 

@@ -12,9 +12,9 @@ from manifoldgd.errors import UserError
 from manifoldgd.prototypes import Agglomerative, Divisive, KMeans, LevelWise, Random, cluster_classes
 from manifoldgd.prototypes.flat import kmeans_labels
 from manifoldgd.prototypes.representatives import distinct_nearest, represent
-from manifoldgd.prototypes.spaces import ClusteringSpace
+from manifoldgd.prototypes.spaces import PooledLatents, RawLatents
 
-RAW = {"representative": "nearest", "space": "raw", "pool": 2}
+RAW = {"representative": "nearest", "space": RawLatents()}
 
 
 CLUSTERERS = {
@@ -34,16 +34,16 @@ def latents_of(points):
 class TestRepresentatives:
     def test_raw_space_is_the_flattened_latent(self):
         latents = torch.randn(3, 2, 4, 4)
-        assert torch.equal(ClusteringSpace(space="raw", pool=3)(latents), latents.flatten(1))
+        assert torch.equal(RawLatents()(latents), latents.flatten(1))
 
     def test_pooled_space_averages_windows(self):
         latents = torch.arange(32.0).reshape(1, 2, 4, 4)
         expected = latents.reshape(1, 2, 2, 2, 2, 2).mean((3, 5)).flatten(1)
-        torch.testing.assert_close(ClusteringSpace(space="pooled", pool=2)(latents), expected)
+        torch.testing.assert_close(PooledLatents(pool=2)(latents), expected)
 
     def test_pool_has_to_divide_the_latent(self):
-        with pytest.raises(UserError, match=r"pool: needs to divide .* height 4 and width 4, got 3"):
-            ClusteringSpace(space="pooled", pool=3)(torch.zeros(1, 1, 4, 4))
+        with pytest.raises(UserError, match=r"space\.pool: needs to divide .* height 4 and width 4, got 3"):
+            PooledLatents(pool=3)(torch.zeros(1, 1, 4, 4))
 
     def test_closer_center_keeps_a_contested_point(self):
         points = torch.tensor([[0.0], [1.0], [5.0]])
@@ -100,8 +100,8 @@ class TestClusterers:
             return sorted(found.prototypes.mean((1, 2, 3)).round(decimals=1).tolist())
 
         assert set(levels.tolist()) == {0.0, 1.0}
-        assert groups("pooled") == [0.0, 1.0]
-        assert groups("raw") == [0.5, 0.5]
+        assert groups(PooledLatents(pool=2)) == [0.0, 1.0]
+        assert groups(RawLatents()) == [0.5, 0.5]
 
     def test_fewer_images_than_ipc(self, name):
         with pytest.raises(UserError, match=r"^ipc: .* got ipc=5 with 4 images; lower ipc"):
@@ -122,7 +122,6 @@ class TestClusterers:
         [
             ({"representative": "medoid"}, r"representative: expected .*, got 'medoid'"),
             ({"space": "pixels"}, r"space: expected .*, got 'pixels'"),
-            ({"pool": 0}, r"pool: expected .*, got 0"),
         ],
     )
     def test_constructor_names_the_key(self, name, change, message):

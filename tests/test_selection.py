@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from manifoldgd.errors import UserError
-from manifoldgd.prototypes import DRAW_NOTHING, SELECTIONS, LevelWise, select_classes
+from manifoldgd.prototypes import DRAW_NOTHING, SELECTIONS, LevelWise, RawLatents, select_classes
 from manifoldgd.prototypes.coresets import herding, k_center, kmeans_nearest, random_real
 from manifoldgd.prototypes.selection import coarse_to_fine, level_wise
 from manifoldgd.prototypes.tree import BisectingTree
@@ -75,7 +75,7 @@ class TestLevelWise:
 
     def test_clusterer_mixes_scales(self):
         latents = torch.randn(200, 1, 4, 4, generator=draws())
-        options = {"criterion": "sse", "representative": "centroid", "space": "raw", "pool": 2, "restarts": 5}
+        options = {"criterion": "sse", "representative": "centroid", "space": RawLatents(), "restarts": 5}
         sets = [
             LevelWise(start_level=start, leaves_per_prototype=2, **options)(latents, 10, draws()) for start in (0, 2)
         ]

@@ -240,8 +240,7 @@ def test_the_default_configuration_says_nothing_of_features():
         "_target_": "manifoldgd.prototypes.Divisive",
         "criterion": "sse",
         "representative": "nearest",
-        "space": "raw",
-        "pool": 2,
+        "space": {"_target_": "manifoldgd.prototypes.RawLatents"},
         "restarts": 10,
     }
 
@@ -265,7 +264,11 @@ def test_every_clusterer_takes_every_space(clusterer, name, kind):
         (["denoiser", "layer=3"], "clusterer.space.layer: expected a number in (0, 1], got 3"),
         (["denoiser", "timestep=-1"], "clusterer.space.timestep: expected a whole number in [0, 9999], got -1"),
         (["denoiser", "timestep=1000"], "clusterer.space.timestep: expected at most 999, the last of prior"),
-        (["nowhere"], "clusterer/space: no choice named 'nowhere'; expected one of denoiser, embedding, pca"),
+        (["pooled", "pool=0"], "clusterer.space.pool: expected a whole number in [1, 256], got 0"),
+        (
+            ["nowhere"],
+            "clusterer/space: no choice named 'nowhere'; expected one of denoiser, embedding, pca, pooled, raw",
+        ),
     ],
     ids=str,
 )

@@ -24,6 +24,7 @@ MEANINGFUL = {
     # null stands for a rule.
     "prior.cfg_* sampler.cfg_scale machine.threads": "null",
     "guidance.then.pool_seed": "0 null",
+    "guidance.scale": "0 null",  # of guidances that hold others: the parts' own
     "student.protocol.image_size teacher.width": "null",
     "*.teacher.architecture *.teacher.width *.teacher.depth": "null",
     "cell": "null",

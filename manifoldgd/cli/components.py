@@ -12,6 +12,7 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
+from manifoldgd.cli.compose import conf_dir
 from manifoldgd.cli.explain import suggest
 from manifoldgd.cli.targets import check_target
 from manifoldgd.errors import UserError, require
@@ -89,12 +90,22 @@ def _check(node: Mapping[str, Any], path: str) -> None:
             _check(value, f"{path}.{name}")
         else:
             _check_builds_nothing(value, f"{path}.{name}")
+            _check_no_choice(value, f"{path}.{name}")
             check(f"{path}.{name}", value, hints.get(name, Any))
 
 
 def _given(value: Any, path: str) -> Any:
     require(value != "???", f"{path}: needs a value and has none; set {path}=...")
     return value
+
+
+def _check_no_choice(value: Any, path: str) -> None:
+    """The word of a choice is given with slashes; with dots it would stand where the member's values belong."""
+    group = path.replace(".", "/")
+    require(
+        not (isinstance(value, str) and (conf_dir() / group / f"{value}.yaml").is_file()),
+        f"{path}: expected the values of a member of this group, got {value!r}; choose it with {group}={value}",
+    )
 
 
 def _check_builds_nothing(value: Any, path: str) -> None:

@@ -148,7 +148,13 @@ def _missed(error: BaseException | None) -> str | None:
     return None
 
 
+# What moved, and where it is.
+MOVED = {"clusterer.pool": "clusterer/space=pooled clusterer.space.pool=..."}
+
+
 def _suggestion(key: str, conf: Path) -> str:
+    if key in MOVED:
+        return f"; set {MOVED[key]}"
     groups = [str(folder.relative_to(conf)) for folder in conf.rglob("*") if folder.is_dir()]
     top = [name for name in OmegaConf.load(conf / "config.yaml") if name not in ("defaults", "hydra")]
     inside = []

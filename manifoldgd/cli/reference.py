@@ -51,8 +51,14 @@ def read_reference(conf: Path) -> list[Member]:
     files = sorted(conf.rglob("*.yaml"), key=lambda file: (_group(file, conf), file.stem))
     texts = {file: file.read_text(encoding="utf-8") for file in files}
     trees = {file: yaml.compose(text, yaml.SafeLoader) for file, text in texts.items()}
-    # A group that the whole configuration has keeps its own name, wherever else a file puts members of it.
-    own = {group for file, tree in trees.items() if _group(file, conf) == ROOT for group, _ in _defaults(tree)}
+    # A group that the whole configuration has, or members of the group above it, keeps its own name, wherever else a
+    # file puts members of it.
+    own = {
+        f"{_group(file, conf)}/{group}".lstrip("/")
+        for file, tree in trees.items()
+        for group, member in _defaults(tree)
+        if member is not None and not group.startswith("/")
+    }
     packages = {
         group: place
         for file, tree in trees.items()

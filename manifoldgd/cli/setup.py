@@ -27,6 +27,7 @@ from manifoldgd.prototypes.spaces import ClassifierEmbedding
 from manifoldgd.provenance import code_version
 from manifoldgd.ranges import Guided, Million, check
 from manifoldgd.store.keys import FETCHING, essence, key_of
+from manifoldgd.store.recorded import as_recorded
 from manifoldgd.students import Student
 from manifoldgd.tracking import Tracker
 
@@ -92,7 +93,7 @@ class Setup:
             self.dataset,
             self.prior,
             self.clusterer,
-            plain(self.config, "clusterer"),
+            as_recorded(plain(self.config, "clusterer")),
             ipc=self.config.ipc,
             seed=self.config.seed,
             machine=self.machine,
@@ -155,7 +156,7 @@ class Setup:
         else:
             keys += ["reconstruct"] + (["prior"] if self.needs_prior else [])
         whole = OmegaConf.to_container(self.config, resolve=True)
-        return {key: whole[key] for key in keys} | self._set_precisions
+        return as_recorded({key: whole[key] for key in keys}) | self._set_precisions
 
     @property
     def _set_precisions(self) -> dict[str, str]:

@@ -41,7 +41,9 @@ REGISTERED = {
     "overgeneration": _of("distill.overgeneration", "Overgeneration"),
     "clusterer": _of("prototypes", "Divisive", "LevelWise", "KMeans", "Agglomerative", "Random"),
     "representative": _of("prototypes", "MeanOfNearest"),
-    "space": _of("prototypes", "PrincipalComponents", "DenoiserFeatures", "ClassifierEmbedding"),
+    "space": _of(
+        "prototypes", "RawLatents", "PooledLatents", "PrincipalComponents", "DenoiserFeatures", "ClassifierEmbedding"
+    ),
     "dataset": _of(
         "data",
         *("digits", "fashion_mnist", "image_folder", "parquet", "webdataset", "npz"),

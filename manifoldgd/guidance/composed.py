@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, fields, replace
-from typing import Annotated
+from dataclasses import dataclass, replace
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,11 +12,39 @@ from torch import Tensor
 from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, Guidance, Pull, Step, judges_in
 from manifoldgd.errors import require
 from manifoldgd.guidance.window import acts
-from manifoldgd.ranges import Range, Share, checked
+from manifoldgd.ranges import Range, Share, Strength, checked
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Wrapped:
+class _Composed:
+    """What holds other guidances, in the fields that a subclass names.
+
+    Attributes:
+        scale: strength of each part that has one, >= 0; ``None`` leaves the parts their own.
+    """
+
+    scale: Strength | None = None
+    held: ClassVar[tuple[str, ...]]
+
+    def __post_init__(self) -> None:
+        for name in self.held if self.scale is not None else ():
+            part = getattr(self, name)
+            if hasattr(part, "scale"):
+                object.__setattr__(self, name, replace(part, scale=self.scale))
+
+    @property
+    def parts(self) -> tuple[Guidance, ...]:
+        """The guidances inside."""
+        return tuple(getattr(self, name) for name in self.held)
+
+    @property
+    def neighbourhood(self) -> int:
+        """Real latents wanted around each prototype."""
+        return max(part.neighbourhood for part in self.parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wrapped(_Composed):
     """A guidance that acts elsewhere, or at other times, than it would on its own.
 
     Attributes:
@@ -24,18 +52,10 @@ class _Wrapped:
     """
 
     method: Guidance
-
-    @property
-    def parts(self) -> tuple[Guidance, ...]:
-        """The guidance inside."""
-        return (self.method,)
-
-    @property
-    def neighbourhood(self) -> int:
-        """Real latents wanted around each prototype."""
-        return self.method.neighbourhood
+    held: ClassVar[tuple[str, ...]] = ("method",)
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class AtNoisyLatent(_Wrapped):
     """``method`` with ``x_t`` in place of ``x0``; the prototype is not noised, as printed.
@@ -49,6 +69,7 @@ class AtNoisyLatent(_Wrapped):
     """
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             not judges_in(self.method),
             "a guidance that judges sets looks at clean latents; choose mode or manifold",
@@ -74,6 +95,7 @@ class LateGuidance(_Wrapped):
     t_start: Share
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             not judges_in(self.method), "a guidance that judges sets has a t_start of its own; set that", key="method"
         )
@@ -120,8 +142,9 @@ class OnPrediction(_Wrapped):
         return replace(pull, scaled=None, plain=None, clean=_sum(pull.clean, moved))
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
-class CombinedGuidance:
+class CombinedGuidance(_Composed):
     """``first`` and ``then``, for instance mode guidance while noise is high and matching when it is low.
 
     Each acts in its own stretch of the steps, and where both act their pulls add up.
@@ -133,24 +156,16 @@ class CombinedGuidance:
 
     first: Guidance
     then: Guidance
+    held: ClassVar[tuple[str, ...]] = ("first", "then")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         judges = [judge for part in self.parts for judge in judges_in(part)]
         require(
             all(_same_energy(judges[0], other) for other in judges[1:]),
             "guidance: first and then need to judge sets in the same features, got different ones; "
             "give both the same networks, width and real_per_class",
         )
-
-    @property
-    def parts(self) -> tuple[Guidance, ...]:
-        """Both."""
-        return self.first, self.then
-
-    @property
-    def neighbourhood(self) -> int:
-        """Real latents wanted around each prototype."""
-        return max(part.neighbourhood for part in self.parts)
 
     def bind(self, anchors: Anchors) -> BoundGuidance:
         """Both, towards the same anchors, each with as many real latents as it wants."""
@@ -163,7 +178,7 @@ PACE = ("rate", "inner_steps", "t_start", "scale", "t_stop")  # how fast an ener
 
 def _same_energy(one: Guidance, other: Guidance) -> bool:
     def numbers(guidance: Guidance) -> dict[str, object]:
-        return {each.name: getattr(guidance, each.name) for each in fields(guidance) if each.name not in PACE}
+        return {name: value for name, value in vars(guidance).items() if name not in PACE}
 
     return type(one) is type(other) and numbers(one) == numbers(other)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from manifoldgd.artifacts import LatentSet
+from manifoldgd.artifacts import Key, LatentSet
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.errors import require
 from manifoldgd.latents.features import common_noise, noised_features
@@ -20,11 +20,12 @@ from manifoldgd.pipeline.sets import match_classes
 from manifoldgd.pipeline.spaces import features_of
 from manifoldgd.priors.prior import Prior
 from manifoldgd.progress import progress_bar
-from manifoldgd.prototypes import Clusterer, DenoiserFeatures
+from manifoldgd.prototypes import Clusterer, ClusteringSpace, DenoiserFeatures, PooledLatents, RawLatents
 from manifoldgd.randomness import generator
 from manifoldgd.set_guidance.descent import Embed, OnStep
 from manifoldgd.store.cache import cached_tensor
 from manifoldgd.store.keys import key_of
+from manifoldgd.store.recorded import POOL
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class RealImages:
     def centres(self, clusterer: Clusterer, count: int) -> tuple[Tensor, Tensor]:
         """``count`` centres of each class ``[classes, count, D]``, and their shares of it ``[classes, count]``."""
         config = {"_target_": type(clusterer).__name__, **{name: repr(each) for name, each in vars(clusterer).items()}}
+        if "space" in config:
+            config["space"] = Key(config["space"], [_former_name(clusterer.space)])
         numbers = {"ipc": count, "seed": self.seed, "machine": self.machine, "cache": self.cache}
         found, _ = latents.cluster(self._encoded, clusterer, config, **numbers)
         shape = len(self._encoded.class_names), count
@@ -94,3 +97,9 @@ class RealImages:
     @cached_property
     def _encoded(self) -> LatentSet:
         return latents.encode(self.dataset, self.prior, self.machine, self.cache)[0]
+
+
+def _former_name(space: ClusteringSpace) -> str:
+    """How an earlier version named a clustering space in the keys of centres."""
+    words = {RawLatents: "'raw'", PooledLatents: "'pooled'"}
+    return f"ClusteringSpace(space={words.get(type(space)) or repr(space)}, pool={getattr(space, 'pool', POOL)})"

@@ -19,7 +19,9 @@ from manifoldgd.prototypes.spaces import (
     ClusteringSpace,
     DenoiserFeatures,
     Features,
+    PooledLatents,
     PrincipalComponents,
+    RawLatents,
 )
 from manifoldgd.prototypes.tree import BisectingTree, Node
 
@@ -39,8 +41,10 @@ __all__ = [
     "LevelWise",
     "MeanOfNearest",
     "Node",
+    "PooledLatents",
     "PrincipalComponents",
     "Random",
+    "RawLatents",
     "cluster_classes",
     "herding",
     "k_center",

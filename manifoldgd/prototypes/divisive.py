@@ -16,7 +16,7 @@ from manifoldgd.prototypes.representatives import (
     represent,
 )
 from manifoldgd.prototypes.selection import coarse_to_fine, level_wise
-from manifoldgd.prototypes.spaces import ClusteringSpace, Pool, Space
+from manifoldgd.prototypes.spaces import ClusteringSpace, check_space
 from manifoldgd.prototypes.tree import BisectingTree, Criterion, Node
 from manifoldgd.ranges import Range, checked
 
@@ -40,8 +40,7 @@ class Divisive:
     Args:
         criterion: Which leaf is split next: the one of largest ``sse`` or largest ``variance`` (SSE / members).
         representative: ``centroid``, ``nearest`` real latent, or a ``MeanOfNearest``.
-        space: Where distances are measured: ``raw`` or ``pooled`` latents, or features.
-        pool: Side of the pooling window in latent cells, 1 or more; acts with ``space="pooled"`` only.
+        space: Where distances are measured: in latents or features.
         restarts: Seedings of each two-means, 1 or more.
 
     Raises:
@@ -49,10 +48,10 @@ class Divisive:
     """
 
     def __init__(
-        self, *, criterion: Criterion, representative: Representative, space: Space, pool: Pool, restarts: Restarts
+        self, *, criterion: Criterion, representative: Representative, space: ClusteringSpace, restarts: Restarts
     ) -> None:
         self.criterion, self.representative, self.restarts = criterion, representative, restarts
-        self.space = ClusteringSpace(space=space, pool=pool)
+        self.space = check_space(space)
 
     def __call__(
         self, latents: Tensor, ipc: int, generator: torch.Generator, features: Tensor | None = None
@@ -60,7 +59,7 @@ class Divisive:
         """Prototypes of one class from its latents ``[n, C, H, W]`` and features ``[n, E]``, which are not modified.
 
         Raises:
-            UserError: Fewer than ``ipc`` different images, or ``pool`` does not fit the latents.
+            UserError: Fewer than ``ipc`` different images, or the space does not fit the latents.
         """
         check_class(latents, ipc)
         points = self.space(latents, features)
@@ -82,7 +81,6 @@ class LevelWise:
         criterion: As for :class:`Divisive`.
         representative: As for :class:`Divisive`.
         space: As for :class:`Divisive`.
-        pool: As for :class:`Divisive`.
         restarts: As for :class:`Divisive`.
 
     Raises:
@@ -96,13 +94,12 @@ class LevelWise:
         leaves_per_prototype: Annotated[int, Range("[1, 1000]")],
         criterion: Criterion,
         representative: Representative,
-        space: Space,
-        pool: Pool,
+        space: ClusteringSpace,
         restarts: Restarts,
     ) -> None:
         self.start_level, self.leaves_per_prototype = start_level, leaves_per_prototype
         self.criterion, self.representative, self.restarts = criterion, representative, restarts
-        self.space = ClusteringSpace(space=space, pool=pool)
+        self.space = check_space(space)
 
     def __call__(
         self, latents: Tensor, ipc: int, generator: torch.Generator, features: Tensor | None = None
@@ -110,7 +107,7 @@ class LevelWise:
         """Prototypes of one class from its latents ``[n, C, H, W]`` and features ``[n, E]``, which are not modified.
 
         Raises:
-            UserError: Fewer than ``ipc`` different images, or ``pool`` does not fit the latents.
+            UserError: Fewer than ``ipc`` different images, or the space does not fit the latents.
         """
         check_class(latents, ipc)
         points = self.space(latents, features)

@@ -18,7 +18,7 @@ from manifoldgd.prototypes.representatives import (
     distinct_rows,
     represent,
 )
-from manifoldgd.prototypes.spaces import ClusteringSpace, Pool, Space
+from manifoldgd.prototypes.spaces import ClusteringSpace, RawLatents, check_space
 from manifoldgd.ranges import Range, checked
 
 
@@ -85,8 +85,7 @@ class KMeans:
         restarts: Random initialisations, 1 or more, of which the best is kept.
         iterations: Lloyd iterations of each, 1 or more.
         representative: ``centroid``, ``nearest`` real latent, or a ``MeanOfNearest``.
-        space: Where distances are measured: ``raw`` or ``pooled`` latents, or features.
-        pool: Side of the pooling window in latent cells, 1 or more; acts with ``space="pooled"`` only.
+        space: Where distances are measured: in latents or features.
 
     Raises:
         UserError: A value is out of range.
@@ -98,11 +97,10 @@ class KMeans:
         restarts: Restarts,
         iterations: Annotated[int, Range("[1, 10000]")],
         representative: Representative,
-        space: Space,
-        pool: Pool,
+        space: ClusteringSpace,
     ) -> None:
         self.restarts, self.iterations, self.representative = restarts, iterations, representative
-        self.space = ClusteringSpace(space=space, pool=pool)
+        self.space = check_space(space)
 
     def __call__(
         self, latents: Tensor, ipc: int, generator: torch.Generator, features: Tensor | None = None
@@ -110,7 +108,7 @@ class KMeans:
         """Prototypes of one class from its latents ``[n, C, H, W]`` and features ``[n, E]``, which are not modified.
 
         Raises:
-            UserError: Fewer than ``ipc`` different images, or ``pool`` does not fit the latents.
+            UserError: Fewer than ``ipc`` different images, or the space does not fit the latents.
         """
         check_class(latents, ipc)
         points = self.space(latents, features)
@@ -129,17 +127,16 @@ class Agglomerative:
 
     Args:
         representative: ``centroid``, ``nearest`` real latent, or a ``MeanOfNearest``.
-        space: Where distances are measured: ``raw`` or ``pooled`` latents, or features.
-        pool: Side of the pooling window in latent cells, 1 or more; acts with ``space="pooled"`` only.
+        space: Where distances are measured: in latents or features.
         max_images: Largest class that is clustered as a whole; a larger class uses this many images, or ``ipc``.
 
     Raises:
         UserError: A value is out of range.
     """
 
-    def __init__(self, *, representative: Representative, space: Space, pool: Pool, max_images: int = 2000) -> None:
+    def __init__(self, *, representative: Representative, space: ClusteringSpace, max_images: int = 2000) -> None:
         self.representative, self.max_images = representative, max_images
-        self.space = ClusteringSpace(space=space, pool=pool)
+        self.space = check_space(space)
 
     def __call__(
         self, latents: Tensor, ipc: int, generator: torch.Generator, features: Tensor | None = None
@@ -147,7 +144,7 @@ class Agglomerative:
         """Prototypes of one class from its latents ``[n, C, H, W]`` and features ``[n, E]``, which are not modified.
 
         Raises:
-            UserError: Fewer than ``ipc`` different images, or ``pool`` does not fit the latents.
+            UserError: Fewer than ``ipc`` different images, or the space does not fit the latents.
         """
         check_class(latents, ipc)
         points = self.space(latents, features)
@@ -175,7 +172,7 @@ def _ward_labels(points: Tensor, num_clusters: int, chosen: Tensor | None) -> Te
 class Random:
     """``ipc`` random real latents, each standing for itself: the baseline without clustering."""
 
-    space = ClusteringSpace(space="raw", pool=1)  # nothing is compared
+    space = RawLatents()  # nothing is compared
 
     def __call__(
         self, latents: Tensor, ipc: int, generator: torch.Generator, features: Tensor | None = None

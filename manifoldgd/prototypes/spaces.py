@@ -1,16 +1,17 @@
 """Where distances between images are measured when a class is clustered.
 
-Two spaces are functions of the latents at hand and are named by a word. The others are described by an object that
-holds their scientific numbers; their features take a network or the whole class, so they are computed for all images at
-once (:mod:`manifoldgd.pipeline.spaces`) and handed to the clusterer. Prototypes are latents whatever the space.
+Two spaces are functions of the latents at hand. The features of the others take a network or the whole class, so they
+are computed for all images at once (:mod:`manifoldgd.pipeline.spaces`) and handed to the clusterer. Prototypes are
+latents whatever the space.
 
 Shape letters: ``n`` images of one class, ``C, H, W`` a latent, ``D = C*H*W``, ``E`` numbers of a feature.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -19,11 +20,84 @@ from torch.nn import functional
 from manifoldgd.errors import require
 from manifoldgd.ranges import Range, checked
 
-NamedSpace = Literal["raw", "pooled"]
+
+class ClusteringSpace(ABC):
+    """Points of images from their latents, or from features of theirs."""
+
+    @property
+    def features(self) -> Features | None:
+        """What has to be computed of all images beforehand; ``None`` if latents will do."""
+        return None
+
+    @abstractmethod
+    def __call__(self, latents: Tensor, features: Tensor | None = None) -> Tensor:
+        """Points ``[n, D]`` or ``[n, E]`` float32 of a class; nothing is modified.
+
+        Args:
+            latents: ``[n, C, H, W]``.
+            features: ``[n, E]`` of the same images, where the space is one of features.
+        """
 
 
-class Features:
+@dataclass(frozen=True)
+class RawLatents(ClusteringSpace):
+    """Flattened latents, compared cell by cell: sensitive to where things are in the picture."""
+
+    def __call__(self, latents: Tensor, features: Tensor | None = None) -> Tensor:
+        """``[n, D]``."""
+        return latents.float().flatten(1)
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class PooledLatents(ClusteringSpace):
+    """Latents averaged over windows first, so that contents are compared at a coarser scale.
+
+    Attributes:
+        pool: side of the window in latent cells, a divisor of the latents' height and width.
+    """
+
+    pool: Annotated[int, Range("[1, 256]")]
+
+    def __call__(self, latents: Tensor, features: Tensor | None = None) -> Tensor:
+        """``[n, D / pool^2]``; raises :class:`UserError` where the window does not fit."""
+        height, width = latents.shape[2:]
+        require(
+            height % self.pool == 0 and width % self.pool == 0,
+            f"needs to divide the latent height {height} and width {width}, got {self.pool}; "
+            "set it to a common divisor of the two",
+            key="space.pool",
+        )
+        return functional.avg_pool2d(latents.float(), self.pool).flatten(1)
+
+
+def check_space(space: ClusteringSpace) -> ClusteringSpace:
+    """The space; raises :class:`UserError` for what is none, such as the words that named spaces before."""
+    require(
+        isinstance(space, ClusteringSpace),
+        f"expected a space such as RawLatents() or PooledLatents(pool=2), got {space!r}; on the command line choose it "
+        "with clusterer/space=NAME",
+        key="space",
+    )
+    return space
+
+
+class Features(ClusteringSpace):
     """A space whose points are computed beforehand: one of the classes below."""
+
+    @property
+    def features(self) -> Features:
+        """Itself."""
+        return self
+
+    def __call__(self, latents: Tensor, features: Tensor | None = None) -> Tensor:
+        """The features, ``[n, E]``.
+
+        Raises:
+            ValueError: features are missing, or not those of these images.
+            UserError: a feature is not finite.
+        """
+        return _checked(features, len(latents))
 
 
 @checked
@@ -80,54 +154,6 @@ class ClassifierEmbedding(Features):
     It is the network in which the real baselines are chosen and the set metrics are measured, so those metrics flatter
     sets made with it.
     """
-
-
-Space = NamedSpace | Features
-Pool = Annotated[int, Range("[1, 256]")]
-
-
-@checked
-@dataclass(frozen=True, kw_only=True)
-class ClusteringSpace:
-    """Points of images from their latents or features.
-
-    ``raw`` compares flattened latents cell by cell, so it is sensitive to where things are in the picture; ``pooled``
-    averages windows of ``pool`` x ``pool`` cells first and compares contents at that coarser scale.
-    """
-
-    space: Space
-    pool: Pool
-
-    @property
-    def features(self) -> Features | None:
-        """What has to be computed of all images beforehand; ``None`` if latents will do."""
-        return self.space if isinstance(self.space, Features) else None
-
-    def __call__(self, latents: Tensor, features: Tensor | None = None) -> Tensor:
-        """Points ``[n, D]`` or ``[n, E]`` float32 of a class; nothing is modified.
-
-        Args:
-            latents: ``[n, C, H, W]``.
-            features: ``[n, E]`` of the same images, where the space is one of features.
-
-        Raises:
-            ValueError: features are missing, or not those of these images.
-            UserError: ``pool`` does not divide the height and width of the latents, or a feature is not finite.
-        """
-        if self.features is not None:
-            return _checked(features, len(latents))
-        latents = latents.float()
-        return latents.flatten(1) if self.space == "raw" else self._pooled(latents)
-
-    def _pooled(self, latents: Tensor) -> Tensor:
-        height, width = latents.shape[2:]
-        require(
-            height % self.pool == 0 and width % self.pool == 0,
-            f"needs to divide the latent height {height} and width {width}, got {self.pool}; "
-            "set it to a common divisor of the two",
-            key="pool",
-        )
-        return functional.avg_pool2d(latents, self.pool).flatten(1)
 
 
 def _checked(features: Tensor | None, count: int) -> Tensor:
