@@ -2,17 +2,21 @@
 
 import csv
 import json
+import signal
 
 import pytest
 from command import QUICK, manifoldgd
 from fake_cells import WRONG
 from toy_table import ran
 
+from manifoldgd import stopping
 from manifoldgd.cli.arguments import read_arguments
 from manifoldgd.cli.grid import grid_of
 from manifoldgd.cli.sweep import FOLDER_VARIABLE, plan_sweep
+from manifoldgd.errors import UserError
 from manifoldgd.study.definition import override
 from manifoldgd.study.results import TableResult
+from manifoldgd.study.run import Watch
 
 
 @pytest.fixture(autouse=True)
@@ -90,6 +94,25 @@ def test_a_grid_is_run_like_a_table(capsys, fakes, tiny_prior, shared_cache, tmp
     assert all(name.startswith(("none-ipc", "mode-ipc")) for name in names)
 
 
+def test_a_grid_that_is_stopped_continues(capsys, fakes, monkeypatch, tiny_prior, shared_cache, tmp_path):
+    words = ("guidance=none", "ipc=1,2,3", "jobs=1")
+
+    def tick(watch, running):
+        if len(watch.board.sets) == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Watch, "tick", tick)
+        patch.setattr(stopping, "PATIENCE", 60)
+        assert sweep(tiny_prior, shared_cache, *words) == 143
+    assert "stopped by SIGTERM; 2 of 3 cells finished, 0 failed" in capsys.readouterr().err
+    assert len(list((folder_of(tmp_path) / "jobs").iterdir())) == 2
+    assert len(ran(folder_of(tmp_path))) == 2
+    assert sweep(tiny_prior, shared_cache, *words) == 0
+    assert len(ran(folder_of(tmp_path))) == 1
+    assert "sweep: 3 finished, 0 failed" in capsys.readouterr().out
+
+
 def test_a_grid_is_the_product_of_its_keys():
     fixed = ["dataset=digits", "+guidance.own=1", "~measures"]
     swept = ["guidance.scale=0.1,0.2", "ipc=range(1,3)", "seed=3,4", "student.width=8,9"]
@@ -107,7 +130,9 @@ def test_a_grid_is_the_product_of_its_keys():
 def test_what_only_hydra_can_expand_is_left_to_it(words):
     plan = plan_sweep(read_arguments(["-m", "dataset=digits", *words]))
     assert plan.grid("run") is None
-    assert plan_sweep(read_arguments(["-m", "dataset=digits", "seed=1,2"])).grid("distill") is None
+    plan = plan_sweep(read_arguments(["-m", "dataset=digits", "seed=1,2", "jobs=2"]))
+    with pytest.raises(UserError, match=r"jobs: .* hydra/launcher=joblib"):
+        plan.grid("distill")
 
 
 def test_a_sweep_that_cannot_be_composed_is_bad_input(capsys, tmp_path):

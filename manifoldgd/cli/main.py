@@ -148,8 +148,8 @@ def _help(command: str, given: Arguments) -> int:
 
 def _run_sweep(command: str, words: list[str], arguments: Arguments) -> int:
     plan = plan_sweep(arguments)
-    sweep = Sweep.of(command, words, plan.folder)
     grid = plan.grid(command)
+    sweep = Sweep.of(command, words, plan.folder)
     if grid is not None:
         from manifoldgd.cli.grid import run_grid  # here, because it imports torch
 

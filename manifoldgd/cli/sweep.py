@@ -46,16 +46,24 @@ class SweepPlan:
         return plain.for_hydra(override("hydra.sweep.dir", str(folder)))
 
     def grid(self, command: str) -> list[Override] | None:
-        """The overrides of a study's cells; ``None`` where Hydra is to run the jobs itself."""
-        if self.seeks or command != "run":
-            return None
-        params = [f"{key}={value}" for key, value in (self.first.hydra.sweeper.params or {}).items()]
-        given = parse([*params, *self.overrides, *self.search])
+        """The overrides of a study's cells; ``None`` where Hydra is to run the jobs itself.
+
+        Raises:
+            UserError: a number of jobs at a time was asked for where Hydra runs them.
+        """
+        params = {} if self.seeks else self.first.hydra.sweeper.params or {}
+        given = parse([*(f"{key}={value}" for key, value in params.items()), *self.overrides, *self.search])
         # What an experiment sets is not known beforehand, and a glob stands for names that Hydra finds.
         unknown = (
             isinstance(one.value(), Glob) or (is_many(one) and one.key_or_group == "experiment") for one in given
         )
-        return None if any(unknown) else given
+        if not self.seeks and command == "run" and not any(unknown):
+            return given
+        require(
+            self.jobs is None,
+            f"{JOBS}: Hydra runs these jobs, one after the other; choose a launcher, such as hydra/launcher=joblib",
+        )
+        return None
 
     @property
     def launching(self) -> Launching:
