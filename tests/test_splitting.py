@@ -108,6 +108,14 @@ def test_a_training_folder_alone_is_split_too(flat, tmp_path):
     flat.rename(tmp_path / "pictures" / "train")
     moved = load_folder(tmp_path / "pictures", channels=1, test_share=0.2)
     assert (moved.train_fingerprint, moved.test_fingerprint) == (whole.train_fingerprint, whole.test_fingerprint)
+    for name in ("0", "1"):  # a test split that was prepared, and never filled
+        (tmp_path / "pictures" / "test" / name).mkdir(parents=True)
+    assert load_folder(tmp_path / "pictures", channels=1, test_share=0.2).test_fingerprint == whole.test_fingerprint
+
+
+def test_a_class_may_be_called_train(flat):
+    (flat / "0").rename(flat / "train")
+    assert load_folder(flat, channels=1, test_share=0.2).class_names == ("1", "train")
 
 
 @pytest.mark.parametrize(

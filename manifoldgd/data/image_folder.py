@@ -135,12 +135,13 @@ def _splits(folder: str, train: str, test: str, obtain: str | None, *, apart: bo
         key="folder",
     )
     if not apart:
+        has = {name: bool(name) and _has_classes(root / name) for name in (train, test)}
         require(
-            not (root / train).is_dir() or not (root / test).is_dir() or not (train and test),
+            not (has[train] and has[test]),
             f"{root} has a {test} split already; set it to null to be judged by it",
             key="test_share",
         )
-        return root, [root / train if train and _folders(root) == [train] else root]
+        return root, [root / train if has[train] else root]
     for key, name in (("train", train), ("test", test)):
         there = _folders(root)
         unsplit = any(_images(root / each) for each in there[:3])
@@ -164,6 +165,11 @@ def _splits(folder: str, train: str, test: str, obtain: str | None, *, apart: bo
 
 def _folders(folder: Path) -> list[str]:
     return [entry.name for entry in visible_entries(folder) if entry.is_dir()]
+
+
+def _has_classes(folder: Path) -> bool:
+    """Whether it holds class folders, and those hold images."""
+    return folder.is_dir() and any(_images(folder / name) for name in _folders(folder))
 
 
 def _images(folder: Path) -> int:
