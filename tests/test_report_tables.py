@@ -133,6 +133,7 @@ def test_every_format_has_the_page_s_content():
         sections=[
             Section("First", ["Said.", table, Figure(Image.new("RGB", (2, 2)), "caption", "alt")]),
             Section("Folded", [hidden, Notes(["small_print"])], folded=True),
+            Section("Led to", [hidden], folded=True, links=True),
             Section("Seen", [Figure(Image.new("RGB", (2, 2)), "caption", "alt")]),
         ],
     )
@@ -141,6 +142,7 @@ def test_every_format_has_the_page_s_content():
     assert r"- small\_print" in document
     assert "| other |" in document
     assert "Seen" not in document
+    assert "Led to" not in document
     shown = terminal(page)
     assert shown.startswith("The title\n!! Look out.\n\nFirst\nSaid.\n")
     assert "- small_print" in shown

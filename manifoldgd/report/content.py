@@ -184,6 +184,7 @@ class Section:
     title: str
     blocks: Sequence[Block]
     folded: bool = False  # opened by a click; a terminal shows the notes of it only
+    links: bool = False  # leads to other pages, and says nothing where one cannot click
 
 
 @dataclass(frozen=True, kw_only=True)

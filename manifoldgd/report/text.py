@@ -9,12 +9,13 @@ from manifoldgd.report.content import Block, Column, Figure, Notes, Page, Table
 
 
 def markdown(page: Page) -> str:
-    """The page as a Markdown document, without its pictures and its configuration."""
+    """The page as a Markdown document, without its pictures, its lists of links and its configuration."""
     parts = [f"# {markdown_line(page.title)}", markdown_line(page.subtitle)]
     parts += [f"**{markdown_line(notice)}**" for notice in page.notices]
     parts += [f"- {markdown_line(f'{label}: {value} ({note})')}" for label, value, note in page.key_figures]
     for section in page.sections:
-        said = [_markdown_block(block) for block in section.blocks if not isinstance(block, Figure)]
+        shown = [block for block in section.blocks if not (section.links or isinstance(block, Figure))]
+        said = [_markdown_block(block) for block in shown]
         parts += [f"## {markdown_line(section.title)}", *said] if said else []
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 

@@ -66,7 +66,7 @@ def study_page(
         if result.columns
         else None,
         Section("How it was measured", [Notes(facts(summary))], folded=True) if result.sets else None,
-        Section("Runs", [runs_table(summary, folder)], folded=True) if result.sets else None,
+        Section("Runs", [runs_table(summary, folder)], folded=True, links=True) if result.sets else None,
     ]
     return Page(
         title=result.title + (" (validation split)" if result.split == "validation" else ""),
