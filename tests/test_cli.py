@@ -256,6 +256,19 @@ def test_help_says_what_the_command_uses_and_nothing_else(capsys, command):
     assert ("student.width" in keys) == (command in ("run", "evaluate"))
 
 
+def test_help_takes_a_key_s_meaning_from_where_a_choice_has_it(capsys):
+    for choice, key, meaning in (
+        ("parquet", "flip", "whether a mirrored image keeps its class"),
+        ("parquet", "image_size", "DiT-XL/2-256 was trained on 256"),
+        ("cifar10", "flip", "whether a mirrored image keeps its class"),
+        ("svhn", "flip", "a mirrored digit is none"),
+        ("imagenet_a", "test", "subfolder of the test split"),
+    ):
+        assert manifoldgd("distill", f"dataset={choice}", "--help") == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert meaning in said.partition(f"dataset.{key} = ")[2].partition(" dataset.")[0]
+
+
 def test_help_shows_values_meanings_and_keys_of_the_chosen_members(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert manifoldgd("run", "guidance=dap", "dataset=image_folder", "ipc=7,8", "--multirun", "--help") == 0

@@ -97,7 +97,10 @@ def _leaves(node: DictConfig, path: str) -> Iterator[tuple[str, Any, str | None]
 
 
 def _meaning(name: str, target: str | None, chosen: Member, reference: Sequence[Member]) -> str:
-    """The comment of a key: the chosen member's own, else of whatever file gives the same thing the same key."""
+    """The comment of a key: the chosen member's own or one that it builds on, else of any file with that key.
+
+    Of those, files that give the same thing the same key come first.
+    """
     last = name.rpartition(".")[2]
 
     def same_use(key: Key) -> bool:
@@ -105,11 +108,22 @@ def _meaning(name: str, target: str | None, chosen: Member, reference: Sequence[
 
     everywhere = [key for each in reference for key in each.keys]
     candidates = [
-        *(key for key in chosen.keys if key.name == name),
+        *(key for each in _lineage(chosen, reference) for key in each.keys if key.name == name),
         *(key for key in everywhere if same_use(key)),
         *(key for key in everywhere if key.name == name),
     ]
     return next((key.text for key in candidates if key.text), "")
+
+
+def _lineage(member: Member, reference: Sequence[Member]) -> Iterator[Member]:
+    """A member, and those whose keys it takes, nearest first."""
+    yield member
+    for name in reversed(member.builds_on):
+        inner, _, last = name.rpartition("/")
+        group = f"{member.group}/{inner}" if inner else member.group
+        for each in reference:
+            if (each.group, each.name) == (group, last):
+                yield from _lineage(each, reference)
 
 
 def _spelled(value: Any) -> str:
