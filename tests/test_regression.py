@@ -429,7 +429,7 @@ def test_the_command_runs_and_names_the_method(tiny_prior, shared_cache, tmp_pat
         ({"temperature": -1.0}, "temperature: expected .*, got -1.0"),
         ({"inner_steps": 0}, "inner_steps: expected .*, got 0"),
         ({"copies": 0, "augmentation": None}, "copies: expected .*, got 0"),
-        ({"copies": 2, "augmentation": None}, "guidance.augmentation: expected what makes the copies, got null"),
+        ({"copies": 2, "augmentation": None}, "augmentation: expected what makes the copies, got null"),
     ],
 )
 def test_bad_numbers_name_the_key(changes, message):
