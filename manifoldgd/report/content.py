@@ -7,8 +7,8 @@ from here.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
@@ -103,12 +103,6 @@ class Table:
                 goal = max(ranked.values()) if column.better == "high" else min(ranked.values())
                 best |= {(row, position) for row, mean in ranked.items() if mean == goal}
         return frozenset(best)
-
-    def without(self, keys: Collection[str]) -> Table:
-        """The same table less the columns named in ``keys``, for narrow places."""
-        kept = [j for j, column in enumerate(self.columns) if column.key not in keys]
-        rows = [[row[j] for j in kept] for row in self.rows]
-        return replace(self, columns=[self.columns[j] for j in kept], rows=rows)
 
     def texts(self) -> list[list[str]]:
         """Every cell as people see it."""

@@ -148,15 +148,11 @@ def _key_figures(result: Mapping[str, Any], records: Records, references: Mappin
     return figures
 
 
-def accuracy_of(result: Mapping[str, Any], epoch: str) -> Estimate:
-    """The accuracy of a set over its students, as a fraction."""
-    return estimate(result["accuracy"][epoch]["values"], of="students")
-
-
 def _accuracies(result: Mapping[str, Any], references: Mapping[str, float]) -> list[KeyFigure]:
     """The last epoch as the headline; the best epoch apart, since it was chosen on the images that judge."""
     split = judging_split(result["dataset"])
-    last, best = (percent(accuracy_of(result, epoch)) for epoch in ("last", "best"))
+    values = (result["accuracy"][epoch]["values"] for epoch in ("last", "best"))
+    last, best = (percent(estimate(each, of="students")) for each in values)
     note = "one student, so no interval" if last.count == 1 else f"{last.count} students; {plus_minus([last])}"
     levels = {"chance": "chance", "all real images": f"{result['student']} on all real images"}
     note += "".join(f"; {levels[name]}: {100 * level:{ACCURACY}} %" for name, level in references.items())
