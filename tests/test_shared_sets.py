@@ -4,13 +4,17 @@ import errno
 import io
 import os
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from command import manifoldgd
 from fake_cells import COLUMN, GOOD, KILLED, blank, cell, fake_job
 from fake_tables import set_result
 from rich.console import Console
 from toy_table import OUTPUT, STUDENTS, change, complaint, table
 
+from manifoldgd.cli.launcher import FOLDER_VARIABLE
 from manifoldgd.errors import UserError
 from manifoldgd.store.results import claim_result
 from manifoldgd.store.sets import copy_set, has_set
@@ -96,13 +100,13 @@ def test_other_sets_are_not_waited_for_nor_taken(tmp_path):
     share_set(one, tmp_path)
     assert not one.folder(tmp_path).exists()
     cells = [cell("a", column="c"), cell("b", column="e"), cell("a", column="d"), cell("f", column="d")]
-    waiting = list(cells)
-    first = next_cells(waiting, [], len(cells), tmp_path)
+    waiting, board = list(cells), SimpleNamespace(output=tmp_path, cells=cells)
+    first = next_cells(waiting, [], len(cells), board)
     assert [each.name for each in first] == ["c/a-seed0", "e/b-seed0", "d/f-seed0"]
     assert [each.name for each in waiting] == ["d/a-seed0"]  # until its set is there, or was not made
     assert has_set(cells[1].folder(tmp_path))
-    assert next_cells(waiting, first, 0, tmp_path) == next_cells(waiting, first, 1, tmp_path) == []
-    assert next_cells(waiting, [], 1, tmp_path) == [cells[2]]
+    assert next_cells(waiting, first, 0, board) == next_cells(waiting, first, 1, board) == []
+    assert next_cells(waiting, [], 1, board) == [cells[2]]
 
 
 def test_sets_are_taken_from_other_tables(tmp_path):
@@ -187,6 +191,15 @@ def test_a_launcher_has_shared_sets_made_first(fakes, toy_table):
     assert table("seeds=0", "launcher=basic") == 0
     assert made(OUTPUT) == [f"width8/{method}-seed0" for method in ("mode", "random", "unguided")]
     assert has_set(OUTPUT / "sets" / "width9" / "mode-seed0")
+
+
+def test_a_grid_makes_equal_sets_once(fakes, toy_table, monkeypatch, tiny_prior):
+    monkeypatch.setenv(FOLDER_VARIABLE, "")  # restored afterwards
+    fakes(default=MAKE + GOOD)
+    words = ("dataset=digits", f"prior.path={tiny_prior}", "guidance=none", "logger=none", "machine=cpu", "ipc=1")
+    assert manifoldgd("run", "-m", *words, "student.width=8,9", "student_seeds=[0]", "hydra.sweep.dir=swept") == 0
+    assert made(Path("swept")) == ["student.width=8/none-seed0"]
+    assert len(list(Path("outputs/digits").glob("none-ipc1-*/set/0.png"))) == 2
 
 
 def still(seeds):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from manifoldgd.errors import UserError
+from manifoldgd.files import one_at_a_time
 from manifoldgd.store.keys import FETCHING, essence, key_of, read_json
 from manifoldgd.store.results import NOTE, same_config
 from manifoldgd.store.sets import copy_set, has_set
@@ -87,13 +88,20 @@ def waits(cell: Cell, running: Iterable[Cell], output: Path) -> bool:
     )
 
 
-def share_set(cell: Cell, output: Path) -> None:
+def share_set(cell: Cell, output: Path, others: Iterable[Cell] = ()) -> None:
     """Copy the set of a cell from the folder of another one, if there is an equal one and its own is not begun.
 
     Args:
         cell: about to be run.
-        output: folder of the table, on which this process holds the lock.
+        output: folder of the study, on which this process holds the lock.
+        others: cells of the study; those whose results lie elsewhere are looked at there.
     """
+    for one in others:
+        folder = one.folder(output)
+        if folder.is_relative_to(output):
+            continue
+        if same_config(one.set_config, cell.set_config) and has_set(folder) and _copy_set(cell, output, folder):
+            return
     take_sets([cell], output, [output])
 
 
@@ -110,12 +118,28 @@ def take_sets(cells: Iterable[Cell], output: Path, places: Sequence[Path]) -> in
     """
     taken = 0
     for cell in cells:
-        folder = cell.folder(output)
-        sources = () if (folder / "set").exists() else (_source(cell, place) for place in places)
+        sources = () if _begun(cell, output) else (_source(cell, place) for place in places)
         if source := next(filter(None, sources), None):
-            copy_set(source, folder, cell.set_config)
-            taken += 1
+            taken += _copy_set(cell, output, source)
     return taken
+
+
+def _begun(cell: Cell, output: Path) -> bool:
+    return (cell.folder(output) / "set").exists()
+
+
+def _copy_set(cell: Cell, output: Path, source: Path) -> bool:
+    """Whether the set was copied; it is not where it is begun, or another process works on the result."""
+    folder = cell.folder(output)
+
+    def busy() -> None:
+        raise UserError(f"output: another process works in {folder}; wait for it")
+
+    with suppress(UserError), one_at_a_time(folder / "result", busy):  # as every run holds its folder
+        if not _begun(cell, output):
+            copy_set(source, folder, cell.set_config)
+            return True
+    return False
 
 
 def _source(cell: Cell, output: Path) -> Path | None:

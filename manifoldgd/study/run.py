@@ -186,7 +186,7 @@ def run_left(board: Board, runner: Runner, console: Console | None = None) -> bo
     with Watch(board, runner.at_once, console) as watch:
         try:
             while waiting or running:
-                if chosen := next_cells(waiting, running, runner.room, board.output):
+                if chosen := next_cells(waiting, running, runner.room, board):
                     runner.start(chosen)
                     running += chosen
                     watch.tick(running)
@@ -203,12 +203,12 @@ def run_left(board: Board, runner: Runner, console: Console | None = None) -> bo
     return tried
 
 
-def next_cells(waiting: list[Cell], running: Iterable[Cell], room: int, output: Path) -> list[Cell]:
+def next_cells(waiting: list[Cell], running: Iterable[Cell], room: int, board: Board) -> list[Cell]:
     """Take from ``waiting`` the first cells that can start, with the sets that are there for them."""
     chosen: list[Cell] = []
     for cell in list(waiting) if room > 0 else ():
-        if not waits(cell, [*running, *chosen], output):
-            share_set(cell, output)
+        if not waits(cell, [*running, *chosen], board.output):
+            share_set(cell, board.output, board.cells)
             chosen.append(cell)
             waiting.remove(cell)
         if len(chosen) == room:
