@@ -33,9 +33,10 @@ test: install  ## the quick tests: minutes on two cores
 test-all: install  ## all tests, whole trainings and sweeps included
 	$(BIN)/python -m pytest $(TEST_PROCESSES) -m ''
 
-lint: install  ## ruff: style, imports, docstrings, annotations
+lint: install  ## ruff and mypy: style, imports, docstrings, annotations, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: install  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .

@@ -164,7 +164,7 @@ def cluster(
             raise UserError("the clusterer compares features, which take dataset and prior; got None", missing)
         features = features_of(space, dataset, prior.to(machine.device), latents, machine, _cache(cache))
     kept = _cache(cache) if type(clusterer).__module__.startswith("manifoldgd.") else None
-    numbers = {"ipc": ipc, "seed": seed, "machine": machine, "cache": kept}
+    numbers: dict[str, Any] = {"ipc": ipc, "seed": seed, "machine": machine, "cache": kept}
     return find_prototypes(latents, clusterer, described(clusterer), features, **numbers)[0]
 
 
@@ -292,7 +292,7 @@ def evaluate(
     place = Path(folder) if folder is not None else evaluation.beside(distilled, key)
     with _alone_in(place):
         claim_result(place, "evaluation", judged, free=MANY_IN_A_FOLDER)
-        numbers = {"machine": machine, "cache": _cache(cache), "measures": measures}
+        numbers: dict[str, Any] = {"machine": machine, "cache": _cache(cache), "measures": measures}
         metrics = evaluation.evaluate(place, distilled, dataset, student, list(seeds), **numbers)
     return Judged(place, distilled, metrics)
 

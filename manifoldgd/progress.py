@@ -46,7 +46,7 @@ def progress_bar(
     columns += [TextColumn(unit)] if unit else []
     times = (TimeRemainingColumn(),) if transient else (TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, *times, console=Console(stderr=True), transient=transient) as progress:
-        task = progress.add_task(title, total=total, completed=done)
+        task = progress.add_task(title, total=total, completed=done)  # type: ignore[arg-type]  # rich takes fractions too
         yield lambda steps=1.0: progress.advance(task, steps)
 
 

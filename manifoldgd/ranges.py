@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from fractions import Fraction
 from numbers import Integral, Real
-from typing import Annotated, Any, Literal, TypeVar, Union, Unpack, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, Unpack, cast, get_args, get_origin, get_type_hints
 
 from manifoldgd.errors import UserError
 
@@ -200,8 +200,8 @@ def checked(target: Target) -> Target:
         return call(*args, **kwargs)
 
     if not inspect.isclass(target):
-        return checking
-    target.__init__ = checking
+        return cast(Target, checking)
+    target.__init__ = checking  # type: ignore[method-assign]
     return target
 
 

@@ -83,7 +83,8 @@ def _run(command: str, config: Config) -> dict[str, Any] | None:
     """Do what a command does and say what came of it."""
     check_keys(command, config)
     if command == "dashboard":
-        return publish_dashboard(config.values)
+        publish_dashboard(config.values)
+        return None
     setup = Setup(command, config)
     if command == "prior":
         facts = train_prior(setup)
@@ -93,6 +94,7 @@ def _run(command: str, config: Config) -> dict[str, Any] | None:
         return facts
     if command == "distill":
         made = distill(setup)
+        assert made.folder is not None
         print(f"set: {len(made.images)} images in {made.folder}")
         return {"folder": str(made.folder.parent)}
     judged = run(setup) if command == "run" else evaluate(setup)
@@ -243,7 +245,7 @@ def _tracked(setup: Setup, folder: Path, distilled: DistilledSet) -> Iterator[Tr
     if cell is not None:
         name, group, job_type = f"{cell.method}/{cell.column}/seed{cell.seed}", cell.table, "cell"
     made = distilled.manifest
-    whole = OmegaConf.to_container(setup.config, resolve=True)
+    whole: Any = OmegaConf.to_container(setup.config, resolve=True)
     config = made["config"] | {key: whole[key] for key in USED_KEYS[setup.command] if key in whole}
     facts = {
         "method": made["method"],

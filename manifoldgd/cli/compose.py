@@ -44,7 +44,8 @@ class Config:
     @classmethod
     def of_job(cls, values: DictConfig) -> Config:
         """The configuration of the Hydra job that is running, from what Hydra hands to its function."""
-        return cls(values, HydraConfig.get(), allowed())
+        hydra_part: Any = HydraConfig.get()
+        return cls(values, hydra_part, allowed())
 
     def choice(self, group: str) -> str:
         """The member of a group that was chosen, by the name of its file."""
@@ -108,7 +109,7 @@ def _compose(conf: Path, overrides: Sequence[str] = (), name: str = "config") ->
         whole = hydra.compose(name, given.searching, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explained(error, conf, given.searching)) from error
-    values: Any = OmegaConf.masked_copy(whole, [key for key in whole if key != "hydra"])
+    values: Any = OmegaConf.masked_copy(whole, [str(key) for key in whole if key != "hydra"])
     return Config(values, whole.hydra, given.allowed or allowed())
 
 

@@ -155,7 +155,7 @@ class Setup:
             keys += ["overgeneration"] if self.overgeneration.replicas > 1 else []
         else:
             keys += ["reconstruct"] + (["prior"] if self.needs_prior else [])
-        whole = OmegaConf.to_container(self.config, resolve=True)
+        whole: Any = OmegaConf.to_container(self.config, resolve=True)
         return as_recorded({key: whole[key] for key in keys}) | self._set_precisions
 
     @property
@@ -197,7 +197,7 @@ class Setup:
 
         As in :attr:`set_config`, what came later and does nothing is left out.
         """
-        whole = OmegaConf.to_container(self.config, resolve=True)
+        whole: Any = OmegaConf.to_container(self.config, resolve=True)
         protocol = whole["student"]["protocol"]
         if protocol["image_size"] is None:  # test images are seen as they come
             protocol.pop("test_cover", None)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, cast
 
 from torch import Tensor
 
@@ -115,4 +115,4 @@ class SetGuidance(Guidance, Protocol[RealSide]):
 def judges_in(guidance: Guidance) -> tuple[SetGuidance, ...]:
     """What judges sets in a guidance: itself, or those of its parts that do."""
     inner = tuple(judge for part in getattr(guidance, "parts", ()) for judge in judges_in(part))
-    return (guidance, *inner) if getattr(guidance, "judges_sets", False) else inner
+    return (cast(SetGuidance, guidance), *inner) if getattr(guidance, "judges_sets", False) else inner

@@ -65,4 +65,5 @@ def synthesise(
     if not batches:
         return
     runner = Trainer(callbacks=[BatchWriter(save)], **trainer)
-    runner.predict(module, DataLoader(list(batches), batch_size=None), return_predictions=False)
+    loader: DataLoader[list[WorkItem]] = DataLoader(list(batches), batch_size=None)  # type: ignore[arg-type]
+    runner.predict(module, loader, return_predictions=False)

@@ -135,7 +135,9 @@ class OnPrediction(_Wrapped):
 
     def _moved(self, method: BoundGuidance, step: Step) -> Pull | None:
         pull = method(step)
-        parts = [] if pull is None else [part for part in (pull.scaled, pull.plain) if part is not None]
+        if pull is None:
+            return None
+        parts = [part for part in (pull.scaled, pull.plain) if part is not None]
         if not parts:
             return pull
         moved = (1 - step.alpha_bar) ** self.noise_power * functools.reduce(torch.add, parts)

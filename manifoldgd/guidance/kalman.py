@@ -59,8 +59,9 @@ class KalmanGuidance:
         if self.scale == 0:
             return _BoundKalman(self, anchors.prototypes, None)
         # A neighbourhood at a time: its Gram matrix and directions are the largest arrays here.
-        axes = [principal_axes(each[None], self.axes) for each in points]
-        return _BoundKalman(self, anchors.prototypes, tuple(map(torch.cat, zip(*axes, strict=True))))
+        found = [principal_axes(each[None], self.axes) for each in points]
+        first, second = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return _BoundKalman(self, anchors.prototypes, (first, second))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ whatever happens. Offered so that published numbers can be chased.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -26,7 +26,8 @@ from manifoldgd.guidance.window import Multiplier, WarmupSteps, acts
 from manifoldgd.ranges import Length, Range, Share, Strength, checked
 
 # Constants of the released code that no script of it sets.
-_KERNEL, _BANDWIDTH = "rbf", 1.0
+_KERNEL: Literal["rbf"] = "rbf"
+_BANDWIDTH = 1.0
 _FIRST_RADIUS = 0.1
 
 

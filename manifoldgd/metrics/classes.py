@@ -85,7 +85,7 @@ class ClassMMD2(EmbeddingMetric):
         self.add_state("synthetic_labels", default=[], dist_reduce_fx="cat")
         self.add_state("real_labels", default=[], dist_reduce_fx="cat")
 
-    def update(self, embeddings: Tensor, real: bool, labels: Tensor) -> None:
+    def update(self, embeddings: Tensor, real: bool, labels: Tensor) -> None:  # type: ignore[override]
         """As :meth:`EmbeddingMetric.update`, with the classes ``[b]`` int64.
 
         Raises:

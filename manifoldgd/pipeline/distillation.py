@@ -63,7 +63,7 @@ def cluster(
     """
     encoded, _ = latents.encode(dataset, prior, machine, cache)
     features = spaces.features_of(clusterer.space.features, dataset, prior, encoded, machine, cache)
-    numbers = {"ipc": ipc, "seed": seed, "machine": machine, "cache": cache}
+    numbers: dict[str, Any] = {"ipc": ipc, "seed": seed, "machine": machine, "cache": cache}
     return latents.cluster(encoded, clusterer, described, features, **numbers)[0]
 
 
@@ -182,7 +182,7 @@ def synthesise(
         cache=cache,
         start=start,
     )
-    numbers = {"ipc": ipc, "machine": machine}
+    numbers: dict[str, Any] = {"ipc": ipc, "machine": machine}
     if overgeneration is None or overgeneration.replicas == 1:
         return sample_set(folder / "set", dataset, module, facts=facts, **numbers)
     candidates = [
@@ -250,7 +250,7 @@ def choose(
         cache: of latents and of the classifier whose embeddings are compared.
         facts: go into the manifest beside what is known here.
     """
-    if source in IN_LATENT_SPACE:
+    if source in IN_LATENT_SPACE and prior is not None:
         features = latents.encode(dataset, prior, machine, cache)[0].latents.flatten(1)
     elif source == "random":
         features = torch.zeros(len(dataset.train), 1)  # a draw looks at nothing

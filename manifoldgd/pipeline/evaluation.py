@@ -14,7 +14,7 @@ import torch
 
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.dataset import ImageDataset, judging_split
-from manifoldgd.errors import require
+from manifoldgd.errors import UserError, require
 from manifoldgd.estimates import Estimate, estimate
 from manifoldgd.machine import Machine
 from manifoldgd.metrics import set_metrics
@@ -65,6 +65,8 @@ def check_held_out(distilled: DistilledSet, dataset: ImageDataset) -> None:
 def beside(distilled: DistilledSet, key: str) -> Path:
     """Where the judgement ``key`` of a set goes: into the set's result folder, never among its classes."""
     folder, name = distilled.folder, f"evaluation-{key}"
+    if folder is None:
+        raise UserError("expected where the judgement goes, as the set lies in no folder itself; name one", "folder")
     return folder.parent / name if folder.name == "set" else folder.with_name(f"{folder.name}-{name}")
 
 

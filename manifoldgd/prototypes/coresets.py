@@ -46,7 +46,7 @@ def herding(features: Tensor, count: int, generator: torch.Generator | None = No
     _check(features, count)
     centred = features.double() - features.double().mean(0)
     norms = centred.square().sum(1)
-    running, chosen = torch.zeros_like(centred[0]), []
+    running, chosen = torch.zeros_like(centred[0]), list[int]()
     for _ in range(count):
         # ||running + x||^2 up to a constant: the distance of the new mean from the class mean, times the new count.
         step = norms + 2 * centred @ running

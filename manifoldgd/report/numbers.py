@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable
+from typing import TypeGuard
 
 from manifoldgd.estimates import Estimate
 
@@ -13,7 +14,7 @@ MISSING = "–"
 Number = float | Estimate | None
 
 
-def finite(value: float | None) -> bool:
+def finite(value: float | None) -> TypeGuard[float]:
     """Whether there is a number to print and to rank; ``None``, NaN and infinities are not."""
     return value is not None and math.isfinite(value)
 

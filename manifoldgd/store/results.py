@@ -40,7 +40,7 @@ def check_claim(folder: Path, part: str, config: dict[str, Any], *, free: Collec
         raise UserError(f"{folder} is not empty and holds no result of ours; choose another one", "output")
     # Without its note the folder would be taken for a foreign one.
     remedy = f"remove the folder {folder} to have it made again"
-    held = read_json(note, remedy=remedy) if note.is_file() else {"format": FORMAT}
+    held: dict[str, Any] = read_json(note, remedy=remedy) if note.is_file() else {"format": FORMAT}
     require(
         held.get("format") == FORMAT,
         f"{folder} holds a result of format {held.get('format')}, expected {FORMAT}; choose another one",

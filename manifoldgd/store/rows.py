@@ -76,7 +76,7 @@ class RowWriter:
 
     def append(self, values: np.ndarray) -> None:
         """Write the next rows ``[n, ...]``."""
-        data = memoryview(np.ascontiguousarray(values, dtype="<f4")).cast("B")
+        data = np.ascontiguousarray(values, dtype="<f4").data.cast("B")
         start = self._first + self.rows * self._row
         written = 0
         while written < len(data):

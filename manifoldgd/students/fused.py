@@ -107,7 +107,7 @@ class ConvNormReluPool(torch.autograd.Function):
             into_x, into_weight = _conv_backward(g.to(x.dtype), x[piece], weight, wanted)
             if into_weight is not None:
                 grad_weight += into_weight
-            if grad_x is not None:
+            if grad_x is not None and into_x is not None:
                 grad_x[piece] = into_x
         return grad_x, grad_weight if wanted[1] else None, grad_gamma, grad_beta, None, None
 
