@@ -23,12 +23,12 @@ CONF = Path(__file__).parents[1] / "conf"
         ({"scale": -0.1}, "scale: expected .*, got -0.1"),
         (
             {"tangent_dim": 10},
-            "tangent_dim: needs to be smaller than guidance.neighbours, got tangent_dim=10, neighbours=10",
+            "tangent_dim: needs to be smaller than neighbours, got tangent_dim=10, neighbours=10",
         ),
         ({"tangent_dim": 0}, "tangent_dim: expected .*, got 0"),
         (
             {"neighbours": 25},
-            "neighbours: needs to be at most guidance.neighbourhood, got neighbours=25, neighbourhood=24",
+            "neighbours: needs to be at most neighbourhood, got neighbours=25, neighbourhood=24",
         ),
         ({"estimator": "exact"}, "estimator: expected .*, got 'exact'"),
         ({"annealing": "step"}, "annealing: expected .*, got 'step'"),
@@ -50,7 +50,7 @@ def test_bad_released_numbers_name_the_key():
     for changes, message in (
         ({"manifold_scale": -1}, "manifold_scale: expected"),
         ({"radius": 0}, "radius"),
-        ({"cloud_size": 11}, "neighbours: needs to be at most guidance.cloud_size"),
+        ({"cloud_size": 11}, "neighbours: needs to be at most cloud_size"),
     ):
         with pytest.raises(UserError, match=message):
             ManifoldReleasedGuidance(**RELEASED | changes)

@@ -61,7 +61,7 @@ def test_resnet_ap_pools_where_resnet_strides():
     [
         (
             lambda: ConvNet((3, 28, 28), 10, width=4, depth=6, generator=source()),
-            r"student.depth: .* at least 64 pixels, got 28x28; lower student.depth to 4",
+            r"^depth: .* at least 64 pixels, got 28x28; lower it to 4",
         ),
         (
             lambda: ResNet((1, 8, 8), 10, width=4, depth=18, generator=source()),
@@ -69,7 +69,7 @@ def test_resnet_ap_pools_where_resnet_strides():
         ),
         (
             lambda: ResNet((3, 32, 32), 10, width=4, depth=34, generator=source()),
-            r"student.depth: expected one of \[10, 18\] for a ResNet, got 34",
+            r"^depth: expected one of \[10, 18\] for a ResNet, got 34",
         ),
     ],
 )
