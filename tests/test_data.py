@@ -94,7 +94,7 @@ def idx_contents(seed=0):
 def write_idx(folder, contents, packed=False):
     folder.mkdir(exist_ok=True)
     for name, raw in contents.items():
-        (folder / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(raw) if packed else raw)
+        (folder / (f"{name}.gz" if packed else name)).write_bytes(gzip.compress(raw, mtime=0) if packed else raw)
     return str(folder)
 
 
@@ -193,7 +193,7 @@ def test_download_fetches_what_is_missing_and_only_once(tmp_path, monkeypatch):
     contents = idx_contents()
     for name, raw in contents.items():
         monkeypatch.setitem(idx_module.SHA256, name, hashlib.sha256(raw).hexdigest())
-    asked = serve(monkeypatch, lambda name: io.BytesIO(gzip.compress(contents[name])))
+    asked = serve(monkeypatch, lambda name: io.BytesIO(gzip.compress(contents[name], mtime=0)))
     folder = write_idx(tmp_path / "cache", {IMAGES: contents[IMAGES]})
     dataset = load_idx(folder, download=True)
     assert len(asked) == 3
@@ -204,7 +204,7 @@ def test_download_fetches_what_is_missing_and_only_once(tmp_path, monkeypatch):
 
 def test_download_with_another_checksum_is_refused_and_not_kept(tmp_path, monkeypatch):
     contents = idx_contents()
-    serve(monkeypatch, lambda name: io.BytesIO(gzip.compress(contents[name])))
+    serve(monkeypatch, lambda name: io.BytesIO(gzip.compress(contents[name], mtime=0)))
     message = message_of(load_idx, str(tmp_path / "cache"), download=True)
     assert "download" in message
     assert hashlib.sha256(contents[IMAGES]).hexdigest() in message
@@ -212,7 +212,7 @@ def test_download_with_another_checksum_is_refused_and_not_kept(tmp_path, monkey
     assert not (tmp_path / "cache").exists()
 
 
-@pytest.mark.parametrize("answer", [b"<html>captive portal</html>", gzip.compress(bytes(9000))[:-9], None])
+@pytest.mark.parametrize("answer", [b"<html>captive portal</html>", gzip.compress(bytes(9000), mtime=0)[:-9], None])
 def test_failed_download_says_what_to_do(tmp_path, monkeypatch, answer):
     def reply(name):
         if answer is None:
