@@ -26,7 +26,7 @@ ALLOWED = {
 
 @pytest.fixture(scope="module")
 def waits():
-    command = [sys.executable, str(Path(__file__).with_name("accelerator.py"))]
+    command = [sys.executable, str(Path(__file__).with_name("support") / "accelerator.py")]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=300, check=False, env={"PYTHONPATH": str(ROOT)}
     )

@@ -1,0 +1,223 @@
+"""Synthesis: what an image depends on, what it does not, and what is left when a process is killed."""
+
+import dataclasses
+
+import pytest
+import torch
+from distill_parts import SAMPLER, Killed, contents, make, manifold, mode, targets_of
+from tiny import IMAGENET_LIKE, cpu, distil
+
+from manifoldgd.artifacts import Key
+from manifoldgd.data import digits
+from manifoldgd.dataset import ImageDataset, in_memory_split
+from manifoldgd.diffusion import DDIM, DDPM
+from manifoldgd.distill.items import work_items
+from manifoldgd.distill.module import DistillModule
+from manifoldgd.distill.synthesis import fixed_batches, synthesise
+from manifoldgd.guidance import ManifoldReleasedGuidance, NoGuidance
+from manifoldgd.pipeline.sets import choose_real, reconstruct
+from manifoldgd.priors import load_prior
+from manifoldgd.store.sets import SetWriter
+
+NAMES = tuple("0123456789")
+
+
+@pytest.fixture(scope="module")
+def prior(tiny_prior):
+    return load_prior(path=str(tiny_prior), autoencoder=None, cfg_scale=None, cfg_channels=None)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return digits(train_per_class=12, validation=None)
+
+
+def released(scale=0.3):
+    return ManifoldReleasedGuidance(
+        scale=scale,
+        manifold_scale=0.0 if scale == 0 else 0.1,
+        radius=0.05,
+        distance_bandwidth=0.2,
+        cloud_size=20,
+        neighbours=6,
+        tangent_dim=2,
+        annealing="exponential",
+        warmup_steps=2,
+        max_multiplier=2.0,
+        t_stop=0.2,
+    )
+
+
+def latents_of(prior, dataset, guidance, batch_size, items=None):
+    """Images before rounding to uint8 would hide small differences: the module's decoder is replaced by nothing."""
+    raw = dataclasses.replace(prior)
+    object.__setattr__(raw, "decode", lambda latents, size: latents)
+    module = DistillModule(
+        raw, SAMPLER, guidance, targets_of(dataset, prior, guidance), image_size=(8, 8), seed=0, at_once=64
+    )
+    items = items or work_items(dataset.class_names, range(10), 2)
+    found = {}
+
+    def save(batch):
+        for item, image in zip(batch.items, batch.images, strict=True):
+            found[item.class_name, item.rank] = image
+
+    synthesise(
+        module,
+        fixed_batches(items, batch_size, together=None),
+        save,
+        trainer=cpu().trainer(enable_progress_bar=False),
+    )
+    return found
+
+
+@pytest.mark.parametrize("guidance", [mode(), manifold(), released()], ids=lambda each: type(each).__name__)
+def test_batch_size_and_class_order_change_nothing_beyond_rounding(prior, dataset, guidance):
+    whole = latents_of(prior, dataset, guidance, 64)
+    assert len(whole) == 20
+    items = work_items(dataset.class_names, range(10), 2)
+    for other in (
+        latents_of(prior, dataset, guidance, 1),
+        latents_of(prior, dataset, guidance, 7),
+        latents_of(prior, dataset, guidance, 7, items[::-1]),
+    ):
+        for key, latent in whole.items():
+            torch.testing.assert_close(other[key], latent, atol=2e-4, rtol=2e-4)
+    distinct = torch.stack(list(whole.values())).flatten(1)
+    assert float(torch.pdist(distinct).min()) > 1e-2
+
+
+@pytest.mark.parametrize("sampler", [SAMPLER, DDIM(steps=4, eta=0.0, cfg_scale=2.0)], ids=["ddpm", "ddim"])
+def test_no_strength_is_no_guidance_bit_for_bit(prior, dataset, tmp_path, sampler):
+    plain = make(tmp_path / "none", dataset, prior, NoGuidance(), sampler=sampler, guided=False)
+    for build in (mode, manifold, released):
+        idle = make(tmp_path / build.__name__, dataset, prior, build(0.0), sampler=sampler)
+        assert torch.equal(idle.images, plain.images)
+        acting = make(tmp_path / f"{build.__name__}-acts", dataset, prior, build(0.5), sampler=sampler)
+        assert not torch.equal(acting.images, plain.images)
+
+
+def test_the_seed_matters(prior, dataset, tmp_path):
+    first, second = (
+        make(tmp_path / str(seed), dataset, prior, NoGuidance(), seed=seed, guided=False) for seed in (0, 1)
+    )
+    assert not torch.equal(first.images, second.images)
+
+
+@pytest.mark.parametrize("images", [3, 8, 20], ids=["inside a batch", "between batches", "before the manifest"])
+def test_a_killed_run_continues_to_the_same_files(prior, dataset, tmp_path, monkeypatch, images):
+    make(tmp_path / "whole", dataset, prior, manifold())
+    save, finish, saved = SetWriter.save, SetWriter.finish, []
+
+    def dying_save(self, *args, **kwargs):
+        if len(saved) == images:
+            raise Killed
+        save(self, *args, **kwargs)
+        saved.append(args)
+
+    def dying_finish(self, **kwargs):
+        raise Killed
+
+    monkeypatch.setattr(SetWriter, "save", dying_save)
+    monkeypatch.setattr(SetWriter, "finish", dying_finish)
+    with pytest.raises(Killed):
+        make(tmp_path / "killed", dataset, prior, manifold())
+    assert len(saved) == images
+    assert not (tmp_path / "killed" / "manifest.json").exists()
+    monkeypatch.undo()
+    calls = []
+    monkeypatch.setattr(SetWriter, "save", lambda self, *a, **k: (calls.append(a), save(self, *a, **k)))
+    make(tmp_path / "killed", dataset, prior, manifold())
+    assert len(calls) == {3: 20, 8: 12, 20: 0}[images]  # whole batches are sampled again, finished ones are not
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert finish is SetWriter.finish
+
+
+def test_a_complete_set_is_read_and_not_made(prior, dataset, tmp_path):
+    first = make(tmp_path / "s", dataset, prior, NoGuidance(), guided=False)
+    broken = dataclasses.replace(prior, transformer=None)
+    again = distil(tmp_path / "s", dataset, broken, SAMPLER, NoGuidance(), None, ipc=2, seed=0, machine=cpu(), facts={})
+    assert torch.equal(first.images, again.images)
+
+
+def test_the_manifest_says_what_each_image_came_from(prior, dataset, tmp_path):
+    made = make(tmp_path / "s", dataset, prior, manifold())
+    manifest = made.manifest
+    assert manifest["prior_labels"] == {name: int(name) for name in NAMES}
+    assert manifest["seed"] == 0
+    row = manifest["images"][5]  # class 2, rank 1
+    assert (row["label"], row["rank"], row["prior_label"]) == (2, 1, 2)
+    assert row["prototype"] == {
+        "nearest_train_image": int((dataset.train.labels == 2).nonzero()[1]),
+        "depth": 0,
+        "size": 1,
+    }
+    ratio, kept = row["guidance"]["ratio"], row["guidance"]["kept"]
+    assert [value is not None for value in ratio] == [True, True, False, False]  # index > round(0.2 * 4)
+    assert all(0 <= value <= 1 for value in kept[:2])
+    assert kept[2:] == [None, None]
+
+
+def test_prior_labels_are_what_the_denoiser_sees(prior, dataset, tmp_path):
+    swapped = dataclasses.replace(dataset, prior_labels={name: 9 - int(name) for name in NAMES})
+    plain = make(tmp_path / "a", dataset, prior, NoGuidance(), guided=False)
+    other = make(tmp_path / "b", swapped, prior, NoGuidance(), guided=False)
+    assert other.manifest["images"][0]["prior_label"] == 9
+    assert not torch.equal(plain.images, other.images)
+
+
+def imagenet_like():
+    images = torch.randint(0, 256, (12, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    split = in_memory_split(images, torch.arange(2).repeat_interleave(6))
+    names = ("English springer", "church")
+    return ImageDataset("woof", names, (3, 8, 8), split, split, (0.5,) * 3, (0.2,) * 3, True, Key("f"), Key("f"))
+
+
+@pytest.mark.parametrize("guidance", [NoGuidance(), mode(), released()], ids=lambda each: type(each).__name__)
+def test_a_dit_lookalike_samples(dit_lookalike, tmp_path, guidance):
+    dit = load_prior(path=str(dit_lookalike), autoencoder=None, cfg_scale=4.0, cfg_channels=3)
+    made = make(tmp_path / "s", imagenet_like(), dit, guidance, sampler=DDPM(steps=4, cfg_scale=None))
+    assert made.images.shape == (4, 3, 8, 8)
+    springer, church = IMAGENET_LIKE.index("English springer, English springer spaniel"), 8
+    assert made.manifest["prior_labels"] == {"English springer": springer, "church": church}
+    all_channels = dataclasses.replace(dit, cfg_channels=4)
+    other = make(tmp_path / "t", imagenet_like(), all_channels, guidance, sampler=DDPM(steps=4, cfg_scale=None))
+    assert not torch.equal(made.images, other.images)
+
+
+def test_fixed_batches_do_not_depend_on_what_is_done():
+    items = work_items(("a", "b"), (0, 1), 5)
+    assert [len(batch) for batch in fixed_batches(items, 4, together=None)] == [4, 4, 2]
+    assert [item for batch in fixed_batches(items, 4, together=None) for item in batch] == items
+
+
+@pytest.mark.parametrize(("size", "batches"), [(1, [5, 5, 5]), (9, [5, 5, 5]), (10, [10, 5]), (64, [15])])
+def test_batches_of_whole_classes_hold_every_image_of_each(size, batches):
+    items = work_items(("a", "b", "c"), (0, 1, 2), 5)
+    assert [len(batch) for batch in fixed_batches(items, size, together="class")] == batches
+
+
+def test_real_sets_are_training_images_and_never_test_images(prior, dataset, tmp_path):
+    def forbidden(positions):
+        raise AssertionError("the test split was read")
+
+    hidden = dataclasses.replace(dataset, test=dataclasses.replace(dataset.test, load=forbidden))
+    features = dataset.train.images().flatten(1).float()
+    for method in ("random", "herding", "k_center", "kmeans_nearest"):
+        made = choose_real(
+            tmp_path / method, hidden, features, method=method, ipc=2, seed=0, reconstruct_with=None, facts={}
+        )
+        rows = torch.tensor([row["train_image"] for row in made.manifest["images"]])
+        assert torch.equal(made.images, dataset.train.load(rows))
+        assert torch.equal(dataset.train.labels[rows], made.labels)
+        assert len(set(rows.tolist())) == 20
+
+
+def test_reconstructed_sets_went_through_the_autoencoder(prior, dataset, tmp_path):
+    features = dataset.train.images().flatten(1).float()
+    numbers = {"method": "random", "ipc": 2, "seed": 0, "facts": {}}
+    plain = choose_real(tmp_path / "a", dataset, features, reconstruct_with=None, **numbers)
+    through = choose_real(tmp_path / "b", dataset, features, reconstruct_with=prior, **numbers)
+    assert torch.equal(through.images, reconstruct(prior, plain.images))
+    assert torch.equal(reconstruct(prior, plain.images, chunk=3), through.images)
+    assert not torch.equal(through.images, plain.images)
