@@ -15,8 +15,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from manifoldgd.cli.arguments import parse, read_arguments
 from manifoldgd.cli.compose import conf_dir
 from manifoldgd.cli.main import COMMANDS
 from manifoldgd.cli.table import read_options
@@ -58,23 +58,26 @@ def test_commands_of_the_pages_compose(words, hydra, tmp_path, monkeypatch):
         pytest.skip("needs the extra `tuning`")
     if words[0] in ("-sc", "--version", "--help"):
         return
-    command, overrides = words[0], [word for word in words[1:] if not word.startswith("-") and word != "job"]
+    command = words[0]
     assert command in COMMANDS
-    assert {word for word in words if word.startswith("-")} <= {"--multirun", "--help", "--cfg", "--dry-run"}
     if command == "table":
+        overrides = [word for word in words[1:] if not word.startswith("-") and word != "job"]
         # A table may name others that were measured; here it is enough that they could be.
         (tmp_path / "outputs/tables/fashion_mnist/sets").mkdir(parents=True)
         (tmp_path / "experiments").symlink_to(ROOT / "experiments")
         monkeypatch.chdir(tmp_path)
         check_table(read_options(overrides))
     else:
-        parsed = OverridesParser.create().parse_overrides(overrides)
+        given = read_arguments(words[1:])  # refuses options that there are not
+        extra = given.value("--config-dir")
+        search = [] if extra is None else [f"hydra.searchpath=[file://{ROOT / extra}]"]
+        parsed = parse(given.overrides)
         tops = {each.key_or_group.replace("/", ".").split(".")[0] for each in parsed}
         assert tops <= USED_KEYS[command] | {"hydra"}
         (jobs,) = BasicSweeper.split_arguments(parsed, max_batch_size=None)
         assert len(jobs) == 1 or "--multirun" in words
         for job in {0: jobs[0], len(jobs) - 1: jobs[-1]}.values():
-            compose("config", list(job))
+            compose("config", [*job, *search])
 
 
 def check_table(options):

@@ -178,11 +178,11 @@ def test_a_table_of_batch_sizes_ends_somewhere(small):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": "vgg"}, r"teacher.architecture: expected null or one of .* got 'vgg'"),
-        ({"architecture": "convnet"}, r"teacher.architecture: null is the student's own .* got convnet, width None"),
-        ({"depth": 3}, r"teacher.architecture: null is the student's own .* got None, width None, depth 3"),
-        ({"epochs": 3}, "teacher.epochs: expected either epochs or images_shown, got 3 and 15000"),
-        ({"images_shown": None}, "teacher.epochs: expected either epochs or images_shown, got None and None"),
+        ({"architecture": "vgg"}, r"architecture: expected null or one of .* got 'vgg'"),
+        ({"architecture": "convnet"}, r"architecture: null is the student's own .* got convnet, width None"),
+        ({"depth": 3}, r"architecture: null is the student's own .* got None, width None, depth 3"),
+        ({"epochs": 3}, "epochs: expected either epochs or images_shown, got 3 and 15000"),
+        ({"images_shown": None}, "epochs: expected either epochs or images_shown, got None and None"),
         ({"epochs": 0, "images_shown": None}, "epochs: expected .*, got 0"),
         ({"batch_size": 0}, "batch_size: expected .*, got 0"),
         ({"learning_rate": 0.0}, "learning_rate: expected .*, got 0.0"),
