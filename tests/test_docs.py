@@ -232,3 +232,9 @@ def test_every_dependency_has_a_pinned_version():
     asked = {*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)}
     names = {normalised(re.match(r"[\w.-]+", each)[0]) for each in asked} - {"manifoldgd"}
     assert names - pins <= {"hydra-optuna-sweeper"}  # brings an Optuna of its own, which nothing else here needs
+
+
+def test_the_configuration_page_has_every_group():
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    groups = {file.parent.relative_to(ROOT / "conf").as_posix() for file in (ROOT / "conf").rglob("*.yaml")} - {"."}
+    assert groups - set(re.findall(r"^<!-- keys: (.+) -->$", page, re.MULTILINE)) == {"experiment/held_out"}
