@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from manifoldgd.artifacts import Key
 from manifoldgd.dataset import ImageDataset, Split
 from manifoldgd.diffusion.schedule import NoiseSchedule
-from manifoldgd.errors import require
+from manifoldgd.errors import argument, require
 from manifoldgd.files import atomic_write_json
 from manifoldgd.priors.autoencoder import NORM_GROUPS, AutoencoderTraining, build_autoencoder
 from manifoldgd.priors.denoiser import DenoiserTraining, build_transformer
@@ -57,20 +57,21 @@ class AutoencoderRecipe:
     def __post_init__(self) -> None:
         require(
             1 <= len(self.block_channels) <= MOST_BLOCKS,
-            f"autoencoder.block_channels: expected 1 to {MOST_BLOCKS} blocks, got {self.block_channels}; each but the "
-            "last halves the resolution",
+            f"expected 1 to {MOST_BLOCKS} blocks, got {self.block_channels}; each but the last halves the resolution",
+            key="block_channels",
         )
         groups = min(NORM_GROUPS, *self.block_channels)
         require(
             all(each % groups == 0 for each in self.block_channels),
-            f"autoencoder.block_channels: expected multiples of {groups}, the groups of their norms, got "
-            f"{self.block_channels}; round them",
+            f"expected multiples of {groups}, the groups of their norms, got {self.block_channels}; round them",
+            key="block_channels",
         )
         factor = 2 ** (len(self.block_channels) - 1)
         require(
             self.image_size % factor == 0,
-            f"autoencoder.image_size: expected a multiple of {factor} for {len(self.block_channels)} blocks, "
-            f"got {self.image_size}; change it or autoencoder.block_channels",
+            f"expected a multiple of {factor} for {len(self.block_channels)} blocks, got {self.image_size}; change it "
+            f"or {argument('block_channels')}",
+            key="image_size",
         )
 
 
@@ -92,12 +93,14 @@ class DenoiserRecipe:
     def __post_init__(self) -> None:
         require(
             self.width % 4 == 0,
-            f"denoiser.width: expected a multiple of 4, which the sine and cosine embedding of a place in the plane "
-            f"takes, got {self.width}; round it",
+            f"expected a multiple of 4, which the sine and cosine embedding of a place in the plane takes, got "
+            f"{self.width}; round it",
+            key="width",
         )
         require(
             self.width % self.heads == 0,
-            f"denoiser.heads: expected a divisor of denoiser.width={self.width}, got {self.heads}; change either",
+            f"expected a divisor of {argument('width')}={self.width}, got {self.heads}; change either",
+            key="heads",
         )
 
 

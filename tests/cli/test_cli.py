@@ -276,7 +276,7 @@ def test_help_shows_values_meanings_and_keys_of_the_chosen_members(capsys, monke
     text = "\n".join(lines)
     holds(text, "[dap]", "dataset.folder = ??? holds the subfolders of both splits", "\nipc = 7 [1, 1000000]; images")
     # from the file itself, and from those that it is made of
-    holds(text, "guidance.then.rate = 0.003 [0, 1], length of an Adam step", "guidance.then.space.layer = 0.5 share of")
+    holds(text, "guidance.then.rate = 0.003 length of an Adam step", "guidance.then.space.layer = 0.5 share of")
     assert "tangent_dim" not in text
 
 

@@ -2,15 +2,15 @@
 
 import inspect
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from diffusers import DDIMScheduler, DDPMScheduler
 from diffusion_parts import DITS, LINEAR, MEANS, STDS, TOY, randn, rows
+from omegaconf import OmegaConf
 
+from manifoldgd.cli.compose import compose
 from manifoldgd.diffusion import DDIM, DDPM, sample
 from manifoldgd.diffusion.protocol import Pull
 from manifoldgd.diffusion.samplers import predict
@@ -121,8 +121,7 @@ def test_samplers_check_their_numbers(make, message):
 
 @pytest.mark.parametrize("made", [DDPM, DDIM])
 def test_sampler_yaml_holds_exactly_the_constructors_numbers(made):
-    file = Path(__file__).parents[2] / "conf" / "sampler" / f"{made.__name__.lower()}.yaml"
-    numbers = yaml.safe_load(file.read_text())
+    numbers = OmegaConf.to_container(compose([f"sampler={made.__name__.lower()}"]).values.sampler)
     assert numbers.pop("_target_") == f"manifoldgd.diffusion.{made.__name__}"
     assert set(numbers) == set(inspect.signature(made).parameters)
     assert all(p.default is p.empty for p in inspect.signature(made).parameters.values())
