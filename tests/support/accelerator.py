@@ -12,7 +12,9 @@ What it cannot see: autocast, copies inside inference mode, and numbers.
 import collections
 import contextlib
 import json
+import math
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
@@ -140,6 +142,7 @@ def each_step(work, few=3, many=5):
 
 GUIDED = ("none", "mode", "manifold", "manifold_released", "kalman", "posterior", "projected_target")
 ROWS, CLASSES = 6, 10
+CFG = {"cfg_scale": 1.5, "cfg_channels": None}
 
 
 def sampling(prior, guidance):
@@ -150,7 +153,7 @@ def sampling(prior, guidance):
 
     def work(steps):
         size = getattr(guidance, "neighbourhood", 0)
-        near = torch.empty(ROWS, size, 64, device=DEVICE) if size else None
+        near = torch.empty(ROWS, size, math.prod(prior.latent_shape), device=DEVICE) if size else None
         anchors = Anchors(torch.empty(ROWS, *prior.latent_shape, device=DEVICE), near)
         sample(
             ClassifierFreeGuidance(prior.denoise, 1.5, prior.null_class, None),
@@ -257,12 +260,15 @@ def training(student):
 
 def main():
     """Print what waits, by kind of step."""
+    from tiny import write_tiny_prior
+
     from manifoldgd.cli.compose import composing
     from manifoldgd.cli.setup import build
+    from manifoldgd.priors import load_prior
 
     found = {}
-    with composing() as compose:
-        prior = build(compose(["prior=digits"]).values, "prior")
+    with composing() as compose, tempfile.TemporaryDirectory() as folder:
+        prior = load_prior(path=str(write_tiny_prior(Path(folder) / "tiny")), autoencoder=None, **CFG)
         small = ["student.width=8", "student.depth=2"]
         large = [*small, "student/protocol=hard_large", "student.protocol.image_size=null"]
         students = {
