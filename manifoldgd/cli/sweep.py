@@ -7,7 +7,6 @@ the records make the table.
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,6 @@ from manifoldgd.cli.arguments import Arguments, first_values, is_many, parse, pl
 from manifoldgd.cli.compose import Config, compose
 from manifoldgd.cli.launcher import FOLDER_VARIABLE, Launching
 from manifoldgd.errors import require
-from manifoldgd.files import atomic_write_json
 from manifoldgd.ranges import Range, check
 from manifoldgd.study.definition import override
 
@@ -132,7 +130,7 @@ class Sweep:
         from manifoldgd.store.keys import key_of
 
         folder = folder or Path("outputs") / "sweeps" / f"{command}-{key_of(sorted(words))}"
-        for record in (folder / "jobs").glob("[0-9][0-9][0-9][0-9].json"):
+        for record in (folder / JOBS).glob("[0-9][0-9][0-9][0-9].json"):
             record.unlink()
         os.environ[FOLDER_VARIABLE] = str(folder.absolute())
         return cls(folder)
@@ -145,7 +143,9 @@ class Sweep:
 
     def records(self) -> list[dict[str, Any]]:
         """Of each job its ``overrides``, and its ``result`` or its ``error``."""
-        return [json.loads(file.read_text(encoding="utf-8")) for file in sorted((self.folder / "jobs").glob("*.json"))]
+        from manifoldgd.store.keys import read_json  # here, because it imports torch
+
+        return [read_json(file) for file in sorted((self.folder / JOBS).glob("*.json"))]
 
     def conclude(self) -> int:
         """Print and write the table of all jobs; returns 1 if any failed."""
@@ -193,5 +193,6 @@ def record_job(
     folder: Path, number: int, overrides: dict[str, str], result: dict[str, Any] | None, error: str | None
 ) -> None:
     """Write one job's record in the folder of its sweep."""
-    file = folder / "jobs" / f"{number:04d}.json"
-    atomic_write_json(file, {"overrides": overrides, "result": result, "error": error})
+    from manifoldgd.store.keys import write_json
+
+    write_json(folder / JOBS / f"{number:04d}.json", {"overrides": overrides, "result": result, "error": error})

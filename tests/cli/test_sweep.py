@@ -12,7 +12,7 @@ from toy_table import ran
 from manifoldgd import stopping
 from manifoldgd.cli.arguments import read_arguments
 from manifoldgd.cli.grid import grid_of
-from manifoldgd.cli.sweep import FOLDER_VARIABLE, plan_sweep
+from manifoldgd.cli.sweep import FOLDER_VARIABLE, Sweep, plan_sweep, record_job
 from manifoldgd.errors import UserError
 from manifoldgd.study.definition import override
 from manifoldgd.study.results import TableResult
@@ -151,3 +151,12 @@ def test_a_sweep_of_sets_lists_them(capsys, shared_cache, tmp_path):
         assert (tmp_path / line.rpartition(": ")[2] / "set" / "manifest.json").is_file()
     assert any(line.startswith("ipc=5000: failed: ipc: expected at most") for line in lines)
     assert lines[-1].startswith("sweep: 2 finished, 1 failed; outputs/sweeps/distill-")
+
+
+def test_a_damaged_record_of_a_job_is_named(tmp_path):
+    record_job(tmp_path, 0, {"ipc": "1"}, {"folder": "o"}, None)
+    assert Sweep(tmp_path).records() == [{"overrides": {"ipc": "1"}, "result": {"folder": "o"}, "error": None}]
+    file = tmp_path / "jobs" / "0000.json"
+    file.write_text(file.read_text().replace('"ipc": "1"', '"ipc": "2"'))
+    with pytest.raises(UserError, match=r"0000\.json: does not match its checksum"):
+        Sweep(tmp_path).records()
