@@ -1,7 +1,7 @@
 """What a page says, once: headings, paragraphs, notes, tables of typed numbers, figures. Nothing of how it is printed.
 
-The renderers :mod:`manifoldgd.report.html` and :mod:`manifoldgd.report.text` (Markdown, LaTeX, CSV, terminal) take it
-from here.
+The renderers :mod:`manifoldgd.report.html` and :mod:`manifoldgd.report.text` (Markdown, LaTeX, terminal) take it from
+here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,17 @@ from PIL import Image
 
 from manifoldgd.estimates import Estimate
 from manifoldgd.report.canvas import Plot
-from manifoldgd.report.numbers import MISSING, Number, finite, mean_of, number_format, number_text, percent, plus_minus
+from manifoldgd.report.numbers import (
+    ACCURACY,
+    MISSING,
+    Number,
+    finite,
+    mean_of,
+    number_format,
+    number_text,
+    percent,
+    plus_minus,
+)
 
 
 @dataclass(frozen=True)
@@ -39,23 +49,23 @@ class Link:
 
 
 Cell = str | int | float | Estimate | Marked | Link | None
+End = Literal["high", "low"]
 
 
 @dataclass(frozen=True)
 class Column:
     """What a column holds.
 
-    A *setting* is printed as given; a *measure* is a number printed to the digits its interval supports, the same for
-    the whole column.
+    A *setting* is printed as given; a *measure* is a number. Percentages have one decimal, other measures the digits
+    that their intervals support, the same for the whole column.
     """
 
-    key: str  # unique in its table; name in CSV files
+    key: str  # unique in its table
     title: str  # name for people, with the unit
     kind: Literal["setting", "measure"] = "measure"
-    better: Literal["high", "low"] | None = None  # which end is marked best; None marks nothing
+    better: End | None = None  # which end is marked best; None marks nothing
     percent: bool = False  # values are fractions, people see percentages
     signed: bool = False  # a plus before positive numbers, for differences
-    digits: int | None = None  # decimals, where the values themselves do not tell how many they support
 
 
 @dataclass(frozen=True)
@@ -106,19 +116,8 @@ class Table:
 
     def texts(self) -> list[list[str]]:
         """Every cell as people see it."""
-        columns = [self._column_texts(position) for position in range(len(self.columns))]
+        columns = [_texts(column, [row[i] for row in self.rows]) for i, column in enumerate(self.columns)]
         return [[column[row] for column in columns] for row in range(len(self.rows))]
-
-    def _column_texts(self, position: int) -> list[str]:
-        column, cells = self.columns[position], [row[position] for row in self.rows]
-        if column.kind == "setting":
-            return [MISSING if _missing(cell) else str(cell) for cell in cells]
-        numbers = [percent(number_of(cell)) if column.percent else number_of(cell) for cell in cells]
-        spec = number_format(numbers) if column.digits is None else f".{column.digits}f"
-        spec = "+" + spec if column.signed else spec
-        texts = [number_text(number, spec) for number in numbers]
-        marks = [cell.mark if isinstance(cell, Marked) else "" for cell in cells]
-        return [" ".join(filter(None, pair)) for pair in zip(texts, marks, strict=True)]
 
 
 def number_of(cell: Cell) -> Number:
@@ -128,8 +127,13 @@ def number_of(cell: Cell) -> Number:
     return None if isinstance(cell, str | Link) else cell
 
 
-def _missing(cell: Cell) -> bool:
-    return cell is None or (isinstance(cell, float) and cell != cell)
+def _texts(column: Column, cells: Sequence[Cell]) -> list[str]:
+    if column.kind == "setting":
+        return [MISSING if cell is None or cell != cell else str(cell) for cell in cells]
+    numbers = [percent(number_of(cell)) if column.percent else number_of(cell) for cell in cells]
+    spec = ("+" if column.signed else "") + (ACCURACY if column.percent else number_format(numbers))
+    marks = [cell.mark if isinstance(cell, Marked) else "" for cell in cells]
+    return [f"{number_text(number, spec)} {mark}".rstrip() for number, mark in zip(numbers, marks, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -142,8 +146,7 @@ class Figure:
     dark: Image.Image | None = None  # the same picture for dark pages; plots take their colours from the page
     pixels_per_point: float = 1.0  # image pixels for one page pixel at full size
     min_width: int = 0  # page pixels below which the figure scrolls instead of shrinking
-    wide: bool = False  # takes a row of its own
-    narrow: bool = False  # several stand side by side where there is room
+    shape: Literal["", "wide", "narrow"] = ""  # takes a row of its own; several stand side by side
     name: str = ""  # stem of the file it is also saved as, if any
     url: str | None = None  # where a click leads
 

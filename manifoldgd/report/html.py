@@ -6,14 +6,13 @@ import base64
 import io
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
 from manifoldgd.report.canvas import Plot
-from manifoldgd.report.content import Block, Cell, Link, Notes, Page, Table, number_of
+from manifoldgd.report.content import Cell, Link, Notes, Page, Table, number_of
 from manifoldgd.report.numbers import finite, mean_of
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -26,64 +25,36 @@ def html(page: Page) -> str:
     Pictures travel inside, fonts are the reader's own, every string is escaped. The page follows the reader's light or
     dark setting, fits screens from 390 pixels on, and prints.
     """
-    sections = [
-        {"title": section.title, "folded": section.folded, "blocks": [_block(block) for block in section.blocks]}
-        for section in page.sections
-    ]
-    return str(_render("page.html", page=page, sections=sections, config=page.config.strip("\n")))
-
-
-def _render(template: str, **values: Any) -> Markup:
-    """A file of ``templates/`` filled with ``values``; plain strings among them are escaped, missing ones an error."""
-    return Markup(_environment().get_template(template).render(**values))
-
-
-@cache
-def _environment() -> Environment:
-    loader = FileSystemLoader(TEMPLATES)
-    return Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-
-
-def _block(block: Block) -> dict[str, Any]:
-    """What the template needs to know of a block."""
-    if isinstance(block, str):
-        return {"kind": "text", "text": block}
-    if isinstance(block, Notes):
-        return {"kind": "notes", "lines": block.lines}
-    if isinstance(block, Table):
-        return {"kind": "table", "html": table_html(block)}
-    held = {"kind": "figure", "figure": block, "shape": "wide" if block.wide else "narrow" if block.narrow else ""}
-    if isinstance(block.drawn, Plot):
-        return {**held, "svg": Markup(block.drawn.svg(block.alt)), "min_width": 0}
-    width, height = (round(side / block.pixels_per_point) for side in block.drawn.size)
-    return {
-        **held,
-        "svg": None,
-        "light": _data_uri(block.drawn),
-        "dark": None if block.dark is None else _data_uri(block.dark),
-        "width": width,
-        "height": height,
-        "min_width": min(block.min_width, width),
-    }
+    return _environment().get_template("page.html").render(page=page)
 
 
 def table_html(table: Table) -> Markup:
     """A ``<table>`` in a scrolling container; a click on a heading sorts (script of the page)."""
-    best, texts = table.best_cells(), table.texts()
+    best = table.best_cells()
     rows = [
         [
             {
-                "text": texts[i][j],
+                "text": text,
+                "class": f"{column.kind}{' best' if (i, j) in best else ''}",
                 "sort": _sort_key(cell),
-                "best": (i, j) in best,
-                "measure": column.kind == "measure",
                 "url": cell.url if isinstance(cell, Link) else None,
             }
-            for j, (cell, column) in enumerate(zip(row, table.columns, strict=True))
+            for j, (cell, text, column) in enumerate(zip(cells, texts, table.columns, strict=True))
         ]
-        for i, row in enumerate(table.rows)
+        for i, (cells, texts) in enumerate(zip(table.rows, table.texts(), strict=True))
     ]
-    return _render("table.html", table=table, rows=rows)
+    return Markup(_environment().get_template("table.html").render(table=table, rows=rows))
+
+
+@cache
+def _environment() -> Environment:
+    """Templates in which plain strings are escaped and missing values are errors."""
+    loader = FileSystemLoader(TEMPLATES)
+    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.globals |= {"table_html": table_html, "data_uri": _data_uri, "drawing": _drawing}
+    for kind in (Notes, Plot, Table):
+        made.tests[kind.__name__.lower()] = lambda value, kind=kind: isinstance(value, kind)
+    return made
 
 
 def _sort_key(cell: Cell) -> str:
@@ -92,6 +63,10 @@ def _sort_key(cell: Cell) -> str:
         return str(cell)
     mean = mean_of(number_of(cell))
     return repr(mean) if finite(mean) else ""
+
+
+def _drawing(plot: Plot, alt: str) -> Markup:
+    return Markup(plot.svg(alt))
 
 
 def _data_uri(image: Image.Image) -> str:

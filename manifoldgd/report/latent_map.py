@@ -20,6 +20,7 @@ from manifoldgd.report.palette import COLOURS, class_colour
 
 NAME = 16  # characters of a class in a map
 NAMED_CLASSES = 20  # beyond this many, names in the map would cover it
+MAPPED_CLASSES = 12  # of which each has a map of its own, the first ones
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,6 @@ class Cloud:
         chosen = self.labels == label
         return Cloud(self.points[chosen], self.labels[chosen])
 
-    def projected(self, axes: PCA) -> Cloud:
-        """The same points in the plane, ``[M, 2]``."""
-        return Cloud(axes.transform(self.points) if len(self.points) else np.zeros((0, 2)), self.labels)
-
 
 def principal_plane(points: np.ndarray) -> PCA:
     """The two leading principal axes of ``points [N, D]``, exact and deterministic, signs included.
@@ -62,12 +59,7 @@ def principal_plane(points: np.ndarray) -> PCA:
     return PCA(n_components=2, svd_solver=solver, random_state=0).fit(points)
 
 
-def latent_map(
-    real: Cloud,
-    prototypes: Cloud | None,
-    synthetic: Cloud,
-    class_names: Sequence[str],
-) -> Plot:
+def latent_map(real: Cloud, prototypes: Cloud | None, synthetic: Cloud, class_names: Sequence[str]) -> Plot:
     """All classes in the plane of the real latents' two leading principal components.
 
     Real latents are light dots, prototypes crosses, synthetic latents outlined dots, coloured by class; up to twenty
@@ -79,38 +71,39 @@ def latent_map(
         synthetic: ``n`` latents.
         class_names: index to name.
     """
-    axes = principal_plane(real.points)
     figure, panels = new_figure(height=4.9)
     panel = panels[0, 0]
-    flat = real.projected(axes)
-    _draw(panel, flat, _project(prototypes, axes), synthetic.projected(axes), size=26)
-    if len(class_names) <= NAMED_CLASSES:
-        _name_classes(panel, flat, class_names)
-    shares = axes.explained_variance_ratio_
-    panel.set_xlabel(f"first principal component ({shares[0]:.0%} of variance)")
-    panel.set_ylabel(f"second ({shares[1]:.0%})")
-    _legend(panel, prototypes is not None)
+    plane = _draw(panel, real, prototypes, synthetic, size=26)
+    box = {"boxstyle": "round,pad=0.2", "facecolor": COLOURS.paper, "edgecolor": COLOURS.muted, "alpha": 0.85}
+    for label, name in enumerate(class_names if len(class_names) <= NAMED_CLASSES else ()):
+        if len(members := real.only(label).points):
+            x, y = np.median(plane.transform(members), axis=0)
+            text, middle = literal(shorten(name, NAME)), {"ha": "center", "va": "center"}
+            panel.text(x, y, text, **middle, fontsize=9, color=COLOURS.ink, bbox=box, zorder=5)
+    first, second = plane.explained_variance_ratio_
+    panel.set_xlabel(f"first principal component ({first:.0%} of variance)")
+    panel.set_ylabel(f"second ({second:.0%})")
+    kinds = [
+        (".", "real", {"markersize": 4}),
+        ("x", "prototype", {"markersize": 6}),
+        ("o", "synthetic", {"markersize": 6, "markeredgecolor": COLOURS.ink}),
+    ]
+    handles = [
+        Line2D([], [], linestyle="none", marker=marker, color=COLOURS.muted, label=kind, **style)
+        for marker, kind, style in kinds
+        if kind != "prototype" or prototypes is not None
+    ]
+    where = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": len(handles)}
+    panel.legend(handles=handles, **where, frameon=False, fontsize=9, labelcolor=COLOURS.ink)
     return Plot(figure)
 
 
-def latent_map_by_class(
-    real: Cloud,
-    prototypes: Cloud | None,
-    synthetic: Cloud,
-    class_names: Sequence[str],
-    *,
-    limit: int = 12,
-) -> Plot:
+def latent_map_by_class(real: Cloud, prototypes: Cloud | None, synthetic: Cloud, class_names: Sequence[str]) -> Plot:
     """One small map a class, each in the principal plane of that class's own real latents; arguments as above.
 
-    Args:
-        real: latents; a class with fewer than two keeps an empty panel.
-        prototypes: latents, or ``None``.
-        synthetic: latents.
-        class_names: index to name.
-        limit: classes shown, the first ones.
+    A class with fewer than two real latents keeps an empty panel.
     """
-    shown = min(limit, len(class_names))
+    shown = min(MAPPED_CLASSES, len(class_names))
     columns = min(4, shown)
     rows = math.ceil(shown / columns)
     figure, panels = new_figure(rows=rows, columns=columns, height=0.35 + 1.4 * rows)
@@ -121,57 +114,24 @@ def latent_map_by_class(
             panel.set_visible(False)
             continue
         headline(panel, shorten(class_names[label], NAME))
-        members = real.only(label)
-        if len(members.points) < 2:
-            continue
-        axes = principal_plane(members.points)
-        own = None if prototypes is None else prototypes.only(label)
-        flat = members.projected(axes)
-        _draw(panel, flat, _project(own, axes), synthetic.only(label).projected(axes), size=20)
+        if len((members := real.only(label)).points) >= 2:
+            _draw(panel, members, prototypes and prototypes.only(label), synthetic.only(label), size=20)
     return Plot(figure)
 
 
-def _project(cloud: Cloud | None, axes: PCA) -> Cloud | None:
-    return None if cloud is None else cloud.projected(axes)
+def _draw(panel: Axes, real: Cloud, prototypes: Cloud | None, synthetic: Cloud, size: float) -> PCA:
+    """Real latents at the back, then prototypes, synthetic latents in front; in the plane of the real ones."""
+    plane = principal_plane(real.points)
 
+    def scatter(cloud: Cloud, size: float, colour: str | None = None, **style: object) -> None:
+        flat = plane.transform(cloud.points) if len(cloud.points) else np.zeros((0, 2))
+        colours = colour or [class_colour(label) for label in cloud.labels.tolist()]
+        panel.scatter(*flat.T, s=size, c=colours, **style)
 
-def _draw(panel: Axes, real: Cloud, prototypes: Cloud | None, synthetic: Cloud, size: float) -> None:
-    """Real latents at the back, then prototypes, synthetic latents in front."""
     alpha = float(np.clip(300 / max(1, len(real.points)), 0.08, 0.45))
-    panel.scatter(*real.points.T, s=size / 4, c=_colours(real), alpha=alpha, linewidths=0, rasterized=True)
+    scatter(real, size / 4, alpha=alpha, linewidths=0, rasterized=True)
     if prototypes is not None:
-        panel.scatter(*prototypes.points.T, s=1.3 * size, c=COLOURS.paper, marker="x", linewidths=2.6)
-        panel.scatter(*prototypes.points.T, s=size, c=_colours(prototypes), marker="x", linewidths=1.4)
-    panel.scatter(*synthetic.points.T, s=size, c=_colours(synthetic), edgecolors=COLOURS.ink, linewidths=0.7)
-
-
-def _colours(cloud: Cloud) -> list[str]:
-    return [class_colour(label) for label in cloud.labels.tolist()]
-
-
-def _name_classes(panel: Axes, real: Cloud, class_names: Sequence[str]) -> None:
-    box = {"boxstyle": "round,pad=0.2", "facecolor": COLOURS.paper, "edgecolor": COLOURS.muted, "alpha": 0.85}
-    for label, name in enumerate(class_names):
-        members = real.only(label).points
-        if len(members):
-            x, y = np.median(members, axis=0)
-            text = literal(shorten(name, NAME))
-            panel.text(x, y, text, ha="center", va="center", fontsize=9, color=COLOURS.ink, bbox=box, zorder=5)
-
-
-def _legend(panel: Axes, with_prototypes: bool) -> None:
-    def sample(marker: str, label: str, **style: object) -> Line2D:
-        return Line2D([], [], linestyle="none", marker=marker, color=COLOURS.muted, label=label, **style)
-
-    handles = [sample(".", "real", markersize=4), sample("o", "synthetic", markersize=6, markeredgecolor=COLOURS.ink)]
-    if with_prototypes:
-        handles.insert(1, sample("x", "prototype", markersize=6))
-    panel.legend(
-        handles=handles,
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
-        ncols=len(handles),
-        frameon=False,
-        fontsize=9,
-        labelcolor=COLOURS.ink,
-    )
+        scatter(prototypes, 1.3 * size, COLOURS.paper, marker="x", linewidths=2.6)
+        scatter(prototypes, size, marker="x", linewidths=1.4)
+    scatter(synthetic, size, edgecolors=COLOURS.ink, linewidths=0.7)
+    return plane

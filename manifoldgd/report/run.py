@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypedDict
 
 from PIL import Image
@@ -18,18 +20,17 @@ from manifoldgd.estimates import Estimate, estimate
 from manifoldgd.files import atomic_write_bytes, atomic_write_text
 from manifoldgd.report.content import Block, Column, Figure, Page, Section, Table
 from manifoldgd.report.figures import accuracy_curve, bars, guidance_plot
-from manifoldgd.report.grids import image_grid, pairs_grid, scale_for
+from manifoldgd.report.grids import image_grid, scale_for
 from manifoldgd.report.html import html
 from manifoldgd.report.latent_map import Cloud, latent_map, latent_map_by_class
-from manifoldgd.report.measures import COUNTS, MEASURES, check_format, measure_end, measure_title
-from manifoldgd.report.numbers import finite, number_format, number_text, percent, plus_minus, seconds_text
-from manifoldgd.report.palette import DARK, LIGHT, Scheme
+from manifoldgd.report.measures import COUNTS, check_format, measure
+from manifoldgd.report.numbers import ACCURACY, finite, number_format, number_text, percent, plus_minus, seconds_text
+from manifoldgd.report.palette import DARK, LIGHT
 
-KeyFigure = tuple[str, str, str]
+KeyFigure = tuple[str, str, str]  # label, value, note
 Records = Sequence[Mapping[str, float | None]]
 
 PAGE = "report.html"  # in a result folder; written last, so a result with a page is whole
-ACCURACY = ".1f"  # of every percentage on the page: a test split of 10,000 images supports no more
 SHOWN_CLASSES = 20
 SHOWN_RANKS = 10
 SHOWN_BARS = 30
@@ -85,14 +86,26 @@ def write_run_report(
         ValueError: shapes that do not fit together.
     """
     check_format(result)
-    references = {"chance": 1 / len(distilled.class_names)}
+    records, names = step_records or [], readable(distilled.class_names)
+    references = {"chance": 1 / len(names)}
     references |= {} if full_data is None else {"all real images": full_data}
+    guided = any(finite(record.get("ratio_mean")) for record in records)
+    pictures = [_set_figure(distilled, prototypes_images is None)]
+    pictures += [] if prototypes_images is None else [_pairs_figure(distilled, prototypes_images)]
+    sections = [
+        Section("The distilled set", pictures),
+        Section("Students", list(_students(result["students"], names, references) if result.get("students") else ())),
+        Section("Guidance, step by step", [_guidance_figure(records)] if guided else []),
+        Section("Where the images lie among the real ones", [] if latents is None else _maps(latents, names)),
+        Section("Measures of the set", list(_measures(result.get("set_metrics") or {}, result.get("embedding")))),
+    ]
+    runaway = (result.get("guidance") or {}).get("runaway")
     page = Page(
         title=f"{result['dataset']}: {result['method']}, {_images(result['ipc'])} a class",
         subtitle=_subtitle(result),
-        notices=_notices(result),
-        key_figures=_key_figures(result, step_records or [], references),
-        sections=list(_sections(result, distilled, prototypes_images, step_records or [], latents, references)),
+        notices=[f"{runaway_sentence(runaway, result['num_images'])}."] if runaway else [],
+        key_figures=list(_key_figures(result, records, references)),
+        sections=[section for section in sections if section.blocks],
         config=config_text,
     )
     for figure in page.figures():
@@ -112,69 +125,47 @@ def runaway_sentence(images: int, of: int) -> str:
 # The head
 
 
-def _notices(result: Mapping[str, Any]) -> list[str]:
-    runaway = (result.get("guidance") or {}).get("runaway")
-    return [f"{runaway_sentence(runaway, result['num_images'])}."] if runaway else []
-
-
 def _subtitle(result: Mapping[str, Any]) -> str:
     made = f"{_images(result['num_images'])} from source “{result['source']}”, distillation seed "
     made += str(result["distillation_seed"])
     if not result.get("accuracy"):
         return made + "; not judged by a student yet."
     judged = f"{made}; judged by {result['student']} trained from scratch, label protocol “{result['label_protocol']}”"
-    teacher = result.get("teacher")
-    if teacher:
+    if teacher := result.get("teacher"):
         quality = number_text(100 * teacher["test_accuracy"], ACCURACY)
         judged += f" with the outputs of a {teacher['name']} ({quality} % on real test images) as labels"
     if leaked := result.get("test_images_in_train"):
-        split = judging_split(result["dataset"])
-        judged += (
-            f". Of the {result['test_images']:,} {split} images {leaked:,} show, pixel for pixel, what a training "
-        )
-        judged += "image shows: the accuracy is too high for them"
+        judged += f". Of the {result['test_images']:,} {judging_split(result['dataset'])} images {leaked:,} show, pixel"
+        judged += " for pixel, what a training image shows: the accuracy is too high for them"
     return f"{judged}."
 
 
-def _key_figures(result: Mapping[str, Any], records: Records, references: Mapping[str, float]) -> list[KeyFigure]:
-    figures = _accuracies(result, references) if result.get("accuracy") else []
+def _key_figures(result: Mapping[str, Any], records: Records, references: Mapping[str, float]) -> Iterator[KeyFigure]:
+    """The last epoch as the headline; the best epoch apart, since it was chosen on the images that judge."""
+    if result.get("accuracy"):
+        split = judging_split(result["dataset"])
+        values = (result["accuracy"][epoch]["values"] for epoch in ("last", "best"))
+        last, best = (percent(estimate(each, of="students")) for each in values)
+        note = "one student, so no interval" if last.count == 1 else f"{last.count} students; {plus_minus([last])}"
+        levels = {"chance": "chance", "all real images": f"{result['student']} on all real images"}
+        note += "".join(f"; {levels[name]}: {100 * level:{ACCURACY}} %" for name, level in references.items())
+        yield f"{split.capitalize()} accuracy, last epoch", _percent_text(last), note
+        apart = f"mean of each student's best epoch on the {split} images: optimistic, never ranked by"
+        yield "Best epoch", _percent_text(best), apart
     classes = result["num_images"] // result["ipc"] if result["ipc"] else 0
-    figures.append(("Images", str(result["num_images"]), f"{result['ipc']} a class, {classes} classes"))
-    figures += _guidance_figures(records)
+    yield "Images", str(result["num_images"]), f"{result['ipc']} a class, {classes} classes"
+    # A guidance that does nothing must be visible at a glance.
+    ratios, kept = ([r[key] for r in records if finite(r.get(key))] for key in ("ratio_mean", "kept_mean"))
+    if ratios:
+        note = f"ratio of norms, mean over {len(ratios)} guided steps"
+        yield "Guidance / noise", number_text(fmean(ratios), ".2g"), note
+    if kept:
+        note = f"share of its energy after projection, mean over {len(kept)} steps"
+        yield "Guidance vector kept", _percent_text(100 * fmean(kept)), note
     seconds = {stage: value for stage, value in (result.get("seconds") or {}).items() if finite(value)}
     if seconds:
         stages = ", ".join(f"{stage} {seconds_text(value)}" for stage, value in seconds.items())
-        figures.append(("Time", seconds_text(sum(seconds.values())), stages))
-    return figures
-
-
-def _accuracies(result: Mapping[str, Any], references: Mapping[str, float]) -> list[KeyFigure]:
-    """The last epoch as the headline; the best epoch apart, since it was chosen on the images that judge."""
-    split = judging_split(result["dataset"])
-    values = (result["accuracy"][epoch]["values"] for epoch in ("last", "best"))
-    last, best = (percent(estimate(each, of="students")) for each in values)
-    note = "one student, so no interval" if last.count == 1 else f"{last.count} students; {plus_minus([last])}"
-    levels = {"chance": "chance", "all real images": f"{result['student']} on all real images"}
-    note += "".join(f"; {levels[name]}: {100 * level:{ACCURACY}} %" for name, level in references.items())
-    apart = f"mean of each student's best epoch on the {split} images: optimistic, never ranked by"
-    return [
-        (f"{split.capitalize()} accuracy, last epoch", _percent_text(last), note),
-        ("Best epoch", _percent_text(best), apart),
-    ]
-
-
-def _guidance_figures(records: Records) -> list[KeyFigure]:
-    """Means over the guided steps: a guidance that does nothing must be visible at a glance."""
-    figures = []
-    ratios = [record["ratio_mean"] for record in records if finite(record.get("ratio_mean"))]
-    kept = [record["kept_mean"] for record in records if finite(record.get("kept_mean"))]
-    if ratios:
-        text = number_text(sum(ratios) / len(ratios), ".2g")
-        figures.append(("Guidance / noise", text, f"ratio of norms, mean over {len(ratios)} guided steps"))
-    if kept:
-        note = f"share of its energy after projection, mean over {len(kept)} steps"
-        figures.append(("Guidance vector kept", _percent_text(100 * sum(kept) / len(kept)), note))
-    return figures
+        yield "Time", seconds_text(sum(seconds.values())), stages
 
 
 def _images(count: int) -> str:
@@ -189,57 +180,99 @@ def _percent_text(number: float | Estimate) -> str:
 # The body
 
 
-def _sections(
-    result: Mapping[str, Any],
-    distilled: DistilledSet,
-    prototypes: Tensor | None,
-    records: Records,
-    latents: Latents | None,
-    references: Mapping[str, float],
-) -> Iterator[Section]:
-    """Those that have something to show."""
-    pairs = [] if prototypes is None else [_pairs_figure(distilled, prototypes)]
-    yield Section("The distilled set", [_set_figure(distilled, prototypes is None), *pairs])
-    if result.get("students"):
-        yield Section("Students", _students(result["students"], readable(distilled.class_names), references))
-    if any(finite(record.get("ratio_mean")) for record in records):
-        yield Section("Guidance, step by step", [_guidance_figure(records)])
-    if latents is not None:
-        yield Section("Where the images lie among the real ones", _maps(latents, readable(distilled.class_names)))
-    if result.get("set_metrics"):
-        yield Section("Measures of the set", _measures(result["set_metrics"], result.get("embedding")))
-
-
 def _set_figure(distilled: DistilledSet, without_prototypes: bool) -> Figure:
-    """The images of the set, one row a class."""
-    shown = _shown(distilled)
-    names = readable(distilled.class_names)[:SHOWN_CLASSES]
-
-    def draw(scheme: Scheme) -> Image.Image:
-        images, labels, ranks = distilled.images[shown], distilled.labels[shown], distilled.ranks[shown]
-        return image_grid(images, labels, names, scale=_scale(images), ranks=ranks, scheme=scheme)
-
-    caption = "One row a class, ordered by rank." + _left_out(distilled, shown)
+    caption = "One row a class, ordered by rank." + _left_out(distilled)
     if without_prototypes and any("prototype" in row for row in distilled.manifest.get("images", [])):
         caption += " Its prototypes are drawn by `manifoldgd run` with measures=true."
-    alt = f"Grid of {int(shown.sum())} images of the distilled set in {len(names)} rows, one a class"
-    return _grid(draw, caption, alt, "grid")
+    alt = "Grid of {} images of the distilled set in {} rows, one a class"
+    return _grid_figure(distilled, caption, alt, "grid", target=64)
 
 
 def _pairs_figure(distilled: DistilledSet, prototypes: Tensor) -> Figure:
-    """Each decoded prototype, ``[n, C, H, W]`` uint8, above the image that became of it."""
-    shown = _shown(distilled)
-    names = readable(distilled.class_names)[:SHOWN_CLASSES]
-
-    def draw(scheme: Scheme) -> Image.Image:
-        labels, ranks = distilled.labels[shown], distilled.ranks[shown]
-        before, after = prototypes[shown], distilled.images[shown]
-        return pairs_grid(before, after, labels, names, scale=_scale(after, 48), ranks=ranks, scheme=scheme)
-
+    """``prototypes`` as :func:`write_run_report` takes them."""
     caption = "The prototypes and what they became: above in each pair, the prototype as the autoencoder decodes it; "
-    caption += "below, the image sampled for it."
-    alt = f"{int(shown.sum())} pairs of prototype and sampled image in {len(names)} rows, one a class"
-    return _grid(draw, caption + _left_out(distilled, shown), alt, "pairs")
+    caption += "below, the image sampled for it." + _left_out(distilled)
+    alt = "{} pairs of prototype and sampled image in {} rows, one a class"
+    return _grid_figure(distilled, caption, alt, "pairs", target=48, above=prototypes)
+
+
+def _grid_figure(
+    distilled: DistilledSet, caption: str, alt: str, name: str, *, target: int, above: Tensor | None = None
+) -> Figure:
+    """The images that fit on a page: small ones at about ``target`` pixels, photographs larger, but never enlarged."""
+    shown = (distilled.labels < SHOWN_CLASSES) & (distilled.ranks < SHOWN_RANKS)
+    names, width = readable(distilled.class_names)[:SHOWN_CLASSES], distilled.images.shape[-1]
+    draw: Callable[..., Image.Image] = partial(
+        image_grid,
+        distilled.images[shown],
+        distilled.labels[shown],
+        names,
+        scale=scale_for(width, target if width <= target else max(64, target + target // 2)),
+        ranks=distilled.ranks[shown],
+        above=None if above is None else above[shown],
+    )
+    light = draw(scheme=LIGHT)
+    return Figure(
+        light,
+        caption,
+        alt.format(int(shown.sum()), len(names)),
+        dark=draw(scheme=DARK) if light.width * light.height <= DARK_TWIN_PIXELS else None,
+        min_width=460,
+        shape="wide" if light.width > WIDE_PIXELS else "",
+        name=name,
+    )
+
+
+def _left_out(distilled: DistilledSet) -> str:
+    classes, ranks = len(distilled.class_names), int(distilled.ranks.max()) + 1
+    limits = [f"the first {SHOWN_RANKS} of {ranks} a class"] if ranks > SHOWN_RANKS else []
+    limits += [f"the first {SHOWN_CLASSES} of {classes} classes"] if classes > SHOWN_CLASSES else []
+    return f" Shown: {' and '.join(limits)}." if limits else ""
+
+
+def _students(
+    students: Sequence[Mapping[str, Any]], class_names: Sequence[str], references: Mapping[str, float]
+) -> Iterator[Block]:
+    """Curves, accuracy by class, and a row for each student."""
+    curves = [student.get("curve") or [] for student in students]
+    if any(curves):
+        names = [f"seed {student['seed']}" for student in students] if len(students) <= NAMED_CURVES else []
+        plot = accuracy_curve(curves, names=names, references=references)
+        caption = "Accuracy while training on the distilled set; the dot is the last epoch, which counts. Dotted: "
+        caption += ", ".join(f"{name} ({100 * level:{ACCURACY}} %)" for name, level in references.items()) + "."
+        yield Figure(plot, caption, "Accuracy of each student by epoch", name="students")
+    per_class = [student["per_class"] for student in students if student.get("per_class")]
+    if per_class:
+        yield _class_figure(per_class, class_names)
+    columns = [
+        Column("seed", "student seed", "setting"),
+        Column("last_top1", "last epoch, %", percent=True),
+        Column("last_epoch", "last epoch"),
+        Column("best_top1", "best epoch, % (not the result)", percent=True),
+        Column("best_epoch", "best epoch"),
+        Column("train_accuracy", "on the set itself, %", percent=True),
+        Column("seconds", "seconds"),
+    ]  # no best mark: choosing among seeds would be choosing on the test set
+    yield Table(columns, [[student.get(column.key) for column in columns] for student in students])
+
+
+def _class_figure(per_class: Sequence[Sequence[float | None]], class_names: Sequence[str]) -> Figure:
+    """Accuracy of each class under each student, ``[students][classes]``; of many classes the lowest, lowest first.
+
+    The students themselves, and no interval: it would be over two or three values that share one set and one test
+    split, and reach beyond 0 and 100.
+    """
+    values = [[100 * value for value in of_class if finite(value)] for of_class in zip(*per_class, strict=True)]
+    order = list(range(len(values)))
+    caption = "Last-epoch accuracy by class."
+    if len(per_class) > 1:
+        caption += f" Bars: means over {len(per_class)} students; dots: each of them."
+    if len(order) > SHOWN_BARS:
+        order = sorted(order, key=lambda label: fmean(values[label]) if values[label] else 101.0)[:SHOWN_BARS]
+        caption += f" The {SHOWN_BARS} lowest of {len(values)} classes."
+    names, chosen = [class_names[label] for label in order], [values[label] for label in order]
+    plot = bars(names, chosen, title="accuracy by class, %")
+    return Figure(plot, caption, "Bars of last-epoch accuracy, one a class", name="per_class")
 
 
 def _guidance_figure(records: Records) -> Figure:
@@ -257,7 +290,7 @@ def _maps(latents: Latents, class_names: Sequence[str]) -> list[Figure]:
     real = Cloud.of(latents["real"], latents["real_labels"])
     synthetic = Cloud.of(latents["synthetic"], latents["synthetic_labels"])
     prototypes = None
-    if latents["prototypes"] is not None:
+    if latents["prototypes"] is not None and latents["prototype_labels"] is not None:
         prototypes = Cloud.of(latents["prototypes"], latents["prototype_labels"])
     clouds = (real, prototypes, synthetic, class_names)
     return [
@@ -276,108 +309,23 @@ def _maps(latents: Latents, class_names: Sequence[str]) -> list[Figure]:
     ]
 
 
-def _students(
-    students: Sequence[Mapping[str, Any]], class_names: Sequence[str], references: Mapping[str, float]
-) -> list[Block]:
-    """Curves, accuracy by class, and a row for each student."""
-    blocks: list[Block] = []
-    curves = [student.get("curve") or [] for student in students]
-    if any(curves):
-        names = [f"seed {student['seed']}" for student in students] if len(students) <= NAMED_CURVES else []
-        plot = accuracy_curve(curves, names=names, references=references)
-        caption = "Accuracy while training on the distilled set; the dot is the last epoch, which counts. Dotted: "
-        caption += ", ".join(f"{name} ({100 * level:{ACCURACY}} %)" for name, level in references.items()) + "."
-        blocks.append(Figure(plot, caption, "Accuracy of each student by epoch", name="students"))
-    return [*blocks, *_by_class(students, class_names), _student_table(students)]
-
-
-def _by_class(students: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> Iterator[Figure]:
-    """Accuracy of each class over the students; of many classes the lowest ones, lowest first."""
-    per_class = [student["per_class"] for student in students if student.get("per_class")]
-    if not per_class:
-        return
-    held = [[value for value in values if finite(value)] for values in zip(*per_class, strict=True)]
-    found = [percent(estimate(values, of="students")) if values else None for values in held]
-    order = list(range(len(found)))
-    caption = "Last-epoch accuracy by class."
-    if len(per_class) > 1:
-        caption += f" Whiskers and {plus_minus(found)}."
-    if len(order) > SHOWN_BARS:
-        order = sorted(order, key=lambda label: (found[label] is None, found[label] and found[label].mean))[:SHOWN_BARS]
-        caption += f" The {SHOWN_BARS} lowest of {len(found)} classes."
-    names, chosen = [class_names[label] for label in order], [found[label] for label in order]
-    plot = bars(names, chosen, title="accuracy by class, %")
-    yield Figure(plot, caption, "Bars of last-epoch accuracy, one a class", name="per_class")
-
-
-def _student_table(students: Sequence[Mapping[str, Any]]) -> Table:
-    """No best mark: choosing among seeds would be choosing on the test set."""
-    columns = [
-        Column("seed", "student seed", "setting"),
-        Column("last_top1", "last epoch, %", percent=True, digits=1),
-        Column("last_epoch", "last epoch"),
-        Column("best_top1", "best epoch, % (not the result)", percent=True, digits=1),
-        Column("best_epoch", "best epoch"),
-        Column("train_accuracy", "on the set itself, %", percent=True, digits=1),
-        Column("seconds", "seconds"),
-    ]
-    return Table(columns, [[student.get(column.key) for column in columns] for student in students])
-
-
-def _measures(measures: Mapping[str, Any], embedding: Mapping[str, Any] | None) -> list[Block]:
+def _measures(measures: Mapping[str, Any], embedding: Mapping[str, Any] | None) -> Iterator[Block]:
     """Distances between the set and the real images, and spread within it."""
-    blocks: list[Block] = []
+    if not measures:
+        return
     if embedding:
         quality = embedding.get("test_accuracy")
         note = f" (test accuracy {number_text(100 * quality, ACCURACY)} %)" if finite(quality) else ""
-        blocks.append(f"Computed on the embeddings of {embedding.get('name')}{note}, against the real training images.")
-    columns = [
-        Column("measure", "measure", "setting"),
-        Column("value", "value", "setting"),
-        Column("better", "better", "setting"),
-        Column("meaning", "meaning", "setting"),
-    ]
+        yield f"Computed on the embeddings of {embedding.get('name')}{note}, against the real training images."
+    columns = [Column(name, name, "setting") for name in ("measure", "value", "better", "meaning")]
     ends = {"high": "higher", "low": "lower", None: ""}
-    rows = [
-        [
-            measure_title(key),
-            number_text(value, number_format([value])),
-            ends[measure_end(key)],
-            MEASURES[key][2] if key in MEASURES else "",
-        ]
-        for key, value in measures.items()
-        if key not in COUNTS
-    ]
+    rows = []
+    for key, value in measures.items():
+        if key not in COUNTS:
+            known = measure(key)
+            rows.append([known.title, number_text(value, number_format([value])), ends[known.better], known.meaning])
     synthetic, real = (measures.get(key) for key in COUNTS)
     counted = ""
     if finite(synthetic) and finite(real):  # most measures are biased when one side is small
         counted = f"n = {synthetic:.0f} images of the set against {real:.0f} real ones; compare values at equal n only."
-    return [*blocks, Table(columns, rows, counted)]
-
-
-def _shown(distilled: DistilledSet) -> Tensor:
-    """Which images fit on the page: ``[n]`` bool."""
-    return (distilled.labels < SHOWN_CLASSES) & (distilled.ranks < SHOWN_RANKS)
-
-
-def _left_out(distilled: DistilledSet, shown: Tensor) -> str:
-    count, total = int(shown.sum()), len(distilled.images)
-    if count == total:
-        return ""
-    classes = len(distilled.class_names)
-    ranks = int(distilled.ranks.max()) + 1
-    limits = [f"the first {SHOWN_RANKS} of {ranks} a class"] if ranks > SHOWN_RANKS else []
-    limits += [f"the first {SHOWN_CLASSES} of {classes} classes"] if classes > SHOWN_CLASSES else []
-    return f" Shown: {' and '.join(limits)}."
-
-
-def _scale(images: Tensor, target: int = 64) -> float:
-    """Small images to about ``target`` pixels; photographs larger, since they hold more, but never enlarged."""
-    width = images.shape[-1]
-    return scale_for(width, target if width <= target else max(64, target + target // 2))
-
-
-def _grid(draw: Callable[[Scheme], Image.Image], caption: str, alt: str, name: str) -> Figure:
-    light = draw(LIGHT)
-    dark = draw(DARK) if light.width * light.height <= DARK_TWIN_PIXELS else None
-    return Figure(light, caption, alt, dark=dark, min_width=460, wide=light.width > WIDE_PIXELS, name=name)
+    yield Table(columns, rows, counted)

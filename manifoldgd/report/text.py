@@ -1,11 +1,11 @@
-"""Pages and tables as text: Markdown and LaTeX for papers, CSV for programs, aligned columns for a terminal."""
+"""Pages and tables as text: Markdown and LaTeX for papers, aligned columns for a terminal."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable
 
-from manifoldgd.report.content import Block, Column, Figure, Notes, Page, Table
+from manifoldgd.report.content import Figure, Notes, Page, Table
 
 
 def markdown(page: Page) -> str:
@@ -14,73 +14,56 @@ def markdown(page: Page) -> str:
     parts += [f"**{markdown_line(notice)}**" for notice in page.notices]
     parts += [f"- {markdown_line(f'{label}: {value} ({note})')}" for label, value, note in page.key_figures]
     for section in page.sections:
-        shown = [block for block in section.blocks if not (section.links or isinstance(block, Figure))]
-        said = [_markdown_block(block) for block in shown]
+        said: list[str] = []
+        for block in () if section.links else section.blocks:
+            if isinstance(block, Notes):
+                said.append("\n".join(f"- {markdown_line(line)}" for line in block.lines))
+            elif isinstance(block, Table):
+                said.append(table_markdown(block))
+            elif not isinstance(block, Figure):
+                said.append(markdown_line(block))
         parts += [f"## {markdown_line(section.title)}", *said] if said else []
     return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
 
-def _markdown_block(block: Block) -> str:
-    if isinstance(block, Notes):
-        return "\n".join(f"- {markdown_line(line)}" for line in block.lines)
-    return table_markdown(block) if isinstance(block, Table) else markdown_line(str(block))
-
-
 def table_markdown(table: Table) -> str:
     """A pipe table, best in bold; what its ``±`` means stands below."""
-    best, texts = table.best_cells(), table.texts()
-    lines = [
-        [markdown_line(column.title) for column in table.columns],
-        ["---" if column.kind == "setting" else "---:" for column in table.columns],
-    ]
-    for i, row in enumerate(texts):
-        lines.append(
-            [f"**{markdown_line(text)}**" if (i, j) in best else markdown_line(text) for j, text in enumerate(row)]
-        )
-    body = "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
-    head = f"{markdown_line(table.caption)}\n\n" if table.caption else ""
-    return head + body + (f"\n{markdown_line(table.plus_minus)}\n" if table.plus_minus else "")
+    titles = [markdown_line(column.title) for column in table.columns]
+    rules = ["---" if column.kind == "setting" else "---:" for column in table.columns]
+    body = [f"| {' | '.join(row)} |" for row in (titles, rules, *_written(table, markdown_line, best="**{}**"))]
+    said = [[markdown_line(table.caption)], body, [markdown_line(table.plus_minus)]]
+    return "\n\n".join("\n".join(lines) for lines in said if any(lines)) + "\n"
 
 
 def terminal(page: Page) -> str:
     """What is not folded, without pictures, best marked ``*``; of folded sections their notes."""
     parts = [page.title, *(f"!! {notice}" for notice in page.notices)]
     for section in page.sections:
-        shown = [block for block in section.blocks if isinstance(block, Notes) or not section.folded]
-        said = [text for text in map(_terminal_block, shown) if text]
+        said: list[str] = []
+        for block in section.blocks:
+            if isinstance(block, Notes):
+                said += [f"- {one_line(line)}" for line in block.lines]
+            elif not section.folded and not isinstance(block, Figure):
+                said.append(table_text(block).rstrip("\n") if isinstance(block, Table) else one_line(block))
         parts += ["", section.title, *said] if said else []
     return "\n".join(parts) + "\n"
 
 
-def _terminal_block(block: Block) -> str:
-    if isinstance(block, Notes):
-        return "\n".join(f"- {one_line(line)}" for line in block.lines)
-    if isinstance(block, Table):
-        return table_text(block).rstrip("\n")
-    return "" if isinstance(block, Figure) else one_line(block)
-
-
 def table_text(table: Table) -> str:
     """Aligned columns, best marked ``*``."""
-    best, texts = table.best_cells(), table.texts()
-    marked = [
-        [one_line(text) + ("*" if (i, j) in best else " ") for j, text in enumerate(row)] for i, row in enumerate(texts)
+    titles = [f"{one_line(column.title)} " for column in table.columns]
+    rows = _written(table, one_line, best="{}*", other="{} ")
+    widths = [max(map(len, cells)) for cells in zip(titles, *rows, strict=True)]
+    aligned = [
+        "  ".join(
+            cell.ljust(width) if column.kind == "setting" else cell.rjust(width)
+            for cell, width, column in zip(row, widths, table.columns, strict=True)
+        ).rstrip()
+        for row in (titles, *rows)
     ]
-    titles = [one_line(column.title) + " " for column in table.columns]
-    widths = [max(len(row[j]) for row in [titles, *marked]) for j in range(len(titles))]
-    lines = [table.caption] if table.caption else []
-    lines += [_aligned(titles, widths, table.columns), "  ".join("-" * width for width in widths)]
-    lines += [_aligned(row, widths, table.columns) for row in marked]
-    lines += list(filter(None, ["* best of its column" if best else "", table.plus_minus]))
-    return "\n".join(lines) + "\n"
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int], columns: Sequence[Column]) -> str:
-    padded = (
-        cell.ljust(width) if column.kind == "setting" else cell.rjust(width)
-        for cell, width, column in zip(cells, widths, columns, strict=True)
-    )
-    return "  ".join(padded).rstrip()
+    aligned.insert(1, "  ".join("-" * width for width in widths))
+    said = [table.caption, *aligned, "* best of its column" if table.best_cells() else "", table.plus_minus]
+    return "\n".join(filter(None, said)) + "\n"
 
 
 def latex(page: Page, label: str) -> str:
@@ -92,11 +75,12 @@ def latex(page: Page, label: str) -> str:
     """
     name = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in label)
     title = page.title if page.title.endswith((".", "?", "!")) else f"{page.title}."
-    small = [line for section in page.sections for block in section.blocks if isinstance(block, Notes)
-             for line in block.lines]  # fmt: skip
+    blocks = [(section, block) for section in page.sections for block in section.blocks]
+    small = [line for _, block in blocks if isinstance(block, Notes) for line in block.lines]
+    shown = [(section, block) for section, block in blocks if isinstance(block, Table) and not section.folded]
     lines = ["% needs \\usepackage{booktabs}"]
-    for number, (heading, table) in enumerate(_open_tables(page)):
-        said = [f"{sentence}." for sentence in (heading, table.caption, table.plus_minus) if sentence]
+    for number, (section, table) in enumerate(shown):
+        said = [f"{sentence}." for sentence in (section.title, table.caption, table.plus_minus) if sentence]
         said = [*page.notices, title, *said, *small] if number == 0 else said
         lines += [
             "\\begin{table}",
@@ -109,24 +93,26 @@ def latex(page: Page, label: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _open_tables(page: Page) -> Iterator[tuple[str, Table]]:
-    for section in page.sections:
-        if not section.folded:
-            yield from ((section.title, block) for block in section.blocks if isinstance(block, Table))
-
-
 def table_latex(table: Table) -> str:
     """A ``tabular`` in booktabs style, best in bold."""
-    best, texts = table.best_cells(), table.texts()
     alignment = "".join("l" if column.kind == "setting" else "r" for column in table.columns)
-    lines = [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule"]
-    lines += [" & ".join(latex_line(column.title) for column in table.columns) + r" \\", r"\midrule"]
-    for i, row in enumerate(texts):
-        cells = [
-            rf"\textbf{{{latex_line(text)}}}" if (i, j) in best else latex_line(text) for j, text in enumerate(row)
-        ]
-        lines.append(" & ".join(cells) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+    titles = (latex_line(column.title) for column in table.columns)
+    rows = _written(table, latex_line, best=r"\textbf{{{}}}")
+    lines = [rf"\begin{{tabular}}{{{alignment}}}", r"\toprule", _latex_row(titles), r"\midrule"]
+    return "\n".join([*lines, *map(_latex_row, rows), r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _latex_row(cells: Iterable[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _written(table: Table, write: Callable[[str], str], *, best: str, other: str = "{}") -> list[list[str]]:
+    """Every cell as a format writes it, those that are best of their column in another form."""
+    marked = table.best_cells()
+    return [
+        [(best if (i, j) in marked else other).format(write(text)) for j, text in enumerate(row)]
+        for i, row in enumerate(table.texts())
+    ]
 
 
 def one_line(text: str) -> str:

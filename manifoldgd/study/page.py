@@ -21,7 +21,7 @@ from PIL import Image
 from manifoldgd.data.imagenet import readable
 from manifoldgd.report.content import Cell, Column, Figure, Link, Marked, Notes, Page, Section, Table
 from manifoldgd.report.figures import Points, dots, heat_map, line_plot
-from manifoldgd.report.measures import measure_end, measure_title
+from manifoldgd.report.measures import measure
 from manifoldgd.report.numbers import finite, percent, seconds_text
 from manifoldgd.study import results
 from manifoldgd.study.published import Published
@@ -159,7 +159,9 @@ def pictures(summary: Summary, columns: Sequence[results.Column], folder: Path) 
         else:
             link = run_link(row, folder)
             alt = f"Images of {method}, one row a class, {_place(columns)}"
-            found.append(Figure(image, method, alt, pixels_per_point=2.0, narrow=True, url=link.url if link else None))
+            found.append(
+                Figure(image, method, alt, pixels_per_point=2.0, shape="narrow", url=link.url if link else None)
+            )
     if found and absent:
         found[-1] = replace(found[-1], caption=f"{found[-1].caption}; no picture of {', '.join(absent)}")
     return found
@@ -403,16 +405,17 @@ def details_section(summary: Summary, scores: bool) -> Section | None:
 def detail_table(summary: Summary, column: results.Column, *, scores: bool = False) -> Table:
     """How far sets and students scatter, the best epoch, measures and time; what no method has is left out."""
     group = [summary.cells[method, column.key] for method in _shown(summary, [column])]
-    keys = [("frechet_distance", measure_title("frechet_distance"), measure_end("frechet_distance"))]
+    frechet = measure("frechet_distance")
+    keys = [("frechet_distance", frechet.title, frechet.better)]
     keys += [(key, key.upper(), end) for key, end in SCORES.items() if scores]
     drawn: list[tuple[Column, list[Cell]]] = [
         (Column("method", "method", "setting"), [cell.method for cell in group]),
         (
-            Column("between", "std between sets, points", percent=True, digits=2),
+            Column("between", "std between sets, points", percent=True),
             [cell.last and cell.last.between for cell in group],
         ),
         (
-            Column("within", "std within a set, points", percent=True, digits=2),
+            Column("within", "std within a set, points", percent=True),
             [cell.last and cell.last.within for cell in group],
         ),
         (

@@ -24,13 +24,18 @@ def _solid(values, channels=1, height=2, width=3):
     return pixels.expand(-1, channels, height, width).contiguous()
 
 
-def _cell(image, layout, row, column):
-    x, y = layout.corner(row, column)
-    return np.asarray(image.crop((x, y, x + layout.cell_width, y + layout.cell_height)))
+class Layout:
+    """Where the cells of a grid lie, in pixels."""
 
+    def __init__(self, names, width, height, gap=grids.GAP):
+        self.left, self.width, self.height, self.gap = grids.label_width(names), width, height, gap
 
-def _left(names):
-    return grids._label_width(grids._fit_names(names))
+    def corner(self, row, column):
+        return self.left + column * (self.width + grids.GAP), grids.GAP + row * (self.height + self.gap)
+
+    def cell(self, image, row, column):
+        x, y = self.corner(row, column)
+        return np.asarray(image.crop((x, y, x + self.width, y + self.height)))
 
 
 @pytest.mark.parametrize("scale", [1, 4])
@@ -39,14 +44,14 @@ def test_grid_puts_class_in_row_and_rank_in_column(scale):
     images = _solid([10, 20, 30, 40, 50])
     labels, ranks = torch.tensor([1, 0, 1, 1, 0]), torch.tensor([2, 1, 0, 1, 0])
     image = grids.image_grid(images, labels, names, scale=scale, ranks=ranks)
-    layout = grids.Layout(_left(names), 3 * scale, 2 * scale)
+    layout = Layout(names, 3 * scale, 2 * scale)
     assert image.size == layout.corner(3, 3)
     for row, values in enumerate([[50, 20], [30, 40, 10]]):
         for column, value in enumerate(values):
-            assert (_cell(image, layout, row, column) == value).all()
-    assert (_cell(image, layout, 0, 2) == 255).all()
+            assert (layout.cell(image, row, column) == value).all()
+    assert (layout.cell(image, 0, 2) == 255).all()
     by_appearance = grids.image_grid(images, labels, names, scale=scale)
-    assert (_cell(by_appearance, layout, 1, 0) == 10).all()
+    assert (layout.cell(by_appearance, 1, 0) == 10).all()
     gap_x = layout.corner(0, 1)[0] - 1
     assert image.getpixel((gap_x, layout.corner(0, 0)[1])) == (255, 255, 255)
 
@@ -55,13 +60,13 @@ def test_enlargement_repeats_pixels_exactly():
     image = torch.randint(0, 256, (1, 3, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     grid = grids.image_grid(image, torch.tensor([0]), ["x"], scale=5)
     expected = image[0].permute(1, 2, 0).numpy().repeat(5, axis=0).repeat(5, axis=1)
-    assert (_cell(grid, grids.Layout(_left(["x"]), 40, 40), 0, 0) == expected).all()
+    assert (Layout(["x"], 40, 40).cell(grid, 0, 0) == expected).all()
 
 
 def test_reduction_averages():
     image = torch.tensor([[0, 100], [100, 200]], dtype=torch.uint8).view(1, 1, 2, 2)
     grid = grids.image_grid(image, torch.tensor([0]), ["x"], scale=0.5)
-    assert (_cell(grid, grids.Layout(_left(["x"]), 1, 1), 0, 0) == 100).all()
+    assert (Layout(["x"], 1, 1).cell(grid, 0, 0) == 100).all()
 
 
 @pytest.mark.parametrize(("pixels", "scale"), [(8, 8), (28, 2), (32, 2), (64, 1), (50, 1), (256, 0.25)])
@@ -72,26 +77,26 @@ def test_scale_brings_cells_near_64_pixels(pixels, scale):
 def test_names_are_drawn_and_long_ones_end_in_an_ellipsis():
     names = ["Größe", "Shetland sheepdog, Shetland sheep dog, Shetland"]
     grid = grids.image_grid(_solid([0, 0], height=32, width=32), torch.tensor([0, 1]), names, scale=1)
-    column = np.asarray(grid)[:, : _left(names)]
+    column = np.asarray(grid)[:, : grids.label_width(names)]
     assert (column[:36] < 128).any()
     assert (column[40:] < 128).any()
-    fitted = grids._fit_names(names)
+    fitted = [grids._fitted(name) for name in names]
     assert fitted[0] == names[0]
     assert fitted[1].startswith("Shetland")
     assert fitted[1].endswith("…")
-    assert _left(names) <= grids.LABEL_PIXELS + 2 * grids.GAP + 8
+    assert grids.label_width(names) <= grids.LABEL_PIXELS + 2 * grids.GAP + 8
 
 
 def test_pairs_stand_prototype_above_outcome():
     before, after = _solid([10, 20, 30]), _solid([110, 120, 130])
-    image = grids.pairs_grid(before, after, torch.tensor([0, 1, 0]), ("a", "b"), scale=3)
-    layout = grids.Layout(_left(("a", "b")), 9, 12 + grids.SEAM, row_gap=grids.PAIR_GAP)
+    image = grids.image_grid(after, torch.tensor([0, 1, 0]), ("a", "b"), scale=3, above=before)
+    layout = Layout(("a", "b"), 9, 12 + grids.SEAM, gap=grids.PAIR_GAP)
     for row, column, value in ((0, 0, 10), (0, 1, 30), (1, 0, 20)):
-        cell = _cell(image, layout, row, column)
+        cell = layout.cell(image, row, column)
         assert (cell[:6] == value).all()
         assert (cell[6 : 6 + grids.SEAM] == 255).all()
         assert (cell[-6:] == value + 100).all()
-    assert image.height == layout.corner(1, 0)[1] + layout.cell_height + grids.GAP
+    assert image.height == layout.corner(1, 0)[1] + layout.height + grids.GAP
 
 
 @pytest.mark.parametrize(
@@ -113,8 +118,8 @@ def test_grid_refuses_what_does_not_fit(change, message):
 
 
 def test_pairs_refuse_different_shapes():
-    with pytest.raises(ValueError, match="one shape"):
-        grids.pairs_grid(_solid([1]), _solid([1, 2]), torch.tensor([0, 0]), ["a"], scale=1)
+    with pytest.raises(ValueError, match="above: expected"):
+        grids.image_grid(_solid([1, 2]), torch.tensor([0, 0]), ["a"], scale=1, above=_solid([1]))
 
 
 def test_save_png_round_trips(tmp_path):
@@ -152,11 +157,6 @@ def test_guidance_plot_survives_missing_numbers_and_zero_guidance():
         figures.guidance_plot([])
 
 
-def test_idle_steps_are_found():
-    assert figures._runs([0, 1, 2, 5, 7, 8]) == [(0, 2), (5, 5), (7, 8)]
-    assert figures._runs([]) == []
-
-
 def test_svg_is_text_and_reproducible():
     svg = figures.guidance_plot(STEPS).svg("alt")
     assert svg.startswith("<svg ")
@@ -165,10 +165,10 @@ def test_svg_is_text_and_reproducible():
 
 
 def test_bars_take_missing_values():
-    plot = figures.bars(["a", "b_$"], [Estimate(90, 1, 3), None], title="%")
+    plot = figures.bars(["a", "b_$"], [[90, 80], []], title="%")
     assert _has_colour(plot, COLOURS.accent)
     with pytest.raises(ValueError, match="got 1 and 2"):
-        figures.bars(["a"], [1, 2], title="%")
+        figures.bars(["a"], [[1], [2]], title="%")
 
 
 @pytest.mark.parametrize(("count", "size"), [(12, 40), (200, 30), (40, 600)])
@@ -232,10 +232,11 @@ def test_curves_and_bars_draw_percentages_and_values():
     panel = curves.figure.axes[0]
     assert [list(map(float, line.get_ydata())) for line in panel.lines] == [[25, 50], [50], [10, 10]]
     assert [text.get_text() for text in panel.texts] == ["seed 0", "chance"]
-    panel = figures.bars(["a", "b"], [Estimate(90, 1, 3), 80], title="%").figure.axes[0]
+    panel = figures.bars(["a", "b"], [[100, 80], [80]], title="%").figure.axes[0]
     assert [bar.get_width() for bar in panel.patches] == [90, 80]
+    assert [list(line.get_xdata()) for line in panel.lines] == [[100, 80]]  # each value, where there are several
     assert [text.get_text() for text in panel.get_yticklabels()] == ["a", "b"]
-    assert [text.get_text() for text in panel.texts] == ["90.0 ± 1.0", "80.0"]
+    assert [text.get_text() for text in panel.texts] == ["90.0", "80.0"]
     assert panel.get_ylim() == (1.5, -0.5)
     assert panel.get_xlim() == (0, 100)
 

@@ -107,13 +107,13 @@ def test_table_checks_its_shape():
 def test_markdown_latex_and_text_mark_and_escape():
     table = _table(["a|b_%", 0.5, 1.0, 1], ["b", 0.75, 2.0, 2], caption="C_1")
     lines = table_markdown(table)
-    assert r"| a\|b\_% | 50 | **1** | 1 |" in lines
-    assert "| b | **75** | 2 | 2 |" in lines
+    assert r"| a\|b\_% | 50.0 | **1** | 1 |" in lines
+    assert "| b | **75.0** | 2 | 2 |" in lines
     tabular = table_latex(table)
-    assert r"a\textbar{}b\_\% & 50 & \textbf{1} & 1 \\" in tabular
+    assert r"a\textbar{}b\_\% & 50.0 & \textbf{1} & 1 \\" in tabular
     assert r"\begin{tabular}{lrrr}" in tabular
     lines = table_text(table).splitlines()
-    assert [line.split() for line in lines[3:5]] == [["a|b_%", "50", "1*", "1"], ["b", "75*", "2", "2"]]
+    assert [line.split() for line in lines[3:5]] == [["a|b_%", "50.0", "1*", "1"], ["b", "75.0*", "2", "2"]]
     assert r"$\pm$" in table_latex(_table(["a", about(0.5, 0.01), 1.0, 1]))
 
 

@@ -113,16 +113,16 @@ def test_the_best_epoch_never_ranks():
 
 def test_unfinished_cells_say_how_many_sets_they_have():
     texts = cell_texts(table(PAIRED[:3]))
-    assert texts["unguided"] == ["73 ± 25 (2 of 3 sets)"]
-    assert texts["mode"] == ["73 (1 of 3 sets)"]
+    assert texts["unguided"] == ["73.0 ± 25.4 (2 of 3 sets)"]
+    assert texts["mode"] == ["73.0 (1 of 3 sets)"]
     assert cell_texts(table())["mode"] == ["– (0 of 3 sets)"]
 
 
 def test_cells_with_fewer_students_than_asked_for_say_so():
     sets = [set_result("unguided", seed, (0.7, 0.8)) for seed in (0, 1)] + [set_result("mode", 0, (0.9,))]
     half = table(sets, seeds=(0, 1))
-    assert cell_texts(half)["unguided"] == ["75 ± 0"]
-    assert cell_texts(half)["mode"] == ["90 (1 of 2 sets, 1 of 2 students)"]
+    assert cell_texts(half)["unguided"] == ["75.0 ± 0.0"]
+    assert cell_texts(half)["mode"] == ["90.0 (1 of 2 sets, 1 of 2 students)"]
     assert notices(summarise(half))[-1].startswith("Unfinished: 1 of 4 sets are missing, fewer students than")
 
 
