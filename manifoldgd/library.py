@@ -227,8 +227,8 @@ def synthesise(
     distillation.check_parts(dataset, prior, guidance=guidance, sampler=sampler, start=start)
     distillation.check_prototypes(prototypes, guidance, start, ipc)
 
-    def make() -> DistilledSet:
-        return distillation.synthesise(
+    with _alone_in(folder):
+        return distillation.finished(folder, facts) or distillation.synthesise(
             folder,
             dataset,
             prior,
@@ -243,9 +243,6 @@ def synthesise(
             cache=_cache(cache),
             facts=facts,
         )
-
-    with _alone_in(folder):
-        return distillation.made_once(folder, config, inputs, make)
 
 
 def evaluate(

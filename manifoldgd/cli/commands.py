@@ -162,30 +162,28 @@ def train_prior(setup: Setup) -> dict[str, Any]:
 
 def _make_set(setup: Setup, folder: Path) -> DistilledSet:
     config, facts = setup.config, setup.made_of
-    claim_result(folder, "set", setup.set_config)
+    made = distillation.finished(folder, facts)
     atomic_write_text(folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
-    where = {"machine": setup.machine, "cache": setup.cache}
-    numbers = {"ipc": config.ipc, "seed": config.seed, "facts": facts, **where}
-
-    def make() -> DistilledSet:
-        if config.source != DIFFUSION:
-            model = setup.prior if setup.needs_prior else None
-            return distillation.choose(
-                folder, setup.dataset, config.source, model, reconstruct=config.reconstruct, **numbers
-            )
-        return distillation.synthesise(
-            folder,
-            setup.dataset,
-            setup.prior,
-            setup.prototypes,
-            guidance=setup.guidance,
-            sampler=setup.sampler,
-            start=setup.start,
-            overgeneration=setup.overgeneration,
-            **numbers,
+    if made is not None:
+        return made
+    where: dict[str, Any] = {"machine": setup.machine, "cache": setup.cache}
+    numbers: dict[str, Any] = {"ipc": config.ipc, "seed": config.seed, "facts": facts, **where}
+    if config.source != DIFFUSION:
+        prior = setup.prior if setup.needs_prior else None
+        return distillation.choose(
+            folder, setup.dataset, config.source, prior, reconstruct=config.reconstruct, **numbers
         )
-
-    return distillation.made_once(folder, setup.set_config, facts["inputs"], make)
+    return distillation.synthesise(
+        folder,
+        setup.dataset,
+        setup.prior,
+        setup.prototypes,
+        guidance=setup.guidance,
+        sampler=setup.sampler,
+        start=setup.start,
+        overgeneration=setup.overgeneration,
+        **numbers,
+    )
 
 
 def _judge(setup: Setup, folder: Path, distilled: DistilledSet) -> Judged:

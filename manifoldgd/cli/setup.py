@@ -89,16 +89,13 @@ class Setup:
         """What the set is synthesised from or towards; ``None`` where nothing is."""
         if not self.needs_prototypes:
             return None
-        return distillation.cluster(
-            self.dataset,
-            self.prior,
-            self.clusterer,
-            as_recorded(plain(self.config, "clusterer")),
-            ipc=self.config.ipc,
-            seed=self.config.seed,
-            machine=self.machine,
-            cache=self.cache,
-        )
+        where: dict[str, Any] = {"machine": self.machine, "cache": self.cache}
+        encoded, _ = latents.encode(self.dataset, self.prior, **where)
+        space = self.clusterer.space.features
+        features = spaces.features_of(space, self.dataset, self.prior, encoded, **where)
+        described = as_recorded(plain(self.config, "clusterer"))
+        numbers = {"ipc": self.config.ipc, "seed": self.config.seed, **where}
+        return latents.cluster(encoded, self.clusterer, described, features, **numbers)[0]
 
     @property
     def guided(self) -> bool:

@@ -1,11 +1,10 @@
-"""A set from its parts: prototypes, then dataset, prior, prototypes, guidance and sampler as one Lightning module.
+"""A set from its parts: dataset, prior, prototypes, guidance and sampler as one Lightning module.
 
 :func:`choose` is the other way to a set: real images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,50 +20,17 @@ from manifoldgd.distill.overgeneration import Overgeneration
 from manifoldgd.errors import require, under
 from manifoldgd.guidance import NoGuidance
 from manifoldgd.machine import Machine
-from manifoldgd.pipeline import latents, spaces
+from manifoldgd.pipeline import latents
 from manifoldgd.pipeline.classifiers import embedding_network
 from manifoldgd.pipeline.latents import check_neighbourhood
 from manifoldgd.pipeline.overgeneration import keep_one_a_prototype
 from manifoldgd.pipeline.real_side import RealImages
 from manifoldgd.pipeline.sets import choose_real, match_classes, sample_set
 from manifoldgd.priors.prior import Prior
-from manifoldgd.prototypes import Clusterer
 from manifoldgd.store.results import check_inputs, claim_result
 from manifoldgd.store.sets import has_set, load_set
 
 IN_LATENT_SPACE = ("kmeans_nearest",)  # the other choices of real images compare embeddings of the classifier
-
-
-def cluster(
-    dataset: ImageDataset,
-    prior: Prior,
-    clusterer: Clusterer,
-    described: dict[str, Any],
-    *,
-    ipc: int,
-    seed: int,
-    machine: Machine,
-    cache: Path,
-) -> PrototypeSet:
-    """``ipc`` prototypes a class of the training split, from the cache or found now in the space of the clusterer.
-
-    Args:
-        dataset: the images.
-        prior: gives their latents, and features where the space is one of its own.
-        clusterer: what finds them.
-        described: the clusterer in plain containers, which the cache goes by.
-        ipc: prototypes a class.
-        seed: distillation seed.
-        machine: where to run.
-        cache: of latents, features and prototypes.
-
-    Raises:
-        UserError: a class has too few different images, or the space does not suit the latents.
-    """
-    encoded, _ = latents.encode(dataset, prior, machine, cache)
-    features = spaces.features_of(clusterer.space.features, dataset, prior, encoded, machine, cache)
-    numbers: dict[str, Any] = {"ipc": ipc, "seed": seed, "machine": machine, "cache": cache}
-    return latents.cluster(encoded, clusterer, described, features, **numbers)[0]
 
 
 def distill_module(
@@ -182,45 +148,38 @@ def synthesise(
         cache=cache,
         start=start,
     )
-    numbers: dict[str, Any] = {"ipc": ipc, "machine": machine}
+
+    def sampled(place: Path, replica: int, facts: dict[str, Any]) -> DistilledSet:
+        return sample_set(place, dataset, module, ipc=ipc, machine=machine, facts=facts, replica=replica)
+
     if overgeneration is None or overgeneration.replicas == 1:
-        return sample_set(folder / "set", dataset, module, facts=facts, **numbers)
+        return sampled(folder / "set", 0, facts)
     candidates = [
-        sample_set(
-            folder / "replicas" / str(replica),
-            dataset,
-            module,
-            facts={**facts, "replica": replica},
-            replica=replica,
-            **numbers,
-        )
+        sampled(folder / "replicas" / str(replica), replica, {**facts, "replica": replica})
         for replica in range(overgeneration.replicas)
     ]
     network = embedding_network(dataset, machine, cache)
     return keep_one_a_prototype(folder / "set", candidates, dataset, network.embed, overgeneration)
 
 
-def made_once(
-    folder: Path, config: dict[str, Any], inputs: dict[str, Any], make: Callable[[], DistilledSet]
-) -> DistilledSet:
-    """The set of a result folder: read if it is there and of these inputs, made now if not.
+def finished(folder: Path, facts: dict[str, Any]) -> DistilledSet | None:
+    """The set that ``folder`` holds already; without one the folder is claimed for the set of these facts.
 
     Args:
-        folder: of the result.
-        config: what the set is made by.
-        inputs: hashes of what it is made of.
-        make: makes it, continuing what was begun.
+        folder: of the result; the caller holds its lock.
+        facts: of the manifest, among them ``config``, what the set depends on, and ``inputs``, hashes of what it is
+            made of, which may change under the same names.
 
     Raises:
         UserError: the folder holds a set of another configuration, or of other inputs under the same names.
     """
-    claim_result(folder, "set", config)
+    claim_result(folder, "set", facts["config"])
     if has_set(folder):
         distilled = load_set(folder)
-        check_inputs(folder, distilled.manifest["inputs"], inputs)
+        check_inputs(folder, distilled.manifest["inputs"], facts["inputs"])
         return distilled
-    claim_result(folder, "inputs", inputs)  # of a set that is begun: it is continued with the same ones
-    return make()
+    claim_result(folder, "inputs", facts["inputs"])  # of a set that is begun: it is continued with the same ones
+    return None
 
 
 def choose(
@@ -236,19 +195,10 @@ def choose(
     cache: Path,
     facts: dict[str, Any],
 ) -> DistilledSet:
-    """Choose ``ipc`` real training images a class into ``folder/set``.
+    """Choose ``ipc`` real training images a class into ``folder/set``: by chance, by latents or by embeddings.
 
-    Args:
-        folder: of the result; a finished set in it is read.
-        dataset: the images.
-        source: ``random``, ``herding``, ``k_center`` or ``kmeans_nearest``.
-        prior: for those that compare latents, and for ``reconstruct``.
-        reconstruct: pass the chosen images through the prior's autoencoder and back.
-        ipc: images a class.
-        seed: distillation seed.
-        machine: where to run.
-        cache: of latents and of the classifier whose embeddings are compared.
-        facts: go into the manifest beside what is known here.
+    Arguments as of :func:`manifoldgd.pipeline.sets.choose_real` and :func:`synthesise`. ``prior`` is needed by a
+    ``source`` that compares latents, and by ``reconstruct``.
     """
     if source in IN_LATENT_SPACE and prior is not None:
         features = latents.encode(dataset, prior, machine, cache)[0].latents.flatten(1)
