@@ -133,7 +133,7 @@ def work_of(row: Row) -> Work | None:
     if classes is None:
         return None
     ipc = config.ipc
-    network = student.network(shape, classes, seed=0).to("meta")
+    network = student.network(shape, classes, seed=0).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, *student.input_shape(shape), device="meta"))
     return Work(

@@ -50,7 +50,7 @@ REGISTERED = {
         *("cifar10", "cifar100", "svhn", "tiny_imagenet"),
     ),
     "prior": _of("priors", "load_prior"),
-    "student": _of("students", "Student"),
+    "student": _of("students", "Student", "TimmStudent"),
     "protocol": _of("students", "HardLabel", "SoftLabel"),
     "augmentation": _of("students", "DSA", "LargeImage", "ShiftFlip"),
     "teacher": _CLASSIFIERS,

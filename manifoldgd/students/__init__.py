@@ -4,7 +4,7 @@ from manifoldgd.students.augmentation import DSA, LargeImage
 from manifoldgd.students.classifier import Classifier, train_classifier
 from manifoldgd.students.protocol import HardLabel, SoftLabel
 from manifoldgd.students.recipe import Recipe, ShiftFlip
-from manifoldgd.students.student import Student
+from manifoldgd.students.student import Student, TimmStudent
 
 __all__ = [
     "DSA",
@@ -15,5 +15,6 @@ __all__ = [
     "ShiftFlip",
     "SoftLabel",
     "Student",
+    "TimmStudent",
     "train_classifier",
 ]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from manifoldgd.randomness import generator
-from manifoldgd.students.networks import ConvNet, ImageShape, ResNet, network_name
+from manifoldgd.students.networks import ImageShape, Network, network_name, seeded
 from manifoldgd.students.objectives import class_labels
 from manifoldgd.students.recipe import STANDARD, Recipe, own_depth, untrained
 from manifoldgd.students.training import Pixels, ShuffledIndices, Supervised, fit, outputs
@@ -25,9 +25,7 @@ class Classifier(nn.Module):
     ``image_shape`` is what the network sees; larger images are scaled and cropped at the centre.
     """
 
-    def __init__(
-        self, network: ConvNet | ResNet, pixels: Pixels, image_shape: ImageShape, description: dict[str, Any]
-    ) -> None:
+    def __init__(self, network: Network, pixels: Pixels, image_shape: ImageShape, description: dict[str, Any]) -> None:
         super().__init__()
         self.network = network
         self.pixels = pixels
@@ -73,7 +71,7 @@ class Classifier(nn.Module):
         return classifier
 
 
-def _design(description: dict[str, Any]) -> tuple[str, int, int]:
+def _design(description: dict[str, Any]) -> tuple[str, int | None, int]:
     """Architecture, width and depth."""
     recipe = description["recipe"]
     # Embedding networks of the first version state their width alone.
@@ -145,7 +143,8 @@ def train_classifier(
         after_epoch=lambda epoch, loss: {},
         name=f"{title} {classifier.name}",
     )
-    fit(module, loader, epochs=epochs, accelerator=accelerator, title=title if progress else None)
+    with seeded(generator(seed, "classifier", "dropout")):
+        fit(module, loader, epochs=epochs, accelerator=accelerator, title=title if progress else None)
     return classifier
 
 

@@ -65,7 +65,7 @@ class TeacherOutputs(nn.Module):
 
     def __init__(self, teacher: nn.Module, temperature: float) -> None:
         super().__init__()
-        self.teacher = teacher.requires_grad_(False)
+        self.teacher = teacher.requires_grad_(False).eval()
         self.temperature = temperature
 
     def forward(self, logits: Tensor, batch: Batch) -> Tensor:

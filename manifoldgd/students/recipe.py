@@ -20,7 +20,7 @@ from manifoldgd.errors import require
 from manifoldgd.randomness import generator
 from manifoldgd.ranges import Batch, LearningRate, Million, Momentum, Range, Share, Width, checked
 from manifoldgd.students.augmentation import Augmentation, Space
-from manifoldgd.students.networks import ARCHITECTURES, ConvNet, Depth, ImageShape, ResNet
+from manifoldgd.students.networks import TIMM, Depth, ImageShape, Network, build_network, check_architecture
 
 
 @checked
@@ -60,8 +60,8 @@ class Recipe:
     """What a classifier is and how it is trained: SGD with Nesterov's correction on a one-cycle schedule.
 
     Attributes:
-        architecture: ``convnet``, ``resnet`` or ``resnet_ap``; ``None``: the student's own network, then ``width`` and
-            ``depth`` are ``None`` too.
+        architecture: As for a student; ``None``: the student's own network, then ``width`` and ``depth`` are ``None``
+            too, as they are for a model of timm.
         width: Filters of the first block.
         depth: As for a student; ``None`` for a ConvNet as deep as leaves at least 4 pixels a side.
         epochs: Passes over the training split; ``None`` where ``images_shown`` is given.
@@ -89,16 +89,12 @@ class Recipe:
     augmentation: Augmentation
 
     def __post_init__(self) -> None:
-        known = sorted(ARCHITECTURES)
+        if self.architecture is not None:
+            check_architecture(self.architecture)
+        sizeless = self.architecture is None or self.architecture.startswith(TIMM)
         require(
-            self.architecture in (None, *known),
-            f"expected null or one of {known}, got {self.architecture!r}; choose one",
-            key="architecture",
-        )
-        own = self.architecture is None
-        require(
-            (self.width is None) is own and (self.depth is None or not own),
-            "null is the student's own network, without width and depth, another one needs a "
+            (self.width is None) is sizeless and (self.depth is None or not sizeless),
+            "null is the student's own network, without width and depth like one of timm, another one needs a "
             f"width; got {self.architecture}, width {self.width}, depth {self.depth}; set all or none",
             key="architecture",
         )
@@ -109,7 +105,7 @@ class Recipe:
             key="epochs",
         )
 
-    def for_student(self, architecture: str, width: int, depth: int) -> Recipe:
+    def for_student(self, architecture: str, width: int | None, depth: int | None) -> Recipe:
         """With the student's own network where none is named."""
         if self.architecture is not None:
             return self
@@ -149,13 +145,12 @@ def own_depth(image_shape: Sequence[int]) -> int:
 
 
 def untrained(
-    architecture: str, width: int, depth: int, image_shape: ImageShape, num_classes: int, *, seed: int
-) -> ConvNet | ResNet:
+    architecture: str, width: int | None, depth: int | None, image_shape: ImageShape, num_classes: int, *, seed: int
+) -> Network:
     """The network of a classifier before training.
 
     Raises:
         UserError: Images too small for it, or a depth it does not come in.
     """
-    build: Any = ARCHITECTURES[architecture]
     source = generator(seed, "classifier", "weights")
-    return build(image_shape, num_classes, width=width, depth=depth, generator=source)
+    return build_network(architecture, width, depth, image_shape, num_classes, source)

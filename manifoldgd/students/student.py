@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from manifoldgd.artifacts import StudentResult
 from manifoldgd.errors import require, under
@@ -18,7 +19,17 @@ from manifoldgd.machine import half_precision
 from manifoldgd.randomness import generator
 from manifoldgd.ranges import Width, checked
 from manifoldgd.students.classifier import Classifier
-from manifoldgd.students.networks import ARCHITECTURES, ConvNet, Depth, ImageShape, ResNet, network_name
+from manifoldgd.students.networks import (
+    TIMM,
+    Depth,
+    ImageShape,
+    Network,
+    build_network,
+    check_architecture,
+    network_name,
+    seeded,
+    timm_library,
+)
 from manifoldgd.students.protocol import LabelProtocol
 from manifoldgd.students.recipe import Recipe, own_depth, untrained
 from manifoldgd.students.training import Pixels, ShuffledIndices, Supervised, fit, outputs
@@ -115,21 +126,20 @@ class Student:
     """A network trained from scratch on a set and tested on real images.
 
     Args:
-        architecture: ``convnet``, ``resnet`` or ``resnet_ap``.
-        width: Filters of the first block.
-        depth: Blocks of a ConvNet; 10 or 18 for the ResNets.
+        architecture: A key of :data:`manifoldgd.students.networks.ARCHITECTURES`.
+        width: Filters of the first block, units of an MLP's layers, or the width of a transformer's tokens.
+        depth: Blocks of a ConvNet or a transformer, layers of the others.
         protocol: How it is trained.
 
     Raises:
         UserError: Unknown architecture, or a width or depth below 1.
     """
 
+    width: int | None
+    depth: int | None
+
     def __init__(self, *, architecture: str, width: Width, depth: Depth, protocol: LabelProtocol) -> None:
-        require(
-            architecture in ARCHITECTURES,
-            f"expected one of {sorted(ARCHITECTURES)}, got {architecture!r}; choose one",
-            key="architecture",
-        )
+        check_architecture(architecture)
         self.architecture = architecture
         self.width = width
         self.depth = depth
@@ -155,12 +165,11 @@ class Student:
         side = self.protocol.image_size
         return image_shape if side is None else (image_shape[0], side, side)
 
-    def network(self, image_shape: ImageShape, num_classes: int, *, seed: int) -> ConvNet | ResNet:
+    def network(self, image_shape: ImageShape, num_classes: int, *, seed: int) -> Network:
         """A fresh network for images of this shape; the initial weights depend on ``seed`` alone."""
-        build: Any = ARCHITECTURES[self.architecture]
         source = generator(seed, "student", "weights")
         shape = self.input_shape(image_shape)
-        return build(shape, num_classes, width=self.width, depth=self.depth, generator=source)
+        return build_network(self.architecture, self.width, self.depth, shape, num_classes, source)
 
     def check(self, image_shape: ImageShape, num_classes: int, ipc: int) -> None:
         """Raise what :meth:`train` would raise about these numbers, before long work starts.
@@ -170,8 +179,14 @@ class Student:
         """
         with under("protocol"):
             self.protocol.epochs_for(ipc, num_classes)
-            self.protocol.batch_for(ipc, num_classes)
-        self.network(image_shape, num_classes, seed=0)
+            batch = self.protocol.batch_for(ipc, num_classes)
+        network = self.network(image_shape, num_classes, seed=0)
+        require(
+            ipc * num_classes % batch != 1 or not any(isinstance(each, _BatchNorm) for each in network.modules()),
+            f"{self.name} has batch norm, which learns nothing of one image, and {ipc * num_classes} images in batches "
+            f"of {batch} leave one over; change it by one",
+            key="protocol.batch_size",
+        )
         teacher, seen = self.teacher_recipe, self.input_shape(image_shape)
         if teacher is not None:
             depth = teacher.depth or own_depth(seen)
@@ -249,5 +264,25 @@ class Student:
         batch_size = self.protocol.batch_for(ipc, num_classes)
         loader = ShuffledIndices(len(train.images), batch_size, generator(seed, "student", "order"))
         title = f"{self.name}, seed {seed}" if progress else None
-        fit(module, loader, epochs=epochs, accelerator=accelerator, title=title, logger=logger, precision=precision)
+        numbers: dict[str, Any] = {"epochs": epochs, "accelerator": accelerator, "precision": precision}
+        with seeded(generator(seed, "student", "dropout")):
+            fit(module, loader, **numbers, title=title, logger=logger)
         return watch.result(judge.accuracy(train), num_classes, time.perf_counter() - started)
+
+
+@checked
+class TimmStudent(Student):
+    """A model of the library timm, untrained, as a student.
+
+    Args:
+        name: Of the model, as in ``timm.list_models()``.
+        protocol: How it is trained.
+
+    Raises:
+        UserError: timm cannot be imported, or has no such model.
+    """
+
+    def __init__(self, *, name: str, protocol: LabelProtocol) -> None:
+        timm_library(name)
+        self.architecture, self.width, self.depth = f"{TIMM}{name}", None, None
+        self.protocol = protocol

@@ -271,8 +271,11 @@ def outputs(
     """
     device = next(network.parameters()).device
     apply = network.features if features else network
+    trains = network.training
+    network.eval()  # of what students are made of by default nothing behaves differently; batch norm and dropout do
     at_once = min(EVALUATION_BATCH, max(1, EVALUATION_PIXELS // (size[0] * size[1])))
     batches = (centre_view(pixels.unit(each.to(device)), size, cover) for each in images.split(at_once))
     found = torch.cat([apply(pixels.normalised(batch)).cpu() for batch in batches])
+    network.train(trains)
     check_finite(found, "network under test: the outputs", "its training diverged, or its weights are damaged")
     return found

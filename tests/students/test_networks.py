@@ -1,4 +1,6 @@
-"""The students' networks: published sizes, seeded weights, fused blocks."""
+"""The students' networks: published sizes, seeded weights, fused blocks, models of timm."""
+
+import itertools
 
 import pytest
 import torch
@@ -7,7 +9,7 @@ from student_parts import count, source
 
 from manifoldgd.errors import UserError
 from manifoldgd.students.fused import ConvNormReluPool
-from manifoldgd.students.networks import ConvNet, ResNet, ResNetAP, seeded
+from manifoldgd.students.networks import ConvNet, ResNet, ResNetAP, build_network, network_name, seeded
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,100 @@ def test_convnet6_leaves_three_by_three_of_224_pixels():
 def test_resnet18_has_the_size_of_the_imagenet_one():
     # torchvision's ResNet-18 has 11,689,512 parameters with 1000 classes; instance norm has as many as batch norm.
     assert count(ResNet((3, 224, 224), 1000, width=64, depth=18, generator=source())) == 11_689_512
+
+
+# Width and depth of the literature.
+USUAL = {"mlp": (128, 3), "lenet": (6, 5), "alexnet": (128, 6), "vgg": (64, 11), "vit": (192, 12)}
+
+
+def dense(*sizes):
+    """Weights and biases of linear layers one after the other."""
+    return sum((before + 1) * after for before, after in itertools.pairwise(sizes))
+
+
+def convolved(side, *sizes):
+    """The same of convolutions with square kernels."""
+    return sum((before * side**2 + 1) * after for before, after in itertools.pairwise(sizes))
+
+
+def of_vgg(channels, classes):
+    sizes = (channels, 64, 128, 256, 256, 512, 512, 512, 512)
+    return convolved(3, *sizes) + 2 * sum(sizes[1:]) + dense(512, classes)
+
+
+def of_vit(channels, patch, tokens, classes):
+    block = 2 * 2 * 192 + dense(192, 3 * 192) + dense(192, 192) + dense(192, 4 * 192, 192)
+    return convolved(patch, channels, 192) + 192 * (1 + tokens) + 12 * block + 2 * 192 + dense(192, classes)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "shape", "classes", "embedding", "parameters", "counted"),
+    [
+        # 118,282, 62,006, 61,706, 9,231,114 (with batch norm) and 5,717,416 are the counts that others state.
+        ("mlp", (1, 28, 28), 10, 128, 118_282, dense(784, 128, 128, 10)),
+        ("mlp", (3, 32, 32), 10, 128, 411_146, dense(3072, 128, 128, 10)),
+        ("lenet", (3, 32, 32), 10, 84, 62_006, convolved(5, 3, 6, 16) + dense(400, 120, 84, 10)),
+        ("lenet", (1, 28, 28), 10, 84, 61_706, convolved(5, 1, 6, 16) + dense(400, 120, 84, 10)),
+        ("alexnet", (3, 32, 32), 10, 192 * 16, 1_872_202,
+         convolved(5, 3, 128, 192) + convolved(3, 192, 256, 192, 192) + dense(3072, 10)),
+        ("alexnet", (1, 28, 28), 10, 192 * 16, 1_865_802,
+         convolved(5, 1, 128, 192) + convolved(3, 192, 256, 192, 192) + dense(3072, 10)),
+        ("vgg", (3, 32, 32), 10, 512, 9_231_114, of_vgg(3, 10)),
+        ("vgg", (1, 28, 28), 10, 512, 9_229_962, of_vgg(1, 10)),
+        ("vit", (3, 32, 32), 10, 192, 5_362_762, of_vit(3, 4, 65, 10)),
+        ("vit", (3, 224, 224), 1000, 192, 5_717_416, of_vit(3, 16, 197, 1000)),  # DeiT-Ti
+    ],
+)  # fmt: skip
+def test_networks_of_the_cross_architecture_tables_have_the_published_sizes(
+    architecture, shape, classes, embedding, parameters, counted
+):
+    network = build_network(architecture, *USUAL[architecture], shape, classes, source())
+    assert count(network) == parameters == counted
+    assert network.embedding_size == embedding
+    x = torch.randn(2, *shape, generator=source())
+    features = network.features(x)
+    assert features.shape == (2, embedding)
+    assert torch.equal(network(x), network.classifier(features))
+    assert network(x).shape == (2, classes)
+
+
+@pytest.mark.parametrize("architecture", sorted(USUAL))
+@pytest.mark.parametrize("shape", [(2, 32, 48), (3, 64, 64), (3, 128, 128), (1, 224, 224)])
+def test_they_see_images_of_other_sizes_and_learn_in_all_their_parts(architecture, shape):
+    depth = 2 if architecture == "vit" else USUAL[architecture][1]
+    network = build_network(architecture, 4, depth, shape, 5, source())
+    x = torch.randn(2, *shape, generator=source())
+    F.cross_entropy(network(x), torch.tensor([1, 3])).backward()
+    assert network.features(x).shape == (2, network.embedding_size)
+    assert all(each.grad is not None for each in network.parameters())
+    assert all(float(each.grad.abs().max()) > 0 for each in network.parameters() if each.ndim > 1)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "width", "depth", "shape", "message"),
+    [
+        ("mlp", 4, 1, (1, 8, 8), r"^depth: .* expected 2 or more, got 1"),
+        ("lenet", 6, 4, (1, 28, 28), r"^depth: expected 5 for a LeNet, got 4"),
+        ("lenet", 6, 5, (1, 8, 8), r"student: LeNet needs sides of at least 16 pixels here, got 8x8"),
+        ("alexnet", 8, 6, (1, 7, 9), r"student: AlexNet needs sides of at least 8 pixels here, got 7x9"),
+        ("alexnet", 8, 6, (1, 96, 30), r"student: AlexNet needs sides of at least 32 pixels here, got 96x30"),
+        ("vgg", 8, 13, (3, 32, 32), r"^depth: expected 11 for a VGG, got 13"),
+        ("vgg", 8, 11, (3, 28, 30), r"student: VGG-11 needs sides of at least 32 pixels here, got 28x30"),
+        ("vit", 192, 1, (3, 30, 32), r"student: ViT-Tiny needs sides that are multiples of 4 pixels here, got 30x32"),
+        ("vit", 129, 1, (3, 32, 32), r"^width: expected a multiple of its 2 heads, got 129; take 64 a head"),
+    ],
+)
+def test_what_they_cannot_see_and_are_not_is_a_user_error(architecture, width, depth, shape, message):
+    with pytest.raises(UserError, match=message):
+        build_network(architecture, width, depth, shape, 10, source())
+
+
+def test_what_is_not_the_literature_s_is_part_of_a_network_s_name():
+    named = {name: network_name(name, *size) for name, size in USUAL.items()}
+    assert named == {"mlp": "MLP", "lenet": "LeNet", "alexnet": "AlexNet", "vgg": "VGG-11", "vit": "ViT-Tiny"}
+    assert network_name("vit", 64, 3) == "ViT-Tiny (width 64, depth 3)"
+    assert network_name("vgg", 32, 11) == "VGG-11 (width 32)"
+    assert network_name("mlp", 128, 2) == "MLP (depth 2)"
 
 
 @pytest.mark.parametrize("kind", [ResNet, ResNetAP])
@@ -78,16 +174,16 @@ def test_images_too_small_and_unknown_depths_are_user_errors(build, message):
         build()
 
 
-@pytest.mark.parametrize("build", [ConvNet, ResNetAP])
-def test_weights_depend_on_the_generator_alone_and_leave_global_state(build):
-    depth = 3 if build is ConvNet else 10
+@pytest.mark.parametrize(
+    ("architecture", "depth"), [("convnet", 3), ("resnet_ap", 10), ("mlp", 3), ("lenet", 5), ("alexnet", 6), ("vit", 2)]
+)
+def test_weights_depend_on_the_generator_alone_and_leave_global_state(architecture, depth):
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first = build((1, 16, 16), 3, width=4, depth=depth, generator=source(1)).state_dict()
+    first, again, other = (
+        build_network(architecture, 4, depth, (1, 16, 16), 3, source(seed)).state_dict() for seed in (1, 1, 2)
+    )
     assert torch.equal(torch.get_rng_state(), before)
-    torch.rand(7)
-    again = build((1, 16, 16), 3, width=4, depth=depth, generator=source(1)).state_dict()
-    other = build((1, 16, 16), 3, width=4, depth=depth, generator=source(2)).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["classifier.weight"], other["classifier.weight"])
 

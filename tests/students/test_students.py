@@ -91,8 +91,8 @@ def test_training_checks_tensors_and_numbers_first(digits):
     with pytest.raises(UserError, match="at least 64 pixels, got 8x8"):
         student("student/protocol=hard_small", member="convnet6").check((1, 8, 8), 10, 10)
     numbers = {"architecture": "convnet", "width": 4, "depth": 3, "protocol": learner.protocol}
-    with pytest.raises(UserError, match=r"architecture: expected one of .* got 'vgg'"):
-        Student(**numbers | {"architecture": "vgg"})
+    with pytest.raises(UserError, match=r"architecture: expected one of .* got 'densenet'"):
+        Student(**numbers | {"architecture": "densenet"})
     with pytest.raises(UserError, match=r"width: expected .*, got 0"):
         Student(**numbers | {"width": 0})
 
