@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from statistics import fmean, stdev
 from typing import Literal
 
@@ -76,7 +77,11 @@ def estimate(values: Sequence[float], of: Unit = "sets") -> Estimate:
     count = len(values)
     if count < 2:
         return Estimate(float(values[0]), None, 1, of)
+    return Estimate(fmean(values), _quantile(count - 1) * stdev(values) / math.sqrt(count), count, of)
+
+
+@cache
+def _quantile(freedom: int) -> float:
     from scipy.stats import t as student_t  # here, because it takes a moment
 
-    quantile = float(student_t.ppf((1 + LEVEL) / 2, count - 1))
-    return Estimate(fmean(values), quantile * stdev(values) / math.sqrt(count), count, of)
+    return float(student_t.ppf((1 + LEVEL) / 2, freedom))

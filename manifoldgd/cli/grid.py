@@ -187,16 +187,10 @@ def _blank(name: str, grid: TableDefinition, plan: Plan) -> TableResult:
     return TableResult(
         name=name,
         title=f"Sweep {name}",
-        question="",
         columns=tuple(replace(row.described(), student_seeds=students[key]) for key, row in plan.columns.items()),
         methods=tuple(grid.methods),
-        class_names=plan.class_names,
         seeds=grid.seeds,
-        student_seeds=grid.student_seeds,
-        baseline="",
         split="test" if True in judged else "validation",
-        number_family="",
-        parameters=plan.scales,
     )
 
 

@@ -10,7 +10,7 @@ from manifoldgd.cli.plan import Plan, Row
 from manifoldgd.errors import require
 from manifoldgd.pipeline.classifiers import full_data_accuracy
 from manifoldgd.study.results import TableResult
-from manifoldgd.study.scored import with_scores
+from manifoldgd.study.scores import with_scores
 
 RANDOM = "random"  # the source whose sets every other one is compared with
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pandas as pd
@@ -25,13 +25,11 @@ from manifoldgd.report.measures import measure
 from manifoldgd.report.numbers import finite, percent, seconds_text
 from manifoldgd.study import results
 from manifoldgd.study.published import Published
-from manifoldgd.study.scored import SCORES
-from manifoldgd.study.summary import CellSummary, Summary
-from manifoldgd.study.timing import computing_seconds
+from manifoldgd.study.scores import SCORES
+from manifoldgd.study.statistics import Summary, computing_seconds
 
 MARKS = {"better": "▲", "worse": "▼", None: ""}
 FOREIGN = "†‡§"  # one sign a foreign number family; beyond three families the last is shared
-FAMILY_WARNING = "absolute values of different families do not compare"
 NUMBERS = 3  # different numbers from which on a line says more than the table
 SHOWN_ROWS = 40  # of a block that are drawn
 SHOWN_CLASSES = 30
@@ -53,26 +51,25 @@ def study_page(
     result = summary.result
     failed = [(f"{one.method}, {one.column}, seed {one.seed}", one.reason) for one in result.failed]
     failed = [f"{name}: {reason}" for name, reason in (*failed, *failures)]
-    elsewhere = elsewhere_table(summary)
-    found = [
-        Section(f"Failed ({len(failed)})", [Notes(failed)]) if failed else None,
-        *(block_section(summary, columns, folder) for columns in blocks(summary).values()),
-        ipc_section(summary),
+    details = [detail_table(summary, column, scores=scores) for column in result.columns]
+    read = [*explanations(summary), *notes(summary, scores)] if result.columns else []
+    sections = [
+        Section(f"Failed ({len(failed)})", [Notes(failed)] if failed else []),
+        *(block_section(summary, heading, columns, folder) for heading, columns in blocks(summary).items()),
+        Section("Accuracy against images a class", list(ipc_figures(summary))),
         *number_sections(summary),
-        Section("Published, not run here", [elsewhere]) if elsewhere is not None else None,
-        class_section(summary),
-        details_section(summary, scores),
-        Section("How to read the numbers", [Notes([*explanations(summary), *notes(summary, scores)])], folded=True)
-        if result.columns
-        else None,
-        Section("How it was measured", [Notes(facts(summary))], folded=True) if result.sets else None,
-        Section("Runs", [runs_table(summary, folder)], folded=True, links=True) if result.sets else None,
+        Section("Published, not run here", [elsewhere_table(summary)] if summary.not_run else []),
+        Section("Accuracy by class", list(class_figures(summary)), folded=True),
+        Section("More numbers", details, folded=True),
+        Section("How to read the numbers", [Notes(read)] if read else [], folded=True),
+        Section("How it was measured", [Notes(facts(summary))] if result.sets else [], folded=True),
+        Section("Runs", [runs_table(summary, folder)] if result.sets else [], folded=True, links=True),
     ]
     return Page(
         title=result.title + (" (validation split)" if result.split == "validation" else ""),
         subtitle=result.question,
         notices=notices(summary),
-        sections=[section for section in found if section is not None],
+        sections=[section for section in sections if section.blocks],
     )
 
 
@@ -91,9 +88,8 @@ def blocks(summary: Summary) -> dict[str, list[results.Column]]:
     return found
 
 
-def block_section(summary: Summary, columns: Sequence[results.Column], folder: Path) -> Section:
+def block_section(summary: Summary, heading: str, columns: Sequence[results.Column], folder: Path) -> Section:
     """One block: the accuracies, their plots and the images behind them."""
-    heading = next(heading for heading, held in blocks(summary).items() if held == columns)
     first = columns[0] == summary.result.columns[0]
     figures = [figure for column in columns for figure in accuracy_figures(summary, column, explained=first)]
     return Section(heading, [accuracy_table(summary, columns, folder), *figures, *pictures(summary, columns, folder)])
@@ -101,40 +97,39 @@ def block_section(summary: Summary, columns: Sequence[results.Column], folder: P
 
 def accuracy_table(summary: Summary, columns: Sequence[results.Column], folder: Path) -> Table:
     """Methods by columns of one block: accuracy, difference to the baseline, and what was published."""
-    methods = _shown(summary, columns)
-    alone = len(columns) == 1
-    held: list[tuple[Column, list[Cell]]] = [
-        (Column("method", "method", "setting"), [_method(summary, method, columns, folder) for method in methods])
-    ]
+    methods, signs = _shown(summary, columns), foreign_signs(summary)
+    first = {method: next(filter(None, (run_link(one, folder) for one in sets)), None)
+             for method, sets in _sets_of(summary, columns).items()}  # fmt: skip
+    names = [Link(method, link.url) if (link := first.get(method)) else method for method in methods]
+    held: list[tuple[Column, Sequence[Cell]]] = [(Column("method", "method", "setting"), names)]
     for column in columns:
-        group = [summary.cells[method, column.key] for method in methods]
-        name = "" if alone else f"{_own_title(column, columns)}: "
-        accuracy = Column(column.key, f"{name}accuracy, %", better="high", percent=True)
-        held.append((accuracy, [headline(cell) for cell in group]))
+        key, group = column.key, summary.of(column, methods)
+        name = "" if len(columns) == 1 else f"{_own_title(column, columns)}: "
         base = f"{name}to {summary.result.baseline}, points"
-        difference = Column(f"{column.key} difference", base, percent=True, signed=True)
-        held.append((difference, [difference_cell(cell) for cell in group]))
-        published = Column(f"{column.key} published", f"{name}published, %", "setting")
-        held.append((published, [published_text(summary, cell.published) or None for cell in group]))
-        shape = Column(f"{column.key} shape", f"{name}sets × students", "setting")
-        held.append((shape, [cell.shape for cell in group]))
+        held += [
+            (Column(key, f"{name}accuracy, %", better="high", percent=True), _each(headline, group)),
+            (Column(f"{key} difference", base, percent=True, signed=True), _each(difference_cell, group)),
+            (
+                Column(f"{key} published", f"{name}published, %", "setting"),
+                [published_text(rows, signs) for rows in group["published"]],
+            ),
+            (Column(f"{key} shape", f"{name}sets × students", "setting"), list(group["shape"])),
+        ]
     return Table.of(held, f"{_place(columns)}: {noun(summary)}{label_note(columns[0])}")
 
 
 def accuracy_figures(summary: Summary, column: results.Column, *, explained: bool) -> list[Figure]:
     """The accuracies of a column as dots, the baseline's as a line; nothing where there are fewer than two."""
-    group = [summary.cells[method, column.key] for method in _shown(summary, [column])][:SHOWN_ROWS]
-    if sum(cell.last is not None for cell in group) < 2:
+    group, base = summary.of(column, _shown(summary, [column])[:SHOWN_ROWS]), summary.result.baseline
+    if group["last_top1"].notna().sum() < 2:
         return []
-    base = summary.result.baseline
-    reference = summary.cells.get((base, column.key))
     plot = partial(
         dots,
-        [cell.method for cell in group],
-        [_accuracy(cell) for cell in group],
+        list(group.index),
+        [percent(each) for each in group["last_top1"]],
         title=f"{noun(summary)}, %",
-        verdicts=[cell.difference and cell.difference.verdict for cell in group],
-        reference=_accuracy(reference) if reference else None,
+        verdicts=list(group["verdict"]),
+        reference=percent(_value(summary, base, column, "last_top1")),
     )
     caption = f"{column.title}."
     if explained:
@@ -150,73 +145,56 @@ def pictures(summary: Summary, columns: Sequence[results.Column], folder: Path) 
     """The first set of each method, small, leading to its run; pictures that cannot be read are named."""
     found: list[Figure] = []
     absent: list[str] = []
+    sets = _sets_of(summary, columns)
     for method in _shown(summary, columns):
-        cells = [summary.cells[method, column.key] for column in columns]
-        row = next((row for cell in cells for _, row in cell.sets.iterrows() if row["grid"]), None)
-        image = _thumbnail(folder / row["grid"]) if row is not None else None
-        if image is None:
+        one = next((one for one in sets.get(method, ()) if one["grid"]), None)
+        image = _thumbnail(folder / one["grid"]) if one else None
+        if one is None or image is None:
             absent.append(method)
         else:
-            link = run_link(row, folder)
-            alt = f"Images of {method}, one row a class, {_place(columns)}"
-            found.append(
-                Figure(image, method, alt, pixels_per_point=2.0, shape="narrow", url=link.url if link else None)
-            )
+            link = run_link(one, folder)
+            alt, url = f"Images of {method}, one row a class, {_place(columns)}", link.url if link else None
+            found.append(Figure(image, method, alt, pixels_per_point=2.0, shape="narrow", url=url))
     if found and absent:
         found[-1] = replace(found[-1], caption=f"{found[-1].caption}; no picture of {', '.join(absent)}")
     return found
 
 
-def headline(cell: CellSummary) -> Marked | None:
+def headline(cell: pd.Series) -> Marked:
     """Mean and interval of the last epoch, with the verdict and what is missing as its mark."""
-    limits = []
-    if not cell.is_whole:
-        limits.append(f"{len(cell.sets)} of {cell.asked} sets")
-    if cell.repeats:
-        limits.append("one set" if len(cell.distinct) == 1 else f"{len(cell.distinct)} different sets")
-    if cell.last and cell.lacking:
-        limits.append(f"{cell.last.students} of {len(cell.distinct) * cell.students_asked} students")
-    verdict = MARKS[cell.difference.verdict] if cell.difference else ""
-    mark = " ".join(filter(None, [verdict, f"({', '.join(limits)})" if limits else ""]))
-    return Marked(cell.last.interval if cell.last else None, mark)
+    limits, distinct = [], cell["sets_distinct"]
+    if cell["sets"] < cell["sets_asked"]:
+        limits.append(f"{cell['sets']} of {cell['sets_asked']} sets")
+    if distinct < cell["sets"]:
+        limits.append("one set" if distinct == 1 else f"{distinct} different sets")
+    if cell["lacking"]:
+        limits.append(f"{cell['students']} of {distinct * cell['students_asked']} students")
+    mark = " ".join(filter(None, [MARKS[cell["verdict"]], f"({', '.join(limits)})" if limits else ""]))
+    return Marked(cell["last_top1"], mark)
 
 
-def difference_cell(cell: CellSummary) -> Marked | None:
+def difference_cell(cell: pd.Series) -> Marked | None:
     """Paired difference and its interval, with the number of paired sets; without an interval nothing is claimed."""
-    found = cell.difference
-    if found is None:
+    if cell["difference"] is None:
         return None
-    return Marked(found, " ".join(filter(None, [MARKS[found.verdict], f"(n {found.count})"])))
+    return Marked(cell["difference"], f"{MARKS[cell['verdict']]} (n {cell['difference_pairs']})".strip())
 
 
-def published_text(summary: Summary, rows: Sequence[Published]) -> str:
-    """The published number; of other families, each with the sign of its footnote."""
-    signs = foreign_signs(summary)
-    return ", ".join(" ".join(filter(None, (_published(row), signs.get(row.number_family, "")))) for row in rows)
+def published_text(rows: Sequence[Published], signs: Mapping[str, str]) -> str | None:
+    """The published numbers; of other families, each with the sign of its footnote."""
+    return ", ".join(f"{_published(row)} {signs.get(row.number_family, '')}".rstrip() for row in rows) or None
 
 
-def _shown(summary: Summary, columns: Sequence[results.Column]) -> list[str]:
-    """The rows of a block: all of a table, in its order; those of a sweep that have an accuracy, best first."""
-    result = summary.result
-    if result.baseline:
-        return list(result.methods)
-    means = {
-        method: [cell.last.interval.mean for cell in (summary.cells[method, each.key] for each in columns) if cell.last]
-        for method in result.methods
-    }
-    return sorted((method for method in means if means[method]), key=lambda method: -max(means[method]))
+def foreign_signs(summary: Summary) -> dict[str, str]:
+    """The sign of each number family that is shown and is not the study's own."""
+    shown = {row.number_family for rows in summary.cells["published"] for row in rows}
+    foreign = sorted(shown - {summary.result.number_family})
+    return {family: FOREIGN[min(position, len(FOREIGN) - 1)] for position, family in enumerate(foreign)}
 
 
-def _method(summary: Summary, method: str, columns: Sequence[results.Column], folder: Path) -> Cell:
-    """The name of a method, leading to its first run in the block where a reader can go there."""
-    rows = (row for each in columns for _, row in summary.cells[method, each.key].sets.iterrows())
-    link = next(filter(None, (run_link(row, folder) for row in rows)), None)
-    return method if link is None else Link(method, link.url)
-
-
-def run_link(row: Mapping[str, object], folder: str | os.PathLike[str]) -> Link | None:
+def run_link(one: Mapping[str, Any], folder: str | os.PathLike[str]) -> Link | None:
     """Where a reader finds the run of a set: its tracked page, or else its report or folder beside the table."""
-    run, grid = row["run"], row["grid"]
+    run, grid = one["run"], one["grid"]
     if isinstance(run, str) and urlsplit(run).scheme in ("http", "https"):
         return Link("run", run)
     if not isinstance(grid, str) or Path(grid).is_absolute():
@@ -226,50 +204,76 @@ def run_link(row: Mapping[str, object], folder: str | os.PathLike[str]) -> Link 
     return Link("report" if report else "folder", quote((home / "report.html" if report else home).as_posix()))
 
 
+def _shown(summary: Summary, columns: Sequence[results.Column]) -> list[str]:
+    """The rows of a block: all of a table, in its order; those of a sweep that have an accuracy, best first."""
+    if summary.result.baseline:
+        return list(summary.result.methods)
+    best: dict[str, float] = {}
+    for column in columns:
+        for method, found in summary.of(column)["last_top1"].items():
+            if found:
+                best[method] = max(found.mean, best.get(method, found.mean))
+    return sorted((method for method in summary.result.methods if method in best), key=lambda name: -best[name])
+
+
+def _sets_of(summary: Summary, columns: Sequence[results.Column]) -> dict[str, list[dict[str, Any]]]:
+    """The sets of a block by method, those of the first column first."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for column in columns:
+        for one in summary.sets[summary.sets["column"] == column.key].to_dict("records"):
+            found.setdefault(one["method"], []).append(one)
+    return found
+
+
+def _each(make: Any, group: pd.DataFrame) -> list[Any]:
+    return [make(cell) for _, cell in group.iterrows()]
+
+
+def _value(summary: Summary, method: str, column: results.Column, name: str) -> Any:
+    """Of one cell; ``None`` where the study has no such row."""
+    return summary.cells.at[(method, column.key), name] if method in summary.result.methods else None
+
+
 # Accuracy against a number
 
 
-def ipc_section(summary: Summary) -> Section | None:
-    """Accuracy, and difference to the baseline, against images a class; ``None`` where there is one number of them."""
+def ipc_figures(summary: Summary) -> Iterator[Figure]:
+    """Accuracy, and difference to the baseline, against images a class, where there are several numbers of them."""
     places: dict[tuple[str, str, str], list[results.Column]] = {}
     for column in summary.result.columns:
         places.setdefault((column.dataset, column.student, column.label_protocol), []).append(column)
-    figures = []
+    against = f"difference to {summary.result.baseline}, points"
     for (dataset, student, _), columns in places.items():
         if len({column.ipc for column in columns}) < 2:
             continue
-        accuracies = {
-            method: [(column.ipc, _accuracy(summary.cells[method, column.key])) for column in columns]
-            for method in summary.result.methods
-        }
-        differences = {
-            method: [(column.ipc, _difference(summary.cells[method, column.key])) for column in columns]
-            for method in summary.result.methods
-        }
-        where, key = f"{dataset}, {student}", f"{dataset}_{student}"
-        faded = _behind(summary, accuracies)
-        against = f"difference to {summary.result.baseline}, points"
-        drawn = (("accuracy", f"{noun(summary)}, %", accuracies), ("difference", against, differences))
-        for kind, unit, series in drawn:
-            figures += _lines(f"ipc_{kind}", key, where, unit, "images a class", series, faded=faded, log_x=True)
-    return Section("Accuracy against images a class", figures) if figures else None
+        faded = _behind(summary, columns)
+        for kind, name, unit in (
+            ("ipc_accuracy", "last_top1", f"{noun(summary)}, %"),
+            ("ipc_difference", "difference", against),
+        ):
+            series = {
+                method: [(column.ipc, percent(_value(summary, method, column, name))) for column in columns]
+                for method in summary.result.methods
+            }
+            key, where = f"{dataset}_{student}", f"{dataset}, {student}"
+            yield from _lines(kind, key, where, unit, "images a class", series, faded=faded, log_x=True)
 
 
 def number_sections(summary: Summary) -> Iterator[Section]:
     """Accuracy against each number that was varied, a line for each guidance or what else was varied beside it."""
+    base, unit = summary.result.baseline, f"{noun(summary)}, %"
     for name, lines in swept_numbers(summary.result).items():
-        figures = []
+        figures: list[Figure] = []
         for column in summary.result.columns:
-            series: dict[str, list[tuple[float, object]]] = {}
+            series: dict[str, list[tuple[float, Any]]] = {}
             for method, (line, number) in lines.items():
-                series.setdefault(line, []).append((number, _accuracy(summary.cells[method, column.key])))
-            base = summary.cells.get((summary.result.baseline, column.key))
-            level = (summary.result.baseline, _accuracy(base)) if base and base.last else None
+                series.setdefault(line, []).append((number, percent(_value(summary, method, column, "last_top1"))))
+            level = percent(_value(summary, base, column, "last_top1"))
             key = column.key if name == "guidance scale" else f"{column.key}_{name}"
-            unit = f"{noun(summary)}, %"
-            figures += _lines("scale", key, column.title, unit, name, series, reference=level)
-        if figures:
-            yield Section(f"Accuracy against {name}", figures)
+            figures += _lines(
+                "scale", key, column.title, unit, name, series, reference=(base, level) if level else None
+            )
+        yield Section(f"Accuracy against {name}", figures)
 
 
 def swept_numbers(result: results.TableResult) -> dict[str, dict[str, tuple[str, float]]]:
@@ -278,20 +282,15 @@ def swept_numbers(result: results.TableResult) -> dict[str, dict[str, tuple[str,
     Of a table it is the guidance scale, and lines are methods' names without the number at their end; of a sweep each
     key with numbers, and lines are what else was varied. Fewer than three numbers make no line.
     """
-    if result.settings:
-        keys = dict.fromkeys(key for held in result.settings.values() for key in held)
-        found = {
-            key: {
-                method: (settings_text({each: value for each, value in held.items() if each != key}) or "accuracy",
-                         float(held[key]))
-                for method, held in result.settings.items()
-                if is_number(held.get(key))
-            }
-            for key in keys
-        }  # fmt: skip
-    else:
+    found: dict[str, dict[str, tuple[str, float]]] = {}
+    for method, held in result.settings.items():
+        for key, value in held.items():
+            if is_number(value):
+                rest = {other: each for other, each in held.items() if other != key}
+                found.setdefault(key, {})[method] = settings_text(rest) or "accuracy", float(value)
+    if not result.settings:
         scales = {name: scale for name, scale in result.parameters.items() if name in result.methods}
-        lines = _families(scales)
+        lines = _families(list(scales))
         found = {"guidance scale": {method: (lines[method], scale) for method, scale in scales.items()}}
     return {name: held for name, held in found.items() if len({number for _, number in held.values()}) >= NUMBERS}
 
@@ -307,139 +306,99 @@ def settings_text(settings: Mapping[str, str]) -> str:
     )
 
 
-def is_number(value: str | None) -> bool:
+def is_number(value: str) -> bool:
     """Whether a setting can stand on an axis."""
     try:
-        return value is not None and finite(float(value))
+        return finite(float(value))
     except ValueError:
         return False
 
 
-def _families(scales: Mapping[str, float]) -> dict[str, str]:
+def _families(methods: Sequence[str]) -> dict[str, str]:
     """The line on which each method lies: its name without the number at its end, if that joins any two.
 
-    >>> _families({"mode 0.1": 0.1, "mode 0.2": 0.2, "manifold-0.1": 0.1})
+    >>> _families(["mode 0.1", "mode 0.2", "manifold-0.1"])
     {'mode 0.1': 'mode', 'mode 0.2': 'mode', 'manifold-0.1': 'manifold'}
-    >>> _families({"weak": 0.1, "strong": 0.2})
+    >>> _families(["weak", "strong"])
     {'weak': 'guided', 'strong': 'guided'}
     """
-    names = {name: re.sub(r"[\s_=@,:-]*[\d.]+$", "", name) or name for name in scales}
+    names = {name: re.sub(r"[\s_=@,:-]*[\d.]+$", "", name) or name for name in methods}
     return names if len(set(names.values())) < len(names) else dict.fromkeys(names, "guided")
 
 
 def _lines(
-    kind: str, key: str, where: str, unit: str, against: str, series: Mapping[str, Points], **how: object
-) -> list[Figure]:
+    kind: str, key: str, where: str, unit: str, against: str, series: Mapping[str, Points], **how: Any
+) -> Iterator[Figure]:
     """One plot, where there is something to draw."""
-    if not any(value is not None for points in series.values() for _, value in points):
-        return []
-    plot = partial(line_plot, series, title=unit, x_title=against, **how)
-    beside = f" Dotted: {how['reference'][0]}." if how.get("reference") else ""
-    caption = f"{where}. {WHISKERS}{beside}"
-    return [Figure(plot, caption, f"{unit} against {against}, {where}", name=figure_name(kind, key))]
+    if any(value is not None for points in series.values() for _, value in points):
+        plot = partial(line_plot, series, title=unit, x_title=against, **how)
+        beside = f" Dotted: {how['reference'][0]}." if how.get("reference") else ""
+        caption = f"{where}. {WHISKERS}{beside}"
+        yield Figure(plot, caption, f"{unit} against {against}, {where}", name=figure_name(kind, key))
 
 
-def _behind(summary: Summary, series: Mapping[str, Points]) -> set[str]:
-    """The methods that are neither the baseline nor highest at any number of images a class, nor close to it."""
+def _behind(summary: Summary, columns: Sequence[results.Column]) -> set[str]:
+    """The methods that are neither the baseline nor among the two highest at any number of images a class."""
     kept = {summary.result.baseline}
-    for ipc in {x for points in series.values() for x, _ in points}:
-        here = {name: value.mean for name, points in series.items() for x, value in points if x == ipc and value}
-        kept |= set(sorted(here, key=lambda name: -here[name])[:2])
-    return set(series) - kept
-
-
-def _accuracy(cell: CellSummary) -> object:
-    return percent(cell.last.interval) if cell.last else None
-
-
-def _difference(cell: CellSummary) -> object:
-    return percent(cell.difference)
+    for column in columns:
+        means = {method: found.mean for method, found in summary.of(column)["last_top1"].items() if found}
+        kept |= set(sorted(means, key=lambda name: -means[name])[:2])
+    return set(summary.result.methods) - kept
 
 
 # Classes, details, runs
 
 
-def class_section(summary: Summary) -> Section | None:
-    """Accuracies by class of every method that has them, one heat map a column; ``None`` where nobody has."""
-    figures = []
+def class_figures(summary: Summary) -> Iterator[Figure]:
+    """Classes by methods, a heat map a column; of many classes those in which the methods differ most."""
     for column in summary.result.columns:
-        held = {cell.method: cell.per_class for cell in summary.column(column)}
-        found = {method: values for method, values in held.items() if values}
-        if found:
-            figures.append(_heat(summary, column, found))
-    return Section("Accuracy by class", figures, folded=True) if figures else None
-
-
-def _heat(summary: Summary, column: results.Column, found: Mapping[str, list[float | None]]) -> Figure:
-    """Classes by methods; of many classes those in which the methods differ most."""
-    count = min(map(len, found.values()))
-    names = readable(summary.result.class_names)
-    if len(names) != count:
-        names = tuple(f"class {label}" for label in range(count))
-    by_class = pd.DataFrame({method: values[:count] for method, values in found.items()}, dtype=float) * 100
-    gaps = (by_class.max(axis=1) - by_class.min(axis=1)).fillna(0.0)
-    kept = sorted(gaps.sort_values(ascending=False, kind="stable").index[:SHOWN_CLASSES])
-    base = summary.result.baseline if summary.result.baseline in found else None
-    other = base or "their mean"
-    shown = by_class.loc[kept]
-    plot = partial(
-        heat_map,
-        shown.to_numpy().tolist(),
-        (shown[base] if base else shown.mean(axis=1)).tolist(),
-        rows=[names[label] for label in kept],
-        columns=list(found),
-        title=f"colour: points above (blue) or below (orange) {other}",
-    )
-    left_out = f" The {len(kept)} of {count} classes that differ most." if len(kept) < count else ""
-    alt = f"Accuracy of {len(kept)} classes under {len(found)} methods, {column.title}"
-    caption = f"{column.title}. Last-epoch accuracy in percent.{left_out}"
-    return Figure(plot, caption, alt, name=figure_name("per_class", column.key))
-
-
-def details_section(summary: Summary, scores: bool) -> Section | None:
-    """What was measured besides accuracy, one table a column."""
-    tables = [detail_table(summary, column, scores=scores) for column in summary.result.columns]
-    return Section("More numbers", tables, folded=True) if tables else None
+        by_class = 100 * summary.per_class(column)
+        if by_class.empty:
+            continue
+        count, names = len(by_class), readable(summary.result.class_names)
+        if len(names) != count:
+            names = tuple(f"class {label}" for label in range(count))
+        gaps = (by_class.max(axis=1) - by_class.min(axis=1)).fillna(0.0)
+        shown = by_class.loc[sorted(gaps.sort_values(ascending=False, kind="stable").index[:SHOWN_CLASSES])]
+        base = summary.result.baseline if summary.result.baseline in by_class else None
+        plot = partial(
+            heat_map,
+            shown.to_numpy().tolist(),
+            (shown[base] if base else shown.mean(axis=1)).tolist(),
+            rows=[names[label] for label in shown.index],
+            columns=list(shown),
+            title=f"colour: points above (blue) or below (orange) {base or 'their mean'}",
+        )
+        left_out = f" The {len(shown)} of {count} classes that differ most." if len(shown) < count else ""
+        caption = f"{column.title}. Last-epoch accuracy in percent.{left_out}"
+        alt = f"Accuracy of {len(shown)} classes under {len(by_class.columns)} methods, {column.title}"
+        yield Figure(plot, caption, alt, name=figure_name("per_class", column.key))
 
 
 def detail_table(summary: Summary, column: results.Column, *, scores: bool = False) -> Table:
     """How far sets and students scatter, the best epoch, measures and time; what no method has is left out."""
-    group = [summary.cells[method, column.key] for method in _shown(summary, [column])]
     frechet = measure("frechet_distance")
-    keys = [("frechet_distance", frechet.title, frechet.better)]
-    keys += [(key, key.upper(), end) for key, end in SCORES.items() if scores]
-    drawn: list[tuple[Column, list[Cell]]] = [
-        (Column("method", "method", "setting"), [cell.method for cell in group]),
-        (
-            Column("between", "std between sets, points", percent=True),
-            [cell.last and cell.last.between for cell in group],
-        ),
-        (
-            Column("within", "std within a set, points", percent=True),
-            [cell.last and cell.last.within for cell in group],
-        ),
-        (
-            Column("best_top1", "best epoch, % (not the result)", percent=True),
-            [cell.best and cell.best.interval.mean for cell in group],
-        ),
-        *(
-            (Column(key, title, better=end), [cell.average(f"measure_{key}") for cell in group])
-            for key, title, end in keys
-        ),
-        (Column("ratio", "guidance / noise"), [cell.average("guidance_ratio") for cell in group]),
-        (Column("kept", "energy kept, %", percent=True), [cell.average("guidance_kept") for cell in group]),
-        (Column("seconds", "seconds a set"), [cell.seconds for cell in group]),
+    columns = [
+        Column("method", "method", "setting"),
+        Column("last_top1_between_sets", "std between sets, points", percent=True),
+        Column("last_top1_within_set", "std within a set, points", percent=True),
+        Column("best_top1", "best epoch, % (not the result)", percent=True),
+        Column("measure_frechet_distance", frechet.title, better=frechet.better),
+        *(Column(f"measure_{key}", key.upper(), better=end) for key, end in SCORES.items() if scores),
+        Column("guidance_ratio", "guidance / noise"),
+        Column("guidance_kept", "energy kept, %", percent=True),
+        Column("seconds", "seconds a set"),
     ]
-    return Table.of(drawn, column.title + label_note(column))
+    group = summary.of(column, _shown(summary, [column]))
+    held = [(each, list(group[each.key])) for each in columns if each.key in group]
+    return Table.of(held, column.title + label_note(column))
 
 
-def elsewhere_table(summary: Summary) -> Table | None:
-    """Published numbers of methods that this study does not run, by column; ``None`` without any."""
+def elsewhere_table(summary: Summary) -> Table:
+    """Published numbers of methods that this study does not run, by column."""
     rows: dict[tuple[str, str, str], dict[str, str]] = {}
     for column, row in summary.not_run:
         rows.setdefault((row.method, row.kind, row.source), {})[column.key] = _published(row)
-    if not rows:
-        return None
     shared, titles = summary.titles
     columns = [Column("method", "method", "setting"), Column("kind", "kind", "setting")]
     columns += [Column(column.key, f"{titles[column.key]}, %", "setting") for column in summary.result.columns]
@@ -455,28 +414,18 @@ def elsewhere_table(summary: Summary) -> Table | None:
 
 def runs_table(summary: Summary, folder: str | os.PathLike[str]) -> Table:
     """One row a distilled set, with a link to its run or its folder below ``folder``."""
-    titles = summary.titles[1]
+    titles, sets = summary.titles[1], summary.sets
     columns = [
         Column("method", "method", "setting"),
         Column("column", "column", "setting"),
         Column("seed", "seed", "setting"),
-        Column("last_top1", "mean of its students, %", percent=True),
+        Column("mean_top1", "mean of its students, %", percent=True),
         Column("run", "run", "setting"),
         Column("code_version", "code", "setting"),
     ]
-    rows: list[Sequence[Cell]] = [
-        [
-            cell.method,
-            titles[cell.column.key],
-            int(row["seed"]),
-            float(cell.students.loc[cell.students["seed"] == row["seed"], "last_top1"].mean()),
-            run_link(row, folder),
-            row["code_version"],
-        ]
-        for cell in summary.cells.values()
-        for _, row in cell.sets.iterrows()
-    ]
-    return Table(columns, rows)
+    links = [run_link(one, folder) for one in sets.to_dict("records")]
+    shown = sets.assign(column=sets["column"].map(titles), run=pd.Series(links, sets.index, dtype=object))
+    return Table(columns, shown[[column.key for column in columns]].to_numpy(dtype=object).tolist())
 
 
 # Sentences without which the numbers could be misread
@@ -496,42 +445,33 @@ def label_note(column: results.Column) -> str:
 
 def notices(summary: Summary) -> list[str]:
     """What must not be overlooked."""
-    found = []
-    if summary.result.split == "validation":
+    found, result = [], summary.result
+    if result.split == "validation":
         found.append(
             "VALIDATION accuracies, not test results: judged on images held out of the training split, "
             "for choosing settings. The test split was not read, and published (test) accuracies are left out."
         )
-    if summary.result.baseline and (summary.missing or summary.lacking):
-        found.append(f"Unfinished: {_unfinished(summary)}.")
+    if result.baseline:
+        total, lacking = summary.cells["sets_asked"].sum(), summary.cells["lacking"].sum()
+        held = {(one.method, one.column, one.seed) for one in result.sets}
+        failed = sum((one.method, one.column, one.seed) not in held for one in result.failed)
+        parts = [f"{summary.missing} of {total} sets are missing"] if summary.missing else []
+        parts += [f"{failed} of them failed"] if failed else []
+        parts += [f"fewer students than asked for in {lacking} of {total} sets"] if lacking else []
+        found += [f"Unfinished: {', '.join(parts)}."] if summary.missing or lacking else []
     return found
-
-
-def _unfinished(summary: Summary) -> str:
-    total = sum(cell.asked for cell in summary.cells.values())
-    held = {(one.method, one.column, one.seed) for one in summary.result.sets}
-    failed = sum((one.method, one.column, one.seed) not in held for one in summary.result.failed)
-    parts = []
-    if summary.missing:
-        parts.append(f"{summary.missing} of {total} sets are missing")
-    if failed:
-        parts.append(f"{failed} of them failed")
-    if summary.lacking:
-        parts.append(f"fewer students than asked for in {summary.lacking} of {total} sets")
-    return ", ".join(parts)
 
 
 def explanations(summary: Summary) -> list[str]:
     """How to read the numbers: one sentence or two each."""
-    result = summary.result
+    result, cells = summary.result, summary.cells
     found = [
         "Means are over distilled sets, each the mean of its students; the sets are the independent unit, since "
         "students of one set are not independent. A cell with one set has no interval.",
     ]
-    if repeating := dict.fromkeys(cell.method for cell in summary.cells.values() if cell.repeats):
-        names = ", ".join(repeating)
+    if repeating := dict.fromkeys(cells.loc[cells["sets_distinct"] < cells["sets"], "method"]):
         paired = "; differences pair all seeds" if result.baseline else ""
-        found.append(f"Seeds that gave the same images count as one set ({names}){paired}.")
+        found.append(f"Seeds that gave the same images count as one set ({', '.join(repeating)}){paired}.")
     if summary.comparisons:
         found.append(
             f"▲ better, ▼ worse than {result.baseline}: the 95 % interval of the difference on the same distillation "
@@ -547,13 +487,16 @@ def explanations(summary: Summary) -> list[str]:
             f"{summary.comparisons} comparisons, not corrected for their number: between equals about "
             f"{0.05 * summary.comparisons:.1f} of them would be marked by chance."
         )
-    if any(cell.published for cell in summary.cells.values()):
+    if any(cells["published"]):
         found.append(
             f"Published numbers are of the family “{result.number_family}”, ± as their source gives it: most give a "
             "standard deviation, no interval."
         )
     for family, sign in foreign_signs(summary).items():
-        found.append(f"{sign} published in another number family (“{family}”): {FAMILY_WARNING}.")
+        found.append(
+            f"{sign} published in another number family (“{family}”): absolute values of different families do not "
+            "compare."
+        )
     return found
 
 
@@ -562,7 +505,7 @@ def notes(summary: Summary, scores: bool) -> list[str]:
     found = [f"Note: {note}" for note in summary.result.notes]
     if scores and any(key in one.measures for one in summary.result.sets for key in SCORES):
         found.append(
-            "HLR, IOR, LRS, ARS: DD-Ranking's scores of accuracies as fractions. Its published code puts percentages "
+            "HLR, IOR, LRS: DD-Ranking's scores of accuracies as fractions. Its published code puts percentages "
             "into the exponential, so its numbers and these do not compare."
         )
     elif scores:
@@ -572,33 +515,28 @@ def notes(summary: Summary, scores: bool) -> list[str]:
 
 def facts(summary: Summary) -> list[str]:
     """Seeds, protocol, hardware, time and code: one line each."""
-    result = summary.result
-    protocols = sorted({column.label_protocol for column in result.columns})
+    result, sets = summary.result, summary.sets
+    protocols, students = (
+        ", ".join(sorted({getattr(column, name) for column in result.columns}))
+        for name in ("label_protocol", "student")
+    )
     baseline = f"Baseline: {result.baseline}. " if result.baseline else ""
     found = [
         f"{baseline}Distillation seeds: {', '.join(map(str, result.seeds))}. "
         f"Student seeds: {result.student_seeds_text}. Judged on the {result.split} split.",
-        f"Label protocol: {', '.join(protocols)}. Students: {', '.join(sorted({c.student for c in result.columns}))}.",
+        f"Label protocol: {protocols}. Students: {students}.",
     ]
-    if stages := computing_seconds(result.sets):
+    stages = computing_seconds(sets)
+    if len(stages):
         parts = ", ".join(f"{stage} {seconds_text(value)}" for stage, value in stages.items())
-        found.append(f"Time: {seconds_text(stages.total())} of computing in all ({parts}).")
-    hardware = sorted({one.hardware for one in result.sets if one.hardware})
-    found += [f"Hardware: {'; '.join(hardware)}."] if hardware else []
-    versions = Counter(one.code_version for one in result.sets if one.code_version)
-    if versions:
-        counted = ", ".join(
-            f"{version} ({count} set{'s' if count > 1 else ''})" for version, count in versions.most_common()
-        )
-        found.append(f"Code version: {counted}.")
+        found.append(f"Time: {seconds_text(stages.sum())} of computing in all ({parts}).")
+    if hardware := sorted(set(filter(None, sets["hardware"]))):
+        found.append(f"Hardware: {'; '.join(hardware)}.")
+    versions = sets.loc[sets["code_version"] != "", "code_version"].value_counts()
+    if len(versions):
+        counted = (f"{version} ({count} set{'s' if count > 1 else ''})" for version, count in versions.items())
+        found.append(f"Code version: {', '.join(counted)}.")
     return found
-
-
-def foreign_signs(summary: Summary) -> dict[str, str]:
-    """The sign of each number family that is shown and is not the study's own."""
-    shown = {row.number_family for cell in summary.cells.values() for row in cell.published}
-    foreign = sorted(shown - {summary.result.number_family})
-    return {family: FOREIGN[min(position, len(FOREIGN) - 1)] for position, family in enumerate(foreign)}
 
 
 def figure_name(kind: str, key: str) -> str:
@@ -613,23 +551,15 @@ def _published(row: Published) -> str:
 
 def _place(columns: Sequence[results.Column]) -> str:
     """What the columns of a block share besides its number of images."""
-    shared = []
-    for name in ("dataset", "student", "label_protocol"):
-        values = {getattr(column, name) for column in columns}
-        shared += values if len(values) == 1 else []
-    return ", ".join(shared)
+    values = [{getattr(column, name) for column in columns} for name in ("dataset", "student", "label_protocol")]
+    return ", ".join(each.pop() for each in values if len(each) == 1)
 
 
 def _own_title(column: results.Column, columns: Sequence[results.Column]) -> str:
     """What tells a column from the others of its block."""
-    parts = [
-        getattr(column, name)
-        for name in ("student", "label_protocol")
-        if len({getattr(each, name) for each in columns}) > 1
-    ]
-    title = ", ".join(parts)
-    titles = [tuple(getattr(each, name) for name in ("student", "label_protocol")) for each in columns]
-    return title if len(set(titles)) == len(titles) else column.key
+    differ = [name for name in ("student", "label_protocol") if len({getattr(each, name) for each in columns}) > 1]
+    titles = [", ".join(getattr(each, name) for name in differ) for each in columns]
+    return titles[columns.index(column)] if len(set(titles)) == len(titles) else column.key
 
 
 def _thumbnail(file: Path) -> Image.Image | None:

@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from manifoldgd.errors import UserError, require
+from manifoldgd.study.results import Column
 
 FILE = Path(__file__).with_name("published_results.csv")
 TEXTS = ("dataset", "number_family", "labels", "student", "method", "kind", "source")
@@ -35,6 +36,11 @@ class Published:
     std: float | None  # as the source gives it, over whatever it repeats
     source: str
 
+    def stands_beside(self, column: Column) -> bool:
+        """Whether it was measured where a column is; hard and soft labels are never crossed."""
+        names = ("dataset", "labels", "student", "ipc")
+        return all(getattr(self, name) == getattr(column, name) for name in names)
+
 
 @cache
 def published_results() -> tuple[Published, ...]:
@@ -48,54 +54,38 @@ def read_published(file: Path) -> tuple[Published, ...]:
     Raises:
         UserError: a column is missing, or a number is none.
     """
+    rows = []
     with file.open(encoding="utf-8", newline="") as stream:
-        return tuple(_row(file, position, row) for position, row in enumerate(csv.DictReader(stream), start=2))
+        for line, held in enumerate(csv.DictReader(stream), start=2):
+            missing = [key for key in (*TEXTS, *NUMBERS) if not held.get(key)]
+            require(not missing, f"{file}, line {line}: {', '.join(missing)} missing; only std may be empty")
+            try:
+                top1, ipc = float(held["top1_percent"]) / 100, int(held["ipc"])
+                std = float(held["std"]) / 100 if held.get("std") else None
+            except ValueError as error:
+                raise UserError(f"{file}, line {line}: {error}; expected numbers in ipc, top1_percent, std") from error
+            rows.append(Published(top1=top1, std=std, ipc=ipc, **{key: held[key] for key in TEXTS}))
+    return tuple(rows)
 
 
 def find_published(
-    rows: Collection[Published], *, dataset: str, labels: str, student: str, ipc: int, method: str, number_family: str
+    rows: Collection[Published], column: Column, *, method: str, number_family: str
 ) -> tuple[Published, ...]:
     """What was published for one cell: the row of ``number_family``, or else those of all other families.
 
     Args:
         rows: where to look.
-        dataset: name of the dataset, variant included.
-        labels: ``"hard"`` or ``"soft"``; never crossed.
-        student: as results call it.
-        ipc: images a class.
+        column: of the cell.
         method: as the publications call it.
         number_family: the family wanted. Rows of any other need a mark: compare their ``number_family`` with it.
     """
-    place = (dataset, labels, student, ipc, method)
-    found = [row for row in rows if (row.dataset, row.labels, row.student, row.ipc, row.method) == place]
+    found = [row for row in rows if row.stands_beside(column) and row.method == method]
     return tuple([row for row in found if row.number_family == number_family] or found)
 
 
 def not_run(
-    rows: Collection[Published],
-    *,
-    dataset: str,
-    labels: str,
-    student: str,
-    ipc: int,
-    number_family: str,
-    run: Collection[str],
+    rows: Collection[Published], column: Column, *, number_family: str, run: Collection[str]
 ) -> tuple[Published, ...]:
     """What ``number_family`` holds for a column besides the methods in ``run`` (published names), best first."""
-    place = (dataset, labels, student, ipc, number_family)
-    found = [row for row in rows if (row.dataset, row.labels, row.student, row.ipc, row.number_family) == place]
+    found = [row for row in rows if row.stands_beside(column) and row.number_family == number_family]
     return tuple(sorted((row for row in found if row.method not in run), key=lambda row: -row.top1))
-
-
-def _row(file: Path, line: int, held: dict[str, str]) -> Published:
-    missing = [key for key in (*TEXTS, *NUMBERS) if not held.get(key)]
-    require(not missing, f"{file}, line {line}: {', '.join(missing)} missing; only std may be empty")
-    try:
-        return Published(
-            top1=float(held["top1_percent"]) / 100,
-            std=float(held["std"]) / 100 if held.get("std") else None,
-            ipc=int(held["ipc"]),
-            **{key: held[key] for key in TEXTS},
-        )
-    except ValueError as error:
-        raise UserError(f"{file}, line {line}: {error}; expected numbers in ipc, top1_percent and std") from error

@@ -13,7 +13,7 @@ from manifoldgd.study.board import RECORD
 from manifoldgd.study.cells import Cell, Place
 from manifoldgd.study.rendering import write_texts
 from manifoldgd.study.results import SetResult, TableResult
-from manifoldgd.study.scored import without_scores
+from manifoldgd.study.scores import without_scores
 
 SHOWN = 5  # cells named in an error
 
@@ -126,7 +126,7 @@ def write_record(home: Path, result: TableResult, *, scores: bool = False) -> No
     the pictures of its sets, which take a thousand times the room.
     """
     recorded = replace(result, sets=tuple(replace(one, grid=None) for one in result.sets))
-    without_scores(recorded).save(home / RECORD)  # they follow from all rows, which may be measured again
+    replace(recorded, sets=tuple(map(without_scores, recorded.sets))).save(home / RECORD)
     write_texts(home, recorded, scores=scores)
 
 

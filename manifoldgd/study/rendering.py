@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +14,7 @@ from manifoldgd.report.content import Page
 from manifoldgd.report.html import html
 from manifoldgd.study.page import study_page
 from manifoldgd.study.results import TableResult
-from manifoldgd.study.summary import Summary, cells_csv, students_csv, summarise
+from manifoldgd.study.statistics import Summary, cells_csv, students_csv
 from manifoldgd.study.swept import Job, swept_result
 
 FIGURES = "figures"
@@ -38,38 +38,38 @@ def write_table(folder: Path, result: TableResult, *, scores: bool = False) -> s
         UserError: no columns, or hard and soft labels in one table.
         OSError: the folder is not writable.
     """
-    summary = summarise(result)
-    page = study_page(summary, folder, scores=scores)
-    _write_texts(folder, summary, page)
-    names = {figure.name: figure for figure in page.figures()}
-    for file in _drawn_before(folder / FIGURES, names):
-        file.unlink()
-    for name, figure in names.items():
+    page = write_texts(folder, result, scores=scores)
+    figures = {figure.name: figure for figure in page.figures()}
+    for file in (folder / FIGURES).glob("*.png"):
+        if file.stem not in figures and _is_ours(file):
+            file.unlink()
+    for name, figure in figures.items():
         atomic_write_bytes(folder / FIGURES / f"{name}.png", figure.png())
     atomic_write_text(folder / "report.html", html(page))
     return text.terminal(page)
 
 
-def write_texts(folder: Path, result: TableResult, *, scores: bool = False) -> None:
+def write_texts(folder: Path, result: TableResult, *, scores: bool = False) -> Page:
     """Write the numbers: ``table.csv`` (a row a cell), ``results.csv`` (a row a student), ``table.md``, ``table.tex``.
 
     Args:
         folder: where to write; made if missing.
         result: the table.
         scores: see :func:`write_table`, also for what is raised.
+
+    Returns:
+        The page that the documents are of.
     """
-    summary = summarise(result)
-    _write_texts(folder, summary, study_page(summary, folder, scores=scores))
-
-
-def _write_texts(folder: Path, summary: Summary, page: Page) -> None:
+    summary = Summary(result)
+    page = study_page(summary, folder, scores=scores)
     atomic_write_text(folder / "table.csv", cells_csv(summary))
     atomic_write_text(folder / "results.csv", students_csv(summary))
     atomic_write_text(folder / "table.md", text.markdown(page))
-    atomic_write_text(folder / "table.tex", text.latex(page, summary.result.name))
+    atomic_write_text(folder / "table.tex", text.latex(page, result.name))
+    return page
 
 
-def write_sweep(folder: Path, jobs: list[Job], failed: list[tuple[str, str]], *, title: str) -> str:
+def write_sweep(folder: Path, jobs: Sequence[Job], failed: Sequence[tuple[str, str]], *, title: str) -> str:
     """Write ``sweep.html``, ``sweep.md``, ``sweep.csv`` (a row a cell) and ``results.csv`` (a row a student).
 
     ``failed.csv`` holds the failed jobs; it is written whether or not there are any, so that an old one never lingers.
@@ -87,8 +87,7 @@ def write_sweep(folder: Path, jobs: list[Job], failed: list[tuple[str, str]], *,
         UserError: a record has another format.
     """
     atomic_write_text(folder / "failed.csv", pd.DataFrame(failed, columns=["job", "reason"]).to_csv(index=False))
-    result = swept_result(folder, jobs, name=folder.name, title=title)
-    summary = summarise(result) if jobs else Summary(result, {})
+    summary = Summary(swept_result(folder, jobs, title=title))
     page = study_page(summary, folder, failures=failed)
     atomic_write_text(folder / "sweep.csv", cells_csv(summary))
     atomic_write_text(folder / "results.csv", students_csv(summary))
@@ -97,14 +96,10 @@ def write_sweep(folder: Path, jobs: list[Job], failed: list[tuple[str, str]], *,
     return text.terminal(page)
 
 
-def _drawn_before(folder: Path, kept: Collection[str]) -> Iterator[Path]:
-    """Pictures in a folder that this package drew, which they say themselves, and that are not drawn any more."""
-    for file in folder.glob("*.png"):
-        if file.stem not in kept:
-            try:
-                with Image.open(file) as image:
-                    ours = image.info.get("Software") == "manifoldgd"
-            except (OSError, ValueError):
-                continue
-            if ours:
-                yield file
+def _is_ours(file: Path) -> bool:
+    """Whether this package drew a picture, which its pictures say themselves."""
+    try:
+        with Image.open(file) as image:
+            return image.info.get("Software") == "manifoldgd"
+    except (OSError, ValueError):
+        return False

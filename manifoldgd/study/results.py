@@ -123,15 +123,15 @@ class TableResult:
 
     name: str  # folder under experiments/
     title: str
-    question: str
+    question: str = ""
     columns: tuple[Column, ...]
     methods: tuple[str, ...]  # rows, in the order of table.yaml
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...] = ()  # none where columns differ in them
     seeds: tuple[int, ...]  # distillation seeds asked for
-    student_seeds: tuple[int, ...]  # asked for, where a column has none of its own
-    baseline: str  # method that the others are compared with, on the same seeds; empty in a sweep, which has none
+    student_seeds: tuple[int, ...] = ()  # asked for, where a column has none of its own
+    baseline: str = ""  # method that the others are compared with, on the same seeds; a sweep has none
     split: Literal["test", "validation"]  # which images judged
-    number_family: str  # family of published numbers that may stand beside these (``published_results.csv``)
+    number_family: str = ""  # of published numbers that may stand beside these (``published_results.csv``)
     published_as: Mapping[str, str] = field(default_factory=dict)  # method -> its name in published_results.csv
     parameters: Mapping[str, float] = field(default_factory=dict)  # method -> guidance scale, for that plot
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # of a sweep: method -> key -> value
@@ -147,18 +147,10 @@ class TableResult:
     @property
     def student_seeds_text(self) -> str:
         """The student seeds of the table, and of the columns that have others; for people."""
-        groups: dict[tuple[int, ...], list[str]] = {}
+        groups: dict[str, list[str]] = {}
         for key, seeds in self.students.items():
-            groups.setdefault(seeds, []).append(key)
-        listed = {seeds: ", ".join(map(str, seeds)) for seeds in groups}
-        if len(groups) == 1:
-            return next(iter(listed.values()))
-        return "; ".join(f"{listed[seeds]} ({', '.join(keys)})" for seeds, keys in groups.items())
-
-    def of(self, method: str, column: str) -> tuple[SetResult, ...]:
-        """The finished sets of one cell, by distillation seed."""
-        found = [one for one in self.sets if one.method == method and one.column == column]
-        return tuple(sorted(found, key=lambda one: one.seed))
+            groups.setdefault(", ".join(map(str, seeds)), []).append(key)
+        return "; ".join(f"{seeds} ({', '.join(keys)})" if len(groups) > 1 else seeds for seeds, keys in groups.items())
 
     def save(self, file: Path) -> None:
         """Write ``results.json``, whole or not at all."""

@@ -1,4 +1,4 @@
-r"""DD-Ranking's scores: how much of an accuracy is the images', not the labels' or the augmentation's.
+r"""DD-Ranking's scores: how much of an accuracy is the images', not the labels'.
 
 Source: Li et al., *DD-Ranking: Rethinking the Evaluation of Dataset Distillation*, 2025, arXiv 2505.13300; the formulas
 as its documentation and code state them (github.com/NUS-HPC-AI-Lab/DD-Ranking, ``doc/introduction.md`` and
@@ -8,16 +8,22 @@ as its documentation and code state them (github.com/NUS-HPC-AI-Lab/DD-Ranking, 
 map ``(e^a - e^-1) / (e - e^-1)`` gives for ``a`` in [-1, 1] alone. The published code hands it differences of
 *percentages*: ten points below count as ``a = -10`` instead of -0.1. Whatever loses a few points then scores the same
 -0.157, a gain of five points scores 63, and a mean over runs is that of the luckiest. Numbers of that code and numbers
-of this module never compare.
-
-Every function takes accuracies of one dataset, network and number of images. Means over seeds are the caller's.
+of this module never compare. Its ARS needs students trained without augmentation, which no protocol here trains.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
+from statistics import fmean
 
-E_LOW, E_HIGH = math.exp(-1), math.exp(1)
+from manifoldgd.errors import require
+from manifoldgd.report.content import End
+from manifoldgd.study.results import SetResult, TableResult
+
+# The scores among the measures of a set, with the better end.
+SCORES: Mapping[str, End] = {"hlr": "low", "ior": "high", "lrs": "high"}
 
 
 def hard_label_recovery(full: float, distilled: float) -> float:
@@ -26,36 +32,29 @@ def hard_label_recovery(full: float, distilled: float) -> float:
     ``HLR = acc(real, hard) - acc(distilled, hard)``, in [-1, 1]; lower is better, 0 is full recovery.
 
     Args:
-        full: Accuracy of a network trained on the whole real training split, in [0, 1]; see
+        full: accuracy in [0, 1] of a network trained on the whole real training split; see
             :func:`manifoldgd.pipeline.classifiers.full_data_accuracy`.
-        distilled: Accuracy of the same network trained on the distilled set under hard labels, in [0, 1].
+        distilled: accuracy in [0, 1] of the same network trained on the distilled set under hard labels.
 
     Raises:
-        ValueError: An accuracy outside [0, 1].
+        ValueError: an accuracy outside [0, 1].
 
     >>> hard_label_recovery(0.875, 0.75)
     0.125
     """
-    return _fraction("full", full) - _fraction("distilled", distilled)
+    return _within("full", full, 0) - _within("distilled", distilled, 0)
 
 
 def improvement_over_random(distilled: float, random: float) -> float:
     """IOR: what the set gains over as many random real images, both under one protocol of any kind.
 
-    ``IOR = acc(distilled, any) - acc(random, any)``, in [-1, 1]; higher is better, 0 is no gain.
-
-    Args:
-        distilled: Accuracy of a network trained on the distilled set, in [0, 1].
-        random: Accuracy of the same network trained on random real images, as many a class, under the same label
-            protocol, in [0, 1].
-
-    Raises:
-        ValueError: An accuracy outside [0, 1].
+    ``IOR = acc(distilled, any) - acc(random, any)``, in [-1, 1]; higher is better, 0 is no gain. Arguments and errors
+    as for HLR.
 
     >>> improvement_over_random(0.75, 0.5)
     0.25
     """
-    return _fraction("distilled", distilled) - _fraction("random", random)
+    return _within("distilled", distilled, 0) - _within("random", random, 0)
 
 
 def label_robust_score(recovery: float, improvement: float, weight: float) -> float:
@@ -70,55 +69,60 @@ def label_robust_score(recovery: float, improvement: float, weight: float) -> fl
         weight: ``w`` in [0, 1]; DD-Ranking's leaderboard takes 0.5.
 
     Raises:
-        ValueError: An argument outside its range.
+        ValueError: an argument outside its range.
 
     >>> round(label_robust_score(0.2, 0.1, 0.5), 4)  # a = 0.05 - 0.1
     0.2482
     >>> label_robust_score(-1.0, 1.0, 0.5), label_robust_score(1.0, -1.0, 0.5)
     (1.0, 0.0)
     """
-    _difference("recovery", recovery)
-    return _normalised(weight, improvement, -recovery)
+    weight = _within("weight", weight, 0)
+    exponent = weight * _within("improvement", improvement, -1) - (1 - weight) * _within("recovery", recovery, -1)
+    return (math.exp(exponent) - math.exp(-1)) / (math.exp(1) - math.exp(-1))
 
 
-def augmentation_robust_score(augmented: float, plain: float, weight: float) -> float:
-    """ARS: improvement over random with and without augmentation in one number, in [0, 1]; higher is better.
+def with_scores(result: TableResult, *, random: str, full: Mapping[str, float], weight: float) -> TableResult:
+    """The table with ``hlr``, ``ior`` and ``lrs`` among the measures of its sets, where they are defined.
 
-    ``ARS = (e^b - e^-1) / (e - e^-1)`` with ``b = g * IOR(augmented) + (1 - g) * IOR(plain)``: a set that helps only
-    under its own augmentation loses.
+    A set's accuracy is the mean over its students, last epoch. ``ior`` compares it with the random set of the same
+    seed and column, whatever the labels. ``hlr`` needs hard labels, so in a soft-label table it is missing, and ``lrs``
+    with it.
 
     Args:
-        augmented: IOR of students trained with augmentation, in [-1, 1].
-        plain: IOR of students trained without, in [-1, 1].
-        weight: ``g`` in [0, 1]; DD-Ranking's code takes 0.5.
+        result: a table, finished or not.
+        random: the method whose sets are random real images.
+        full: by column, accuracy in [0, 1] of the column's student trained with class labels on all real images;
+            columns may be missing.
+        weight: of ``ior`` in ``lrs``, in [0, 1].
 
     Raises:
-        ValueError: An argument outside its range.
-
-    >>> round(augmentation_robust_score(0.2, 0.1, 0.5), 4)  # b = 0.15
-    0.3378
-    >>> round(augmentation_robust_score(0.0, 0.0, 0.5), 4)
-    0.2689
+        UserError: the table has no such method or column.
     """
-    _difference("plain", plain)
-    return _normalised(weight, augmented, plain)
+    require(random in result.methods, f"scores: no method {random!r} in {result.name}; name the random real images")
+    labels = {column.key: column.labels for column in result.columns}
+    unknown = [key for key in full if key not in labels]
+    require(not unknown, f"scores: no columns {', '.join(unknown)} in {result.name}; correct their keys")
+    baselines = {(one.column, one.seed): fmean(one.last) for one in result.sets if one.method == random}
+
+    def scored(one: SetResult) -> SetResult:
+        scores, accuracy = {}, fmean(one.last)
+        if one.column in full and labels[one.column] == "hard":
+            scores["hlr"] = hard_label_recovery(full[one.column], accuracy)
+        if (one.column, one.seed) in baselines:
+            scores["ior"] = improvement_over_random(accuracy, baselines[one.column, one.seed])
+        if len(scores) == 2:
+            scores["lrs"] = label_robust_score(scores["hlr"], scores["ior"], weight)
+        return replace(one, measures={**one.measures, **scores})
+
+    return replace(result, sets=tuple(map(scored, result.sets)))
 
 
-def _normalised(weight: float, first: float, second: float) -> float:
-    """The weighted mean of two differences, carried from [-1, 1] to [0, 1] by an exponential."""
-    _difference("difference", first)
-    if not 0 <= weight <= 1:
-        raise ValueError(f"weight: expected a share in [0, 1], got {weight}")
-    exponent = weight * first + (1 - weight) * second
-    return (math.exp(exponent) - E_LOW) / (E_HIGH - E_LOW)
+def without_scores(one: SetResult) -> SetResult:
+    """The set with what was measured of it alone: scores follow from all rows, which may be measured again."""
+    return replace(one, measures={name: value for name, value in one.measures.items() if name not in SCORES})
 
 
-def _fraction(name: str, accuracy: float) -> float:
-    if not 0 <= accuracy <= 1:
-        raise ValueError(f"{name}: expected an accuracy in [0, 1], got {accuracy}; divide percentages by 100")
-    return accuracy
-
-
-def _difference(name: str, value: float) -> None:
-    if not -1 <= value <= 1:
-        raise ValueError(f"{name}: expected a difference of fractions in [-1, 1], got {value}; divide points by 100")
+def _within(name: str, value: float, low: int) -> float:
+    if not low <= value <= 1:
+        raise ValueError(f"{name}: expected a fraction in [{low}, 1], got {value}; divide percentages by 100")
+    return value

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from PIL import Image
 
 from manifoldgd.store.keys import key_of
 from manifoldgd.study.results import TableResult
-from manifoldgd.study.summary import CellSummary, summarise
-from manifoldgd.study.timing import computing_seconds
+from manifoldgd.study.statistics import Summary, computing_seconds
 from manifoldgd.tracking.tracker import Tracker, run_tags
 
 JOB_TYPE = "table"  # of this run; the cells' runs are of the type "cell"
@@ -49,12 +48,12 @@ def track_table(tracker: Tracker, result: TableResult, figures: Path, *, group: 
     )
     exit_code, url = 1, tracker.url
     try:
-        summary = summarise(result)
-        cells = [cell for column in result.columns for cell in summary.column(column) if cell.last]
-        tables = {TABLE: _columns(_rows(result, cells)), PER_CLASS: _columns(_per_class(cells, result.class_names))}
+        summary = Summary(result)
+        cells = _cells(summary)
+        tables = {TABLE: cells, PER_CLASS: _per_class(summary)}
         tracker.finish(
             summary={"cells/finished": len(cells), "sets/failed": len(result.failed), **_numbers(cells)},
-            tables={name: columns for name, columns in tables.items() if columns},
+            tables={name: table.to_dict("list") for name, table in tables.items() if len(table)},
             images={f"{FIGURES}{file.stem}": _picture(file) for file in sorted(figures.glob("*.png"))},
         )
         exit_code = 0
@@ -76,51 +75,45 @@ def _facts(result: TableResult) -> dict[str, Any]:
     }
 
 
-def _statistics(cell: CellSummary) -> dict[str, float | None]:
-    """Of the last epoch, over different sets: students of one are no independent repetitions."""
-    return {"mean": cell.last.interval.mean, "std": cell.last.between, "ci95": cell.last.interval.half}
+def _cells(summary: Summary) -> pd.DataFrame:
+    """The finished cells; statistics of the last epoch are over different sets: students of one are no repetitions."""
+    rows = [
+        {
+            **{name: cell[name] for name in ("column", "dataset", "ipc", "student", "method")},
+            "mean": cell["last_top1"].mean,
+            "std": cell["last_top1_between_sets"],
+            "ci95": cell["last_top1"].half,
+            "best_epoch_mean": cell["best_top1"],
+            "sets": cell["sets_distinct"],
+            "students": cell["students"],
+            "seconds": computing_seconds(summary.sets_of(method, column)).sum(),
+        }
+        for column in summary.result.columns
+        for method, cell in summary.of(column).iterrows()
+        if cell["last_top1"]
+    ]
+    return pd.DataFrame(rows, dtype=object)
 
 
-def _numbers(cells: list[CellSummary]) -> dict[str, float]:
+def _numbers(cells: pd.DataFrame) -> dict[str, float]:
     return {
-        f"{cell.column.key}/{cell.method}/{name}": value
-        for cell in cells
-        for name, value in _statistics(cell).items()
-        if value is not None
+        f"{cell['column']}/{cell['method']}/{name}": cell[name]
+        for _, cell in cells.iterrows()
+        for name in ("mean", "std", "ci95")
+        if cell[name] is not None
     }
 
 
-def _rows(result: TableResult, cells: list[CellSummary]) -> Iterator[dict[str, Any]]:
-    for cell in cells:
-        column = cell.column
-        yield {
-            "column": column.key,
-            "dataset": column.dataset,
-            "ipc": column.ipc,
-            "student": column.student,
-            "method": cell.method,
-            **_statistics(cell),
-            "best_epoch_mean": cell.best and cell.best.interval.mean,
-            "sets": len(cell.distinct),
-            "students": cell.last.students,
-            "seconds": computing_seconds(result.of(cell.method, column.key)).total(),
-        }
-
-
-def _per_class(cells: list[CellSummary], class_names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    for cell in cells:
-        accuracies = cell.per_class or ()
-        if len(accuracies) == len(class_names):  # not of a column with classes of its own
-            for name, accuracy in zip(class_names, accuracies, strict=True):
-                yield {"column": cell.column.key, "method": cell.method, "class": name, "accuracy": accuracy}
-
-
-def _columns(rows: Iterator[dict[str, Any]]) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {}
-    for row in rows:
-        for name, value in row.items():
-            columns.setdefault(name, []).append(value)
-    return columns
+def _per_class(summary: Summary) -> pd.DataFrame:
+    """A row a class and cell; not of a column with classes of its own."""
+    rows = [
+        {"column": column.key, "method": method, "class": name, "accuracy": accuracy}
+        for column in summary.result.columns
+        for method, accuracies in summary.per_class(column).items()
+        if len(accuracies) == len(summary.result.class_names)
+        for name, accuracy in zip(summary.result.class_names, accuracies, strict=True)
+    ]
+    return pd.DataFrame(rows)
 
 
 def _picture(file: Path) -> Image.Image:

@@ -221,7 +221,7 @@ def test_real_cells(capsys, shared_cache):
         assert (OUTPUT / one.grid).is_file()
         assert set(one.seconds) >= {"students", "metrics"}
         assert one.hardware
-    assert held.of("mode", "one")[0].guidance["ratio"] > 0
+    assert next(each for each in held.sets if (each.method, each.column) == ("mode", "one")).guidance["ratio"] > 0
     again = ("columns=one", "seeds=0", "sampler.steps=3", "student.protocol.epochs=1", f"cache={shared_cache}")
     assert table(*again, "student_seeds=[0,1]") == 0
     grown = TableResult.load(OUTPUT / "results.json")

@@ -44,8 +44,8 @@ def test_what_draws_nothing_is_one_cell_for_all_seeds(capsys, fakes):
     assert "[7/7] " in capsys.readouterr().out
     assert ran().count("one/herding") == 1
     held = TableResult.load(HOME / "results.json")
-    assert [one.seed for one in held.of("herding", "one")] == [0, 1]
-    assert [one.grid for one in held.of("herding", "one")] == [None, None]
+    herding = [one for one in held.sets if (one.method, one.column) == ("herding", "one")]
+    assert [(one.seed, one.grid) for one in herding] == [(0, None), (1, None)]
     assert table("columns=one", "seeds=[1,0]", "record=true") == 0
     assert ran() == []
 

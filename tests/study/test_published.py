@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from fake_tables import column
 from omegaconf import OmegaConf
 
 from manifoldgd.errors import UserError
@@ -17,7 +18,10 @@ ROWS = (
     "woof,minimax,hard,ResNet-18,10,Minimax,training-based,37.6,0.2,A\n"
     "woof,minimax,soft,ResNet-18,10,DiT,training-free,50.0,0.2,C\n"
 )
-PLACE = {"dataset": "woof", "labels": "hard", "student": "ResNet-18", "ipc": 10}
+
+
+def place(**changes):
+    return column(**{"dataset": "woof", "student": "ResNet-18"} | changes)
 
 
 @pytest.fixture
@@ -30,7 +34,7 @@ def rows(tmp_path):
 def found(rows, method, family, **changes):
     return [
         (row.number_family, row.top1)
-        for row in find_published(rows, **PLACE | changes, method=method, number_family=family)
+        for row in find_published(rows, place(**changes), method=method, number_family=family)
     ]
 
 
@@ -55,7 +59,7 @@ def test_labels_are_never_crossed(rows):
 
 
 def test_what_was_not_run_is_of_the_own_family_and_best_first(rows):
-    names = [row.method for row in not_run(rows, **PLACE, number_family="minimax", run=["DiT"])]
+    names = [row.method for row in not_run(rows, place(), number_family="minimax", run=["DiT"])]
     assert names == ["Full", "Minimax"]
 
 
@@ -78,9 +82,7 @@ def test_the_packaged_file_is_whole():
     keys = [(r.dataset, r.number_family, r.labels, r.student, r.ipc, r.method) for r in rows]
     assert len(set(keys)) == len(keys)
     assert all(0 < row.top1 < 1 and (row.std is None or 0 < row.std < 0.1) for row in rows)
-    dsa = find_published(
-        rows, dataset="fashion_mnist", labels="hard", student="ConvNet-3", ipc=10, method="DSA", number_family="dc"
-    )
+    dsa = find_published(rows, column(), method="DSA", number_family="dc")
     assert [(row.top1, row.std, row.kind) for row in dsa] == [
         (pytest.approx(0.846), pytest.approx(0.003), "training-based")
     ]
@@ -94,9 +96,9 @@ def test_numbers_of_imagenets_own_split_are_found_and_those_of_fastais_are_not(n
     conf = Path(__file__).parents[2] / "conf" / "dataset"
 
     def shown(file):
-        place = {"dataset": OmegaConf.load(file).name, "labels": "hard", "student": student, "ipc": 10}
-        own = find_published(published_results(), **place, method="Random", number_family="minimax")
-        return own, not_run(published_results(), **place, number_family="minimax", run=[])
+        where = column(dataset=OmegaConf.load(file).name, student=student)
+        own = find_published(published_results(), where, method="Random", number_family="minimax")
+        return own, not_run(published_results(), where, number_family="minimax", run=[])
 
     own, others = shown(conf / f"{name}.yaml")
     assert [row.number_family for row in own] == ["minimax"]

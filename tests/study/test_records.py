@@ -10,10 +10,9 @@ import pandas as pd
 import pytest
 
 from manifoldgd.report.text import latex, markdown
-from manifoldgd.study.frame import RECORDED, frame_of
 from manifoldgd.study.page import blocks, study_page
 from manifoldgd.study.results import TableResult
-from manifoldgd.study.summary import cells_csv, students_csv, summarise
+from manifoldgd.study.statistics import RECORDED, Summary, cells_csv, frame_of, students_csv
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 RECORDS = sorted(file.parent for file in EXPERIMENTS.glob("*/results.json"))
@@ -23,7 +22,7 @@ ESTIMATE = re.compile(rf"{NUMBER}(?: ± {NUMBER})?")
 
 @pytest.fixture(scope="module", params=RECORDS, ids=lambda folder: folder.name)
 def record(request):
-    return request.param, summarise(TableResult.load(request.param / "results.json"))
+    return request.param, Summary(TableResult.load(request.param / "results.json"))
 
 
 def test_there_are_records():

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 from command import manifoldgd
 from fake_cells import COLUMN, GOOD, KILLED, blank, cell, fake_job
-from fake_tables import set_result
+from fake_tables import column, set_result
+from fake_tables import table as fake_table
 from rich.console import Console
 from toy_table import OUTPUT, STUDENTS, change, complaint, table
 
@@ -23,7 +24,7 @@ from manifoldgd.study.board import Board
 from manifoldgd.study.cells import in_turn, share_set, take_sets
 from manifoldgd.study.record import recorded_sets
 from manifoldgd.study.run import ONE_THREAD, Pool, next_cells, run_left
-from manifoldgd.study.timing import computing_seconds
+from manifoldgd.study.statistics import Summary, computing_seconds
 
 MAKE = """
 import pathlib, sys, time
@@ -177,12 +178,16 @@ def test_a_disk_that_fills_up_leaves_no_half_copy(tmp_path, source, monkeypatch)
 
 
 def test_the_making_of_a_shared_set_counts_once():
+    def seconds(sets):
+        found = fake_table(sets, columns=tuple(column(key=name) for name in ("one", "two")))
+        return computing_seconds(Summary(found).sets).to_dict()
+
     sets = [set_result("mode", 0, column=name, key=name, fingerprint="f") for name in ("one", "two")]
-    assert computing_seconds(sets) == {"distill": 10.0, "students": 40.0}
+    assert seconds(sets) == {"distill": 10.0, "students": 40.0}
     again = [sets[0], set_result("mode", 0, column="two", fingerprint="f", seconds={"distill": 11.0})]
-    assert computing_seconds(again)["distill"] == 21.0  # made a second time, to the same bits
+    assert seconds(again)["distill"] == 21.0  # made a second time, to the same bits
     old = [set_result("mode", 0, column=name, key=name) for name in ("one", "two")]
-    assert computing_seconds(old)["distill"] == 20.0
+    assert seconds(old)["distill"] == 20.0
 
 
 def test_a_launcher_has_shared_sets_made_first(fakes, toy_table):
@@ -207,23 +212,27 @@ def still(seeds):
     return in_turn([*(cell("a", seed, draws=False) for seed in seeds), *(cell("b", seed) for seed in seeds)], seeds)
 
 
+def of_a(board):
+    return [one for one in board.result().sets if one.method == "a"]
+
+
 def test_a_set_that_draws_nothing_is_made_once_for_all_seeds(tmp_path):
     seeds, out = (0, 1, 2), io.StringIO()
     board = Board(tmp_path, blank(METHODS, seeds=seeds), still(seeds))
     assert run(board, GOOD, at_once=1, out=out)
     assert (tmp_path / "order.txt").read_text().split() == ["c/a", "c/b-seed0", "c/b-seed1", "c/b-seed2"]
     assert out.getvalue().splitlines()[-1].startswith("[4/4] ")
-    sets = board.result().of("a", "c")
+    sets = of_a(board)
     assert [one.seed for one in sets] == [0, 1, 2]
     assert len({(one.key, one.last) for one in sets}) == 1
     more = Board(tmp_path, blank(METHODS, seeds=(3, 4)), still((3, 4)))  # other seeds: the same set
     assert [each.name for each in more.left] == ["c/b-seed3", "c/b-seed4"]
-    assert [one.seed for one in more.result().of("a", "c")] == [3, 4]
+    assert [one.seed for one in of_a(more)] == [3, 4]
     record = board.result()
     kept = recorded_sets(record, still((0, 5)), {"c": (0,)})
     grown = Board(tmp_path / "new", blank(METHODS, seeds=(0, 5)), still((0, 5)), kept)
     assert [each.name for each in grown.left] == ["c/b-seed5"]
-    assert [one.seed for one in grown.result().of("a", "c")] == [0, 5]
+    assert [one.seed for one in of_a(grown)] == [0, 5]
 
 
 def test_a_set_that_draws_nothing_fails_for_all_seeds(tmp_path):

@@ -8,10 +8,9 @@ from fake_tables import Page, rows_of
 from PIL import Image
 
 from manifoldgd.errors import UserError
-from manifoldgd.report.numbers import percent
 from manifoldgd.study.page import blocks, number_sections, study_page, swept_numbers
 from manifoldgd.study.rendering import write_sweep
-from manifoldgd.study.summary import summarise
+from manifoldgd.study.statistics import Summary
 from manifoldgd.study.swept import swept_result
 
 
@@ -29,7 +28,7 @@ def record(method="mode", last=(0.70, 0.74), seed=0, **changes):
 
 
 def swept(*jobs, folder=Path()):
-    return summarise(swept_result(folder, jobs, name="run-1", title="Sweep run-1"))
+    return Summary(swept_result(folder / "run-1", jobs, title="Sweep run-1"))
 
 
 def rows(summary, position=0):
@@ -61,21 +60,21 @@ def test_seeds_are_sets_of_one_row():
         for seed in (0, 1, 2)
     ]
     summary = swept(*jobs)
-    cell = summary.cells["a", summary.result.columns[0].key]
-    assert percent(cell.last.interval).mean == pytest.approx(65)
-    assert (cell.last.interval.count, cell.last.interval.of, cell.shape) == (3, "sets", "3 × 2")
+    cell = summary.of(summary.result.columns[0]).loc["a"]
+    assert cell["last_top1"].mean == pytest.approx(0.65)
+    assert (cell["last_top1"].count, cell["last_top1"].of, cell["shape"]) == (3, "sets", "3 × 2")
 
 
 def test_a_sweep_over_seeds_counts_equal_sets_once():
     def cell(*results):
         summary = swept(*(({"seed": str(seed)}, each) for seed, each in enumerate(results)))
-        return summary.cells["mode", summary.result.columns[0].key]
+        return summary.of(summary.result.columns[0]).loc["mode"]
 
     copies = [record(seed=seed, last=(0.5, 0.6), fingerprint="f") for seed in (0, 1, 2)]
-    assert (cell(*copies).shape, cell(*copies).last.interval.half) == ("1 × 2", None)
-    assert cell(*copies, record(seed=3, fingerprint="g")).shape == "2 × 2"
+    assert (cell(*copies)["shape"], cell(*copies)["last_top1"].half) == ("1 × 2", None)
+    assert cell(*copies, record(seed=3, fingerprint="g"))["shape"] == "2 × 2"
     old = [record(seed=seed, fingerprint="") for seed in (0, 1)]  # without fingerprints
-    assert cell(*old).shape == "2 × 2"
+    assert cell(*old)["shape"] == "2 × 2"
 
 
 def test_what_may_not_be_compared_gets_columns_and_blocks_of_its_own():

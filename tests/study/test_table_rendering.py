@@ -7,7 +7,7 @@ import pytest
 from fake_tables import METHODS, NASTY, Page, column, rich_table, rows_of, set_result, table
 
 from manifoldgd.errors import UserError
-from manifoldgd.report.text import latex, markdown
+from manifoldgd.report.text import latex, markdown, terminal
 from manifoldgd.store.keys import read_json, write_json
 from manifoldgd.study.page import (
     accuracy_table,
@@ -20,7 +20,7 @@ from manifoldgd.study.page import (
 )
 from manifoldgd.study.rendering import write_table
 from manifoldgd.study.results import FailedSet, TableResult
-from manifoldgd.study.summary import cells_csv, summarise
+from manifoldgd.study.statistics import Summary, cells_csv
 
 PAIRED = [
     set_result("unguided", 0, (0.70, 0.72)),
@@ -45,7 +45,7 @@ def latex_text(summary):
 
 def cell_texts(result):
     """The accuracy of each method, as it is printed."""
-    return {row[0]: row[1:2] for row in main_table(summarise(result)).texts()}
+    return {row[0]: row[1:2] for row in main_table(Summary(result)).texts()}
 
 
 def test_numbers_of_a_small_table(tmp_path):
@@ -103,9 +103,9 @@ def test_verdicts_are_marked_and_others_are_not():
 
 def test_the_best_epoch_never_ranks():
     high_best = set_result("mode", 0, (0.60,), best=(0.99,))
-    face = main_table(summarise(table([set_result("unguided", 0, (0.70,)), high_best])))
+    face = main_table(Summary(table([set_result("unguided", 0, (0.70,)), high_best])))
     assert face.best_cells() == {(0, 1)}
-    details = detail_table(summarise(table([high_best])), column())
+    details = detail_table(Summary(table([high_best])), column())
     best = next(each for each in details.columns if each.key == "best_top1")
     assert best.better is None
     assert "not the result" in best.title
@@ -123,7 +123,7 @@ def test_cells_with_fewer_students_than_asked_for_say_so():
     half = table(sets, seeds=(0, 1))
     assert cell_texts(half)["unguided"] == ["75.0 ± 0.0"]
     assert cell_texts(half)["mode"] == ["90.0 (1 of 2 sets, 1 of 2 students)"]
-    assert notices(summarise(half))[-1].startswith("Unfinished: 1 of 4 sets are missing, fewer students than")
+    assert notices(Summary(half))[-1].startswith("Unfinished: 1 of 4 sets are missing, fewer students than")
 
 
 def test_one_set_has_no_interval_and_no_verdict(tmp_path):
@@ -139,7 +139,7 @@ def test_one_set_has_no_interval_and_no_verdict(tmp_path):
 def woof(**changes):
     place = column(dataset="imagewoof", student="ResNet-18")
     sets = [set_result(method, seed) for method in ("unguided", "mode") for seed in range(3)]
-    return summarise(table(sets, columns=(place,), **changes))
+    return Summary(table(sets, columns=(place,), **changes))
 
 
 def test_published_numbers_of_the_own_family_stand_unmarked_beside_the_measured():
@@ -153,7 +153,7 @@ def test_published_numbers_of_the_own_family_stand_unmarked_beside_the_measured(
 
 def test_other_families_carry_a_mark_with_a_footnote(tmp_path):
     summary = woof(number_family="minimax", published_as={"mode": "IGD"})
-    text = published_text(summary, summary.cells["mode", "ipc10-convnet3"].published)
+    text = published_text(summary.cells.at[("mode", "ipc10-convnet3"), "published"], foreign_signs(summary))
     assert re.fullmatch(r"\d\d\.\d ± \d\.\d †", text)
     for page in (markdown_text(summary), latex_text(summary), write_table(tmp_path, summary.result)):
         assert "another number family (“igd”): absolute values of different families do not compare" in page
@@ -201,9 +201,9 @@ def test_soft_labels_are_in_the_caption_and_never_beside_hard_ones(tmp_path):
     soft = column(label_protocol="soft_small", labels="soft")
     assert "soft labels" in write_table(tmp_path, table(PAIRED, columns=(soft,)))
     with pytest.raises(UserError, match="hard and soft labels in one table"):
-        summarise(table(columns=(soft, column(key="other"))))
+        Summary(table(columns=(soft, column(key="other"))))
     with pytest.raises(UserError, match="no columns"):
-        summarise(table(columns=()))
+        Summary(table(columns=()))
 
 
 def test_failures_and_notes_are_printed(tmp_path):
@@ -217,7 +217,7 @@ def test_failures_and_notes_are_printed(tmp_path):
 
 def test_latex_is_balanced_and_escaped():
     sets = [set_result(NASTY, seed, (0.7, 0.72)) for seed in (0, 1)]
-    text = latex_text(summarise(table(sets, methods=("unguided", NASTY), title=NASTY, notes=(NASTY,), name="a_b")))
+    text = latex_text(Summary(table(sets, methods=("unguided", NASTY), title=NASTY, notes=(NASTY,), name="a_b")))
     body = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
     plain = re.sub(r"\\[\\{}&%$#_]", "", body)
     assert plain.count("{") == plain.count("}")
@@ -266,28 +266,28 @@ def test_a_table_read_back_gives_the_same_files(rich, tmp_path):
     folder, text = rich
     rich_table().save(tmp_path / "results.json")
     again = TableResult.load(tmp_path / "results.json")
-    assert cells_csv(summarise(again)) == (folder / "table.csv").read_text()
-    assert write_table(tmp_path, again) == text
+    assert cells_csv(Summary(again)) == (folder / "table.csv").read_text()
+    assert terminal(study_page(Summary(again), tmp_path)) == text
 
 
 def test_titles_hold_only_what_tells_columns_apart():
-    shared, own = summarise(rich_table()).titles
+    shared, own = Summary(rich_table()).titles
     assert shared == "fashion_mnist, ConvNet-3, hard_small"
     assert own["ipc10-convnet3"] == "ipc 10"
     mixed = (column(), column(key="b", student="ResNet-18"), column(key="c", student="ResNet-18"))
-    assert summarise(table(columns=mixed)).titles[1] == {"ipc10-convnet3": "ipc10-convnet3", "b": "b", "c": "c"}
+    assert Summary(table(columns=mixed)).titles[1] == {"ipc10-convnet3": "ipc10-convnet3", "b": "b", "c": "c"}
 
 
 def test_one_block_a_number_of_images_and_nothing_is_ranked_across():
-    summary = summarise(rich_table())
+    summary = Summary(rich_table())
     assert list(blocks(summary)) == ["1 image a class", "10 images a class", "50 images a class"]
     sections = [each for each in study_page(summary, Path()).sections if each.title in blocks(summary)]
     for section, place in zip(sections, summary.result.columns, strict=True):
         table = section.blocks[0]
         assert [each.key for each in table.columns if each.better] == [place.key]
     several = table_of_students()
-    assert list(blocks(summarise(several))) == ["10 images a class"]
-    titles = [each.title for each in main_table(summarise(several)).columns if each.better]
+    assert list(blocks(Summary(several))) == ["10 images a class"]
+    titles = [each.title for each in main_table(Summary(several)).columns if each.better]
     assert titles == ["ConvNet-3: accuracy, %", "ResNet-18: accuracy, %"]
 
 
@@ -307,11 +307,11 @@ def test_each_accuracy_is_said_once(rich):
 
 
 def test_scores_are_columns_on_request(tmp_path):
-    held = summarise(table([set_result("mode", 0, measures={"hlr": 0.1, "lrs": 0.2})]))
-    keys = [each.key for each in detail_table(held, column(), scores=True).columns]
-    assert "hlr" in keys
-    assert "ior" not in keys
-    assert "hlr" not in [each.key for each in detail_table(held, column()).columns]
+    held = Summary(table([set_result("mode", 0, measures={"hlr": 0.1, "lrs": 0.2})]))
+    titles = [each.title for each in detail_table(held, column(), scores=True).columns]
+    assert "HLR" in titles
+    assert "IOR" not in titles
+    assert "HLR" not in [each.title for each in detail_table(held, column()).columns]
     assert "do not compare" in write_table(tmp_path, held.result, scores=True)
     assert "no set holds one" in write_table(tmp_path, table(), scores=True)
     assert "DD-Ranking" not in write_table(tmp_path, held.result)

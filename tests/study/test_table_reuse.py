@@ -16,7 +16,7 @@ from manifoldgd.store.results import claim_result
 from manifoldgd.study.board import START_SECONDS, Board, check_folder, finished_set, seconds_for
 from manifoldgd.study.record import check_nothing_lost, check_same_table, recorded_sets, write_record
 from manifoldgd.study.results import SetResult, TableResult
-from manifoldgd.study.scored import with_scores
+from manifoldgd.study.scores import with_scores
 
 
 def result(method="a", column="c", seconds=10.0, **changes):
