@@ -97,18 +97,10 @@ def full_data_accuracy(dataset: ImageDataset, student: Student, recipe: Recipe, 
 
     The upper bound that the hard-label recovery of :mod:`manifoldgd.study.scores` compares with. A distilled set's
     protocol would show every image hundreds of times, so a recipe of its own says how long; it is the same network as
-    the teacher of that recipe, and shares its file.
-
-    Args:
-        dataset: see :func:`teacher_of`.
-        student: gives the network.
-        recipe: how it is trained, as in ``conf/student/teacher``; must not name a network of its own.
-        machine: where to run.
-        cache: see :func:`teacher_of`.
+    the teacher of that recipe (:func:`teacher_of`), and shares its file.
 
     Raises:
         ValueError: the recipe names another network.
-        UserError: see :func:`teacher_of`.
     """
     if recipe.architecture is not None:
         raise ValueError(f"recipe.architecture: expected None, the student's own network, got {recipe.architecture!r}")
@@ -148,16 +140,11 @@ def _kept(folder: Path, key: Key, dataset: ImageDataset, machine: Machine, **cho
 
 
 def _judged(classifier: Classifier, dataset: ImageDataset, files: Sequence[Path]) -> Classifier:
-    """The classifier with its accuracy on the test split, which is read once for it.
+    """The classifier with its accuracy on the test split, which is read once for it; a new one goes to the last file.
 
     The accuracy lies beside the weights, in a file of the test split's own: weights depend on training images alone.
     Earlier versions kept it with the weights, under a name that stood for both splits; so weights beside which no
     accuracy lies are of such a name, and theirs is that of this test split.
-
-    Args:
-        classifier: on its device.
-        dataset: its test split judges.
-        files: names of the weights beside which accuracies lie; the last is where a new one goes.
     """
     notes = [_judgement(file, dataset) for file in files]
     known = next((note for note in notes if note.is_file()), None)

@@ -23,9 +23,8 @@ from manifoldgd.machine import Machine
 from manifoldgd.pipeline import latents
 from manifoldgd.pipeline.classifiers import embedding_network
 from manifoldgd.pipeline.latents import check_neighbourhood
-from manifoldgd.pipeline.overgeneration import keep_one_a_prototype
 from manifoldgd.pipeline.real_side import RealImages
-from manifoldgd.pipeline.sets import choose_real, match_classes, sample_set
+from manifoldgd.pipeline.sets import choose_real, keep_one_a_prototype, match_classes, sample_set
 from manifoldgd.priors.prior import Prior
 from manifoldgd.store.results import check_inputs, claim_result
 from manifoldgd.store.sets import has_set, load_set

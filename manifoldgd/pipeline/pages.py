@@ -50,6 +50,18 @@ def write(
         config_text: the resolved configuration.
         full_data: accuracy in [0, 1] of the same student trained on all real images, where it is known.
     """
+    latents: Latents | None = None
+    if prior is not None:
+        real, _ = encode(dataset, prior, machine, cache)
+        shown = torch.cat([real.indices_of(label)[:MAP_REAL] for label in range(len(dataset.class_names))])
+        latents = {
+            "real": real.latents[shown],
+            "real_labels": real.labels[shown],
+            "prototypes": prototypes,
+            "prototype_labels": None if prototypes is None else distilled.labels,
+            "synthetic": encode_images(prior, distilled.images),
+            "synthetic_labels": distilled.labels,
+        }
     size = dataset.image_shape[1:]
     write_run_report(
         folder,
@@ -57,7 +69,7 @@ def write(
         distilled=distilled,
         prototypes_images=None if prior is None or prototypes is None else decode_latents(prior, prototypes, size),
         step_records=(result["guidance"] or {}).get("steps"),
-        latents=None if prior is None else _latents(distilled, dataset, prior, prototypes, machine, cache),
+        latents=latents,
         config_text=config_text,
         full_data=full_data,
     )
@@ -68,26 +80,6 @@ def write(
 def _picture(file: Path) -> Image.Image:
     with Image.open(file) as image:
         return image.copy()
-
-
-def _latents(
-    distilled: DistilledSet,
-    dataset: ImageDataset,
-    prior: Prior,
-    prototypes: Tensor | None,
-    machine: Machine,
-    cache: Path,
-) -> Latents:
-    real, _ = encode(dataset, prior, machine, cache)
-    shown = torch.cat([real.indices_of(label)[:MAP_REAL] for label in range(len(dataset.class_names))])
-    return {
-        "real": real.latents[shown],
-        "real_labels": real.labels[shown],
-        "prototypes": prototypes,
-        "prototype_labels": None if prototypes is None else distilled.labels,
-        "synthetic": encode_images(prior, distilled.images),
-        "synthetic_labels": distilled.labels,
-    }
 
 
 def tracked(result: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ class RealImages:
         config = {"_target_": type(clusterer).__name__, **{name: repr(each) for name, each in vars(clusterer).items()}}
         if "space" in config:
             config["space"] = Key(config["space"], [_former_name(clusterer.space)])
-        numbers = {"ipc": count, "seed": self.seed, "machine": self.machine, "cache": self.cache}
+        numbers: dict[str, Any] = {"ipc": count, "seed": self.seed, "machine": self.machine, "cache": self.cache}
         found, _ = latents.cluster(self._encoded, clusterer, config, **numbers)
         shape = len(self._encoded.class_names), count
         sizes = found.sizes.double().view(shape)

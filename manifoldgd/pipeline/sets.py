@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from manifoldgd.diffusion.protocol import judges_in
 from manifoldgd.distill.classes import prior_labels
 from manifoldgd.distill.items import work_items
 from manifoldgd.distill.module import DistillModule, Synthesised, Targets
+from manifoldgd.distill.overgeneration import Overgeneration
 from manifoldgd.distill.synthesis import fixed_batches, synthesise
 from manifoldgd.errors import under
 from manifoldgd.guidance import NoGuidance
@@ -26,7 +28,12 @@ from manifoldgd.progress import progress_bar
 from manifoldgd.prototypes.coresets import select_classes
 from manifoldgd.report.card import set_card
 from manifoldgd.report.run import runaway_sentence
-from manifoldgd.store.sets import SetWriter, load_set
+from manifoldgd.store.sets import CONTENT, SetWriter, load_set
+
+Embed = Callable[[Tensor], Tensor]  # uint8 [n, C, H, W] -> [n, E] float32
+# Of a candidate's manifest: what the candidates have in common; of a row: what the writer of the kept set says itself.
+SHARED = ("method", "config", "inputs", "prior_revision", "prior_autoencoder_revision", "prior_labels", "seed")
+PLACE = ("file", "label", "rank", CONTENT)
 
 
 def match_classes(dataset: ImageDataset, prior: Prior) -> list[int]:
@@ -118,6 +125,64 @@ def _prototype_facts(prototypes: PrototypeSet, label: int, rank: int) -> dict[st
 def _numbers(values: Tensor) -> list[float | None]:
     """Six significant digits; NaN, for which JSON has no form, becomes null."""
     return [None if math.isnan(value) else float(f"{value:.6g}") for value in values.tolist()]
+
+
+def keep_one_a_prototype(
+    folder: Path,
+    candidates: Sequence[DistilledSet],
+    dataset: ImageDataset,
+    embed: Embed,
+    overgeneration: Overgeneration,
+) -> DistilledSet:
+    """Keep one of the images that were sampled for each prototype, as a set in ``folder``; a finished one is read.
+
+    The candidates are whole sets, one a replica, each sampled like a set that has no others: replica 0 is, to the last
+    bit, the set of a run without over-generation, and guidances that judge sets judge each replica by itself. What is
+    kept is decided by real training images and the candidates alone; no student is trained and no test image is read.
+
+    Args:
+        folder: of the set.
+        candidates: a set of every replica, in order, all with the same images a class.
+        dataset: its training split gives the real class means.
+        embed: the space of the rule.
+        overgeneration: the rule.
+
+    Returns:
+        The set; each image's row in the manifest is its candidate's and says which ``replica`` it was.
+    """
+    writer = SetWriter(folder, dataset.class_names)
+    if writer.complete:
+        return load_set(folder)
+    started = time.perf_counter()
+    features = torch.stack([embed(one.images) for one in candidates])  # [R, classes * ipc, E]
+    means = class_means(dataset, embed)
+    for label in range(len(dataset.class_names)):
+        rows = torch.nonzero(candidates[0].labels == label).flatten()
+        kept = overgeneration.choose(features[:, rows], means[label])
+        for row, replica in zip(rows.tolist(), kept.tolist(), strict=True):
+            held = candidates[replica].manifest["images"][row]
+            facts = {key: value for key, value in held.items() if key not in PLACE} | {"replica": replica}
+            writer.save(candidates[replica].images[row], held["label"], held["rank"], **facts)
+    first = candidates[0].manifest
+    facts = {key: first[key] for key in SHARED if key in first}
+    seconds = sum(one.manifest["seconds"]["distill"] for one in candidates) + time.perf_counter() - started
+    facts["seconds"] = {**first["seconds"], "distill": round(seconds, 2)}
+    ipc = first["ipc"]
+    writer.finish(ipc=ipc, facts=facts, card=set_card(dataset.name, dataset.class_names, ipc, facts))
+    return load_set(folder)
+
+
+def class_means(dataset: ImageDataset, embed: Embed, chunk: int = 1024) -> Tensor:
+    """Mean embedding ``[classes, E]`` float64 of each class's real training images, ``chunk`` at a time."""
+    labels, sums = dataset.train.labels, None
+    for rows in torch.arange(len(labels)).split(chunk):
+        features = embed(dataset.train.load(rows)).double()
+        if sums is None:
+            sums = features.new_zeros(len(dataset.class_names), features.shape[1])
+        sums.index_add_(0, labels[rows], features)
+    if sums is None:
+        raise ValueError(f"dataset {dataset.name}: expected training images, got none")
+    return sums / labels.bincount(minlength=len(sums))[:, None]
 
 
 def choose_real(

@@ -18,7 +18,7 @@ from manifoldgd.data import digits
 from manifoldgd.distill.items import work_items
 from manifoldgd.distill.overgeneration import Overgeneration
 from manifoldgd.errors import UserError
-from manifoldgd.pipeline.overgeneration import class_means, keep_one_a_prototype
+from manifoldgd.pipeline.sets import class_means, keep_one_a_prototype
 from manifoldgd.priors import load_prior
 from manifoldgd.prototypes import herding
 from manifoldgd.prototypes.coresets import herding_by_group
