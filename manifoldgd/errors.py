@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 _MARK = "\x1f"  # around the name of an argument in a text; no message has this character otherwise
@@ -57,6 +58,12 @@ def require(condition: bool, text: str, key: str | None = None) -> None:
     """Raise :class:`UserError` with ``text`` about ``key`` unless ``condition`` holds."""
     if not condition:
         raise UserError(text, key)
+
+
+def nearest(name: str, known: Iterable[str], *, otherwise: str) -> str:
+    """What to do about an unknown name: ``did you mean ...?`` where a known one is like it, else ``otherwise``."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else otherwise
 
 
 @contextmanager

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import re
 import shlex
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
@@ -137,7 +135,7 @@ def check_overrides(arguments: Arguments, conf: Path) -> None:
         UserError: one cannot be read, has several values outside of a sweep, or chooses null in a group.
     """
     for each in parse(arguments.overrides):
-        key, value = each.key_or_group, each.input_line.partition("=")[2]
+        key, value = each.key_or_group, str(each.input_line).partition("=")[2]
         require(
             arguments.sweeps or not each.is_sweep_override(),
             f"{key}: {value!r} stands for several values, which takes --multirun; if it is one text, write "
@@ -160,11 +158,12 @@ def first_values(overrides: Sequence[Override]) -> list[str]:
     """The first job of a sweep: every swept key at its first value."""
     found = []
     for each in overrides:
+        value = each.value()
         if not each.is_sweep_override():
             found.append(str(each.input_line))
-        elif isinstance(each.value(), IntervalSweep):
-            found.append(f"{each.get_key_element()}={each.value().start}")
-        elif not isinstance(each.value(), Glob):  # a glob stands for members of a group, of which the default is one
+        elif isinstance(value, IntervalSweep):
+            found.append(f"{each.get_key_element()}={value.start}")
+        elif not isinstance(value, Glob):  # a glob stands for members of a group, of which the default is one
             found.append(f"{each.get_key_element()}={next(each.sweep_string_iterator())}")
     return found
 
@@ -195,13 +194,3 @@ def plain_range(override: Override) -> str:
     )
     numbers = [start + index * step for index in range(count)]
     return f"{override.get_key_element()}={','.join(str(int(each) if whole else float(each)) for each in numbers)}"
-
-
-@contextmanager
-def arguments_given(arguments: Sequence[str]) -> Iterator[None]:
-    """``sys.argv`` holds ``arguments`` inside the block: Hydra reads them from there."""
-    given, sys.argv = sys.argv, ["manifoldgd", *arguments]
-    try:
-        yield
-    finally:
-        sys.argv = given

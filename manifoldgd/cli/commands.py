@@ -18,8 +18,7 @@ from manifoldgd.cli.compose import Config, compose
 from manifoldgd.cli.dashboard import publish_dashboard
 from manifoldgd.cli.explain import explain_system, suggest
 from manifoldgd.cli.setup import DIFFUSION, MANY_IN_A_FOLDER, SOURCES, Setup, recipe_of
-from manifoldgd.cli.sweep import FOLDER_VARIABLE, record_job
-from manifoldgd.cli.tuning import check_split, objective
+from manifoldgd.cli.sweep import FOLDER_VARIABLE, check_split, objective, record_job
 from manifoldgd.cli.used import USED_KEYS
 from manifoldgd.errors import RunError, UserError, require, under
 from manifoldgd.files import atomic_write_text, one_at_a_time
@@ -27,7 +26,7 @@ from manifoldgd.pipeline import distillation, evaluation, pages, prior
 from manifoldgd.pipeline.classifiers import known_full_data_accuracy
 from manifoldgd.pipeline.evaluation import Judged
 from manifoldgd.ranges import Million, Seed, check
-from manifoldgd.report.numbers import number_text, percent, plus_minus
+from manifoldgd.report.numbers import number_text, plus_minus
 from manifoldgd.report.run import ACCURACY, PAGE
 from manifoldgd.stopping import check_lost
 from manifoldgd.store.keys import key_of
@@ -58,7 +57,7 @@ def run_job(command: str, config: Config) -> float | None:
     """One job of a command; in a sweep its outcome is recorded and an error does not stop the other jobs.
 
     Returns:
-        What a sweeper that chooses jobs by their results maximises (see :func:`manifoldgd.cli.tuning.objective`).
+        What a sweeper that chooses jobs by their results maximises (see :func:`manifoldgd.cli.sweep.objective`).
     """
     check_split(config)
     if not config.in_sweep:
@@ -103,7 +102,7 @@ def _run(command: str, config: Config) -> dict[str, Any] | None:
 
 
 def _say(judged: Judged) -> None:
-    result, accuracy = judged.metrics, percent(judged.accuracy)
+    result, accuracy = judged.metrics, judged.accuracy.times(100)
     students = f"{accuracy.count} student{'' if accuracy.count == 1 else 's'}"
     meaning = "; ".join(filter(None, [students, plus_minus([accuracy])]))
     print(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from manifoldgd.cli.components import build
-from manifoldgd.cli.sweep import Sweep, varied_keys
-from manifoldgd.errors import UserError, require
+from manifoldgd.cli.sweep import job_records, varied_keys
+from manifoldgd.errors import UserError, nearest, require
 from manifoldgd.files import atomic_write_json
 from manifoldgd.store.keys import read_json
 from manifoldgd.study.results import TableResult
@@ -65,8 +64,8 @@ def publish_dashboard(config: DictConfig) -> None:
     account = has_account()
     if tracker.mode == "offline" or not account:
         print(f"dashboard: {shown.title!r} would show, of the group {group} in the W&B project {tracker.project}:")
-        outline = dashboard.outline(shown.blocks(dashboard, dashboard.Runs("", tracker.project, group)))
-        print("\n".join(f"  {line}" for line in outline))
+        for line in dashboard.outline(shown.blocks(dashboard, dashboard.Runs("", tracker.project, group))):
+            print(f"  {line}")
         step = "set logger.mode=auto" if account else "W&B's reports need an account: run `wandb login`"
         print(f"dashboard: not published; {step} and run the same command again")
         return
@@ -76,9 +75,8 @@ def publish_dashboard(config: DictConfig) -> None:
     place = {"entity": runs.entity, "project": runs.project}
     known = before["id"] if place.items() <= before.items() else ""
     try:
-        report, address = dashboard.publish(
-            runs, shown.title, shown.description, shown.blocks(dashboard, runs), known=known
-        )
+        blocks = shown.blocks(dashboard, runs)
+        report, address = dashboard.publish(runs, shown.title, shown.description, blocks, known=known)
     except UserError as error:
         gone = f"; if W&B no longer has the earlier report, remove {file}" if known else ""
         raise UserError(f"{error}{gone}") from error
@@ -90,48 +88,41 @@ def _table(name: str, output: str | None) -> Shown:
     folder = Path(output) if output else TABLES / name
     if not (folder / "results.json").is_file():
         known = sorted(file.parent.name for file in TABLES.glob("*/results.json"))
+        hint = nearest(name, known, otherwise=f"tables with results: {', '.join(known) or 'none'}")
         raise UserError(
-            f"table: no results of {name!r} in {folder}{_nearest(name, known, 'tables with results')}; "
-            f"measure it first with `manifoldgd table table={name}`"
+            f"table: no results of {name!r} in {folder}; {hint}; measure it first with `manifoldgd table table={name}`"
         )
     result = TableResult.load(folder / "results.json")
     figures = sorted(file.stem for file in (folder / "figures").glob("*.png"))
     return Shown(
-        folder=folder,
-        title=result.title,
-        description=result.question,
-        tracked=any(one.run for one in result.sets),
-        blocks=lambda dashboard, runs: dashboard.table_blocks(result, runs, figures=figures),
+        folder,
+        result.title,
+        result.question,
+        any(one.run for one in result.sets),
+        lambda dashboard, runs: dashboard.table_blocks(result, runs, figures=figures),
     )
 
 
 def _sweep(name: str, output: str | None) -> Shown:
     require(output is None, "output: names the folder of a table's results only; leave it out with sweep=FOLDER")
     folder = Path(name) if "/" in name else SWEEPS / name
-    records = Sweep(folder).records()
+    records = job_records(folder)
     if not records:
         known = sorted(file.name for file in SWEEPS.glob("*") if (file / "jobs").is_dir())
-        raise UserError(
-            f"sweep: no jobs in {folder}{_nearest(name, known, 'sweeps')}; the last line of a sweep names its folder"
-        )
+        hint = nearest(name, known, otherwise=f"sweeps: {', '.join(known) or 'none'}")
+        raise UserError(f"sweep: no jobs in {folder}; {hint}; the last line of a sweep names its folder")
     judged = [one for one in records if one["result"] and "accuracy" in one["result"]]
     require(bool(judged), f"sweep: {folder} holds no accuracies; `manifoldgd run` and `evaluate` measure them")
-    results = [one["result"] for one in judged]
-    overrides = [one["overrides"] for one in judged]
+    results, overrides = [one["result"] for one in judged], [one["overrides"] for one in judged]
     varied = sorted(varied_keys(overrides))
     drawn = [key for key in varied if key not in APART and all(_is_number(one.get(key)) for one in overrides)]
     return Shown(
-        folder=folder,
-        title=f"Sweep {folder.name}",
-        description=f"{len(results)} of {len(records)} jobs judged, varied: {', '.join(varied)}",
-        tracked=any(one["run_url"] for one in results),
-        blocks=lambda dashboard, runs: dashboard.sweep_blocks(results, runs, varied=drawn),
+        folder,
+        f"Sweep {folder.name}",
+        f"{len(results)} of {len(records)} jobs judged, varied: {', '.join(varied)}",
+        any(one["run_url"] for one in results),
+        lambda dashboard, runs: dashboard.sweep_blocks(results, runs, varied=drawn),
     )
-
-
-def _nearest(name: str, known: list[str], what: str) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; {what}: {', '.join(known) or 'none'}"
 
 
 def _is_number(value: str | None) -> bool:

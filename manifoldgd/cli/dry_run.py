@@ -8,7 +8,6 @@ of matching and regression guidance, each of which goes through the decoder and 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 
 import torch
 from omegaconf import OmegaConf
@@ -45,34 +44,12 @@ ASSUMPTIONS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """What one cell computes."""
-
-    images: int  # in the set
-    steps: int  # of the sampler; 0 for real images
-    students: int
-    epochs: int  # of each student
-    student_flops: float  # of one forward pass on one image
-    replicas: int = 1  # images sampled for each of the set
-
-    @property
-    def gpu_seconds(self) -> float:
-        """On one GPU."""
-        an_image = self.steps * CFG_PASSES * DIT_XL_2_256_FLOPS + DECODE_FLOPS if self.steps else 0.0
-        shown = self.students * self.epochs * self.images
-        return (
-            self.images * self.replicas * an_image / SAMPLING_FLOPS_PER_SECOND
-            + shown * TRAINING_PASSES * self.student_flops / TRAINING_FLOPS_PER_SECOND
-        )
-
-
 def describe(plan: Plan, left: list[Cell]) -> str:
     """Cells by column, and how many of them are left."""
     lines = []
     for key, row in plan.columns.items():
         column = row.described()
-        methods = [each.method for each in plan.rows if each.column.key == key]
+        methods = [each.method for each in plan.rows if each.column == key]
         lines.append(f"  {key}: {column.title}, {column.label_protocol}: {', '.join(methods)}")
     cells = len(runs(plan.cells))
     students = " or ".join(map(str, sorted({len(row.config.student_seeds) for row in plan.columns.values()})))
@@ -115,35 +92,35 @@ def _gpu_time(plan: Plan, left: list[Cell]) -> list[str]:
     made: set[str] = set()
     for row in plan.rows:
         cells = [cell for cell in row.cells if cell in left]
-        work = work_of(row) if cells else None
-        if cells and work is None:
+        needed = gpu_seconds(row) if cells else (0.0, 0.0)
+        if needed is None:
             return ["GPU time: unknown: the number of classes is not known before the data is there"]
+        making, judging = needed
         for cell in cells:
             key = key_of(cell.set_config)
-            counts[row.column.key] += (replace(work, steps=0) if key in made else work).gpu_seconds
+            counts[row.column] += judging + (0.0 if key in made else making)
             made.add(key)
     lines = [f"  {key}: {seconds / 3600:.1f} h" for key, seconds in counts.items() if seconds]
     return [f"GPU time: {sum(counts.values()) / 3600:.1f} h ({ASSUMPTIONS})", *lines]
 
 
-def work_of(row: Row) -> Work | None:
-    """What a cell computes; ``None`` if the number of classes is unknown."""
+def gpu_seconds(row: Row) -> tuple[float, float] | None:
+    """What the set and the students of one cell take; ``None`` if the number of classes is unknown."""
     config, student = row.config, row.setup.student
     shape, classes = _images(row)
     if classes is None:
         return None
-    ipc = config.ipc
+    images = config.ipc * classes
+    making = 0.0
+    if config.source == DIFFUSION:
+        steps = row.setup.start.remaining(config.sampler.steps)
+        sampled = images * config.overgeneration.replicas
+        making = sampled * (steps * CFG_PASSES * DIT_XL_2_256_FLOPS + DECODE_FLOPS) / SAMPLING_FLOPS_PER_SECOND
     network = student.network(shape, classes, seed=0).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, *student.input_shape(shape), device="meta"))
-    return Work(
-        images=ipc * classes,
-        steps=row.setup.start.remaining(config.sampler.steps) if config.source == DIFFUSION else 0,
-        students=len(config.student_seeds),
-        epochs=student.protocol.epochs_for(ipc, classes),
-        student_flops=float(counter.get_total_flops()),
-        replicas=config.overgeneration.replicas,
-    )
+    shown = len(config.student_seeds) * student.protocol.epochs_for(config.ipc, classes) * images
+    return making, shown * TRAINING_PASSES * counter.get_total_flops() / TRAINING_FLOPS_PER_SECOND
 
 
 def _images(row: Row) -> tuple[tuple[int, int, int], int | None]:
@@ -155,7 +132,7 @@ def _images(row: Row) -> tuple[tuple[int, int, int], int | None]:
         listed = OmegaConf.select(row.config, "dataset.classes")
         side = _side(row)
         shape = (OmegaConf.select(row.config, "dataset.channels", default=3), side, side)
-        return shape, len(listed) if listed else CLASSES.get(row.column.dataset)
+        return shape, len(listed) if listed else CLASSES.get(row.composed.choice("dataset"))
 
 
 def _side(row: Row) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 import os
+
+from manifoldgd.errors import nearest
 
 # Where Hydra's users with Lightning look for a setting, and where it is.
 SETTINGS_OF_LIGHTNING = {
@@ -54,5 +55,4 @@ def suggest(key: str, known: list[str]) -> str:
     if key == "trainer" or key.startswith("trainer."):
         named = SETTINGS_OF_LIGHTNING.get(key, key.replace("trainer", "machine", 1))
         return f"; what Lightning's trainer is told stands in machine.*: {named}"
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else "; `manifoldgd run --help` lists the keys"
+    return f"; {nearest(key, known, otherwise='`manifoldgd run --help` lists the keys')}"

@@ -1,7 +1,7 @@
 """A grid of ``--multirun`` as a study: every combination of the values given is a cell, in a process of its own.
 
-A grid is the product of its keys, and so a table: keys that decide what a set is judged on make the columns, the seed
-makes the sets, all others make the methods.
+For the study's result, keys that decide what a set is judged on make the columns, and all others but the seed make the
+methods.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,32 +19,36 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from manifoldgd.cli.arguments import parse
-from manifoldgd.cli.compose import Config
+from manifoldgd.cli.compose import Config, composing
 from manifoldgd.cli.launcher import Launching
-from manifoldgd.cli.plan import Plan, plan_cells
+from manifoldgd.cli.plan import Built, Plan, Row, plan_row
 from manifoldgd.cli.sweep import record_job
 from manifoldgd.errors import UserError
 from manifoldgd.pipeline.evaluation import JUDGED_ON, LEARNED_FROM, summary
 from manifoldgd.stopping import Stopped
 from manifoldgd.store.keys import read_json
 from manifoldgd.study.board import Board, check_folder
-from manifoldgd.study.cells import Cell, Place
-from manifoldgd.study.definition import ColumnDefinition, Overrides, TableDefinition, merged, override, spelled
+from manifoldgd.study.cells import Cell
+from manifoldgd.study.definition import override, spelled
 from manifoldgd.study.results import TableResult
 from manifoldgd.study.run import alone_in, run_left
 
 COLUMN_KEYS = ("dataset", "ipc", "student", "student_seeds", "machine")  # and what lies in them
-Refused = dict[Place, str]  # jobs that cannot work, and why
 NOT_OF_CELLS = ("launcher", "sweeper", "sweep")  # of Hydra's own keys: what is about all jobs
 
 
-@dataclass(frozen=True, kw_only=True)
-class GridColumn(ColumnDefinition):
-    """A column of a grid: what the command line leaves open is as the configuration has it."""
+@dataclass(frozen=True)
+class GridJob:
+    """One combination of the values."""
+
+    overrides: Mapping[str, Any]
+    method: str
+    column: str
 
     @property
-    def choices(self) -> Overrides:
-        return self.overrides
+    def texts(self) -> dict[str, str]:
+        """The overrides as a command line has them."""
+        return {key: spelled(value) for key, value in self.overrides.items()}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,152 +78,117 @@ def run_grid(folder: Path, overrides: Sequence[Override], first: Config, launchi
         launching: how the jobs are to be run.
 
     Raises:
-        UserError: another process works on the sweep.
+        UserError: a key or a choice that there is not, or another process works on the sweep.
         OSError: the disk filled up; finished jobs are kept.
     """
     launching.check()
-    grid = grid_of(overrides, first)
-    refused: Refused = {}
-
-    def refuse(method: str, column: str, error: UserError) -> None:
-        if isinstance(error.__cause__, HydraException | OmegaConfBaseException):
-            raise error  # a key or a choice that there is not: the command is wrong, not one of its jobs
-        print(f"{column}/{method}: {error}", flush=True)
-        refused.update({(method, column, seed): str(error) for seed in grid.seeds})
-
-    plan = plan_cells(grid, {}, refuse)
-    for row in plan.rows:
-        for problem in row.problems(here=launching.here)[:1]:
-            refuse(row.method, row.column.key, UserError(problem))
-    plan = replace(plan, rows=tuple(row for row in plan.rows if row.cells[0].place not in refused))
+    jobs = list(grid_jobs(overrides, first))
+    rows, cells, failed = _planned(jobs, launching)
+    plan = Plan(rows=tuple(rows), seeds=())
     with alone_in(folder):
-        board = Board(folder, _blank(folder.name, grid, plan), _cells(plan, grid, refused))
+        board = Board(folder, _blank(folder.name, plan, cells), cells)
         try:
             tried = run_left(board, launching.runner(board, on_cpu=plan.on_cpu))
         except Stopped as stop:
             raise Stopped(stop.number, board.state) from None
         finally:
-            _record(board, grid, refused)
+            failed |= {cell.number: board.failed[cell.place].reason for cell in cells if cell.place in board.failed}
+            for number, reason in failed.items():
+                record_job(folder, number, jobs[number].texts, None, reason)
+            for cell in cells:
+                found = None if cell.number in failed else board.sets.get(cell.place)
+                if found:
+                    result = _of_students(read_json(cell.result / "metrics.json"), found.student_seeds)
+                    result |= {"folder": str(cell.result)}
+                    record_job(folder, cell.number, jobs[cell.number].texts, result, None)
     if not tried:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
 
 
-def grid_of(overrides: Sequence[Override], first: Config) -> TableDefinition:
-    """A grid as a table."""
-    fixed: dict[str, Any] = {}
-    methods: dict[str, list[Any]] = {}
-    columns: dict[str, list[Any]] = {}
-    seeds, values = [first.values.seed], first.values
+def grid_jobs(overrides: Sequence[Override], first: Config) -> Iterator[GridJob]:
+    """Every combination of the values, seed by seed and column by column."""
+    keys: dict[str, list[Any]] = {}
+    kinds: dict[str, str] = {}
     for each in overrides:
-        key, named = each.get_key_element(), each.key_or_group.replace("/", ".")
-        top, _, below = named.partition(".")
-        if top == "hydra" and below.partition(".")[0] in NOT_OF_CELLS:
-            continue
-        found = _values(each)
-        if named == "seed":
-            seeds = list(dict.fromkeys(found))
-        elif len(found) == 1:
-            fixed[key] = found[0]
-        else:
-            (columns if top in COLUMN_KEYS else methods)[key] = found
-    dataset, student = first.choice("dataset"), first.choice("student")
-    name = f"{dataset}-ipc{values.ipc}-{student}"
-    return TableDefinition(
-        title="",
-        question="",
-        methods=_product(methods) or {first.choice("guidance"): {}},
-        columns=tuple(
-            GridColumn(
-                key=key,
-                dataset=dataset,
-                ipc=values.ipc,
-                student=student,
-                overrides={each: value for each, value in own.items() if each != "student_seeds"},
-                student_seeds=own.get("student_seeds"),
-            )
-            for key, own in (_product(columns) or {name: {}}).items()
-        ),
-        seeds=tuple(seeds),
-        student_seeds=tuple(values.student_seeds),
-        baseline="",
-        number_family="",
-        overrides=fixed,
-    )
+        key, (top, *below) = each.get_key_element(), each.key_or_group.replace("/", ".").split(".")
+        if not (top == "hydra" and below[0] in NOT_OF_CELLS):
+            keys[key] = _values(each)
+            kinds[key] = "seed" if key == "seed" else "column" if top in COLUMN_KEYS else "method"
+
+    def name(values: Mapping[str, Any], kind: str) -> str:
+        swept = [key for key in keys if kinds[key] == kind and len(keys[key]) > 1]
+        return " ".join(override(key, values[key]) for key in swept)
+
+    alone = f"{first.choice('dataset')}-ipc{first.values.ipc}-{first.choice('student')}"
+    order = [key for kind in ("seed", "column", "method") for key in keys if kinds[key] == kind]
+    for values in itertools.product(*(keys[key] for key in order)):
+        chosen = dict(zip(order, values, strict=True))
+        own = {key: chosen[key] for key in keys}  # as they were given: a later one wins
+        own.setdefault("seed", first.values.seed)
+        yield GridJob(own, name(own, "method") or first.choice("guidance"), name(own, "column") or alone)
 
 
 def _values(one: Override) -> list[Any]:
     if one.is_delete() or not one.is_sweep_override():
         return [one.value()]
-    texts = (f"{one.get_key_element()}={text}" for text in one.sweep_string_iterator())
+    texts = dict.fromkeys(f"{one.get_key_element()}={text}" for text in one.sweep_string_iterator())
     return [each.value() for each in parse(list(texts))]
 
 
-def _product(keys: Mapping[str, Sequence[Any]]) -> dict[str, Overrides]:
-    """Every combination of the values, by name."""
-    combinations = (dict(zip(keys, each, strict=True)) for each in itertools.product(*keys.values()))
-    return {" ".join(override(*one) for one in each.items()): each for each in combinations if each}
+def _planned(jobs: Sequence[GridJob], launching: Launching) -> tuple[list[Row], list[GridCell], dict[int, str]]:
+    """What can be run, and by number why the other jobs cannot."""
+    rows, cells, refused = [], [], {}
+    built: Built = {}
+    said = set()
+    with composing() as compose:
+        for number, job in enumerate(jobs):
+            own = {key: value for key, value in job.overrides.items() if key != "seed"}
+            try:
+                row = plan_row(job.method, job.column, own, [job.overrides["seed"]], built, compose)
+                if problems := row.problems(here=launching.here):
+                    raise UserError(problems[0])
+                cells.append(_cell(number, row))
+                rows.append(row)
+            except UserError as error:
+                if isinstance(error.__cause__, HydraException | OmegaConfBaseException):
+                    raise  # a key or a choice that there is not: the command is wrong, not one of its jobs
+                refused[number], line = str(error), f"{job.column}/{job.method}: {error}"
+                if line not in said:  # by another seed
+                    print(line, flush=True)
+                said.add(line)
+    return rows, cells, refused
 
 
-def _cells(plan: Plan, grid: TableDefinition, refused: Refused) -> list[GridCell]:
-    """The cells of a plan with the folders of their results; those whose folder holds another result are refused."""
-    setups = {(row.method, row.column.key): row.setup for row in plan.rows}
-    numbers = {place: number for number, place in enumerate(_jobs(grid))}
-    found = []
-    for cell in plan.cells:
-        setup = setups[cell.method, cell.column]
-        with setup.seeded(cell.seed):
-            folder = setup.folder(cell.set_config, cell.judge_config)
-        data = {JUDGED_ON: setup.dataset.test_fingerprint}
-        if cell.measures or setup.student.teacher_recipe is not None:
-            data[LEARNED_FROM] = setup.dataset.train_fingerprint
-        placed = GridCell(**{**vars(cell), "data": data}, number=numbers[cell.place], result=folder)
-        try:
-            check_folder(folder, placed)
-            found.append(placed)
-        except UserError as error:
-            refused[placed.place] = str(error)
-    return found
+def _cell(number: int, row: Row) -> GridCell:
+    """The cell of a job, whose folder must not hold another result."""
+    (cell,), setup = row.cells, row.setup
+    data = {JUDGED_ON: setup.dataset.test_fingerprint}
+    if cell.measures or setup.student.teacher_recipe is not None:
+        data[LEARNED_FROM] = setup.dataset.train_fingerprint
+    result = setup.folder(cell.set_config, cell.judge_config)
+    placed = GridCell(**{**vars(cell), "data": data}, number=number, result=result)
+    check_folder(result, placed)
+    return placed
 
 
-def _blank(name: str, grid: TableDefinition, plan: Plan) -> TableResult:
-    students = grid.students
-    judged = {row.config.dataset.get("validation") is None for row in plan.rows}
+def _blank(name: str, plan: Plan, cells: Sequence[Cell]) -> TableResult:
+    held_out = all(row.config.dataset.get("validation") for row in plan.rows)
     return TableResult(
         name=name,
         title=f"Sweep {name}",
-        columns=tuple(replace(row.described(), student_seeds=students[key]) for key, row in plan.columns.items()),
-        methods=tuple(grid.methods),
-        seeds=grid.seeds,
-        split="test" if True in judged else "validation",
+        columns=tuple(
+            replace(row.described(), student_seeds=tuple(row.config.student_seeds)) for row in plan.columns.values()
+        ),
+        methods=tuple(dict.fromkeys(row.method for row in plan.rows)),
+        seeds=tuple(sorted({cell.seed for cell in cells})),
+        split="validation" if held_out else "test",
     )
-
-
-def _jobs(grid: TableDefinition) -> dict[Place, dict[str, str]]:
-    """What each job is given beside the configuration, seed by seed."""
-    jobs = {}
-    for seed, column, method in itertools.product(grid.seeds, grid.columns, grid.methods):
-        given = merged(grid.overrides, column.overrides, grid.methods[method], {"seed": seed})
-        given |= {"student_seeds": column.student_seeds} if column.student_seeds else {}
-        jobs[method, column.key, seed] = {key: spelled(value) for key, value in given.items()}
-    return jobs
-
-
-def _record(board: Board, grid: TableDefinition, refused: Refused) -> None:
-    """Leave a record of each job that has ended, finished, failed or refused."""
-    folders = {cell.place: cell.folder(board.output) for cell in board.asked}
-    reasons = refused | {place: failed.reason for place, failed in board.failed.items()}
-    for number, (place, overrides) in enumerate(_jobs(grid).items()):
-        if place in reasons:
-            record_job(board.output, number, overrides, None, reasons[place])
-        elif place in board.sets:
-            result = _of_students(read_json(folders[place] / "metrics.json"), board.sets[place].student_seeds)
-            record_job(board.output, number, overrides, {**result, "folder": str(folders[place])}, None)
 
 
 def _of_students(metrics: dict[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
     """What a run left, of these of its students."""
     if metrics["student_seeds"] == list(seeds):
-        return metrics
+        return dict(metrics)
     students = [one for one in metrics["students"] if one["seed"] in seeds]
     accuracy = {epoch: summary([one[f"{epoch}_top1"] for one in students]) for epoch in ("last", "best")}
     return {**metrics, "student_seeds": list(seeds), "students": students, "accuracy": accuracy}

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import hydra
@@ -19,11 +19,11 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from manifoldgd import __version__
-from manifoldgd.cli.arguments import Arguments, arguments_given, check_overrides, first_values, parse, read_arguments
+from manifoldgd.cli.arguments import Arguments, check_overrides, first_values, parse, read_arguments
 from manifoldgd.cli.compose import Config, compose, conf_dir, explain
 from manifoldgd.cli.explain import explain_system
 from manifoldgd.cli.help import command_help
-from manifoldgd.cli.sweep import Sweep, plan_sweep
+from manifoldgd.cli.sweep import begin_sweep, conclude_sweep, job_records, plan_sweep
 from manifoldgd.cli.table import run_table
 from manifoldgd.cli.targets import allowing
 from manifoldgd.errors import RunError, UserError
@@ -139,9 +139,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _help(command: str, given: Arguments) -> int:
-    extra = given.value("--config-dir")
-    search = [] if extra is None else [f"hydra.searchpath=[file://{Path(extra).absolute()}]"]
-    config = compose([*first_values(parse(given.overrides)), *search])
+    config = compose(replace(given, overrides=tuple(first_values(parse(given.overrides)))).searching)
     print(command_help(command, COMMANDS[command], EXAMPLES[command], config, conf_dir()))
     return 0
 
@@ -149,21 +147,22 @@ def _help(command: str, given: Arguments) -> int:
 def _run_sweep(command: str, words: list[str], arguments: Arguments) -> int:
     plan = plan_sweep(arguments)
     grid = plan.grid(command)
-    sweep = Sweep.of(command, words, plan.folder)
+    folder = begin_sweep(command, words, plan.folder)
     if grid is not None:
         from manifoldgd.cli.grid import run_grid  # here, because it imports torch
 
         with allowing(arguments.allowed):
-            run_grid(sweep.folder, grid, plan.first, plan.launching)
-        return sweep.conclude()
+            run_grid(folder, grid, plan.first, plan.launching)
+        return conclude_sweep(folder)
     os.environ.update(importing())  # for a launcher's processes
     try:
-        _compose_and_run(command, plan.words(sweep.folder), arguments.allowed)
+        _compose_and_run(command, plan.words(folder), arguments.allowed)
     except ValueError as error:
         # Optuna has no best trial where all have failed; the trials' own errors say more.
-        if isinstance(error, UserError) or not sweep.all_failed:
+        records = [] if isinstance(error, UserError) else job_records(folder)
+        if not records or any(record["error"] is None for record in records):
             raise
-    return sweep.conclude()
+    return conclude_sweep(folder)
 
 
 def _compose_and_run(command: str, words: list[str], allowed: tuple[str, ...]) -> None:
@@ -181,7 +180,7 @@ def _compose_and_run(command: str, words: list[str], allowed: tuple[str, ...]) -
             errors.append(error)
 
     try:
-        _with_arguments(words, task)
+        _hand_to_hydra(words, task)
     except Exception as error:  # of a sweeper that misses the results; why they are missing says more
         errors.append(error)
     if errors and isinstance(errors[0], HydraException | OmegaConfBaseException):
@@ -200,11 +199,13 @@ def _complete(arguments: list[str]) -> int:
     elif len(words) == 2 and arguments[1:] and arguments[1].startswith("query="):
         print("\n".join(name for name in COMMANDS if name.startswith(words[1])))
         return 0
-    _with_arguments(arguments, lambda config: None)
+    _hand_to_hydra(arguments, lambda config: None)
     return 0
 
 
-def _with_arguments(arguments: list[str], task: Callable[[DictConfig], Any]) -> None:
-    """Hand ``arguments`` to Hydra."""
-    with arguments_given(arguments):
+def _hand_to_hydra(words: list[str], task: Callable[[DictConfig], Any]) -> None:
+    given, sys.argv = sys.argv, ["manifoldgd", *words]  # where Hydra reads them
+    try:
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(task)()
+    finally:
+        sys.argv = given

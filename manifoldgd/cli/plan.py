@@ -22,7 +22,7 @@ from manifoldgd.priors.prior import Prior
 from manifoldgd.store.keys import key_of
 from manifoldgd.store.results import differences
 from manifoldgd.study.cells import Cell, in_turn
-from manifoldgd.study.definition import ColumnDefinition, Overrides, TableDefinition, check_labels, merged, override
+from manifoldgd.study.definition import Overrides, TableDefinition, check_labels, merged, override
 from manifoldgd.study.results import Column
 
 Built = dict[str, Any]  # what was built, or the UserError that it raised, by what describes it
@@ -77,7 +77,7 @@ class Row:
     """One method in one column: what its cells have in common."""
 
     method: str
-    column: ColumnDefinition
+    column: str  # its key
     composed: Config  # with the first seed
     setup: CellSetup
     cells: tuple[Cell, ...]
@@ -90,7 +90,7 @@ class Row:
     @property
     def name(self) -> str:
         """For messages."""
-        return f"{self.column.key}/{self.method}"
+        return f"{self.column}/{self.method}"
 
     def problems(self, *, here: bool = True) -> list[str]:
         """Why the cells cannot work, one line each; nothing if they can. ``here``: on the machine we are on."""
@@ -120,10 +120,10 @@ class Row:
         try:
             name = self.setup.dataset.name
         except UserError:
-            name = self.column.dataset
+            name = self.composed.choice("dataset")
         student = self.setup.student
         return Column(
-            key=self.column.key,
+            key=self.column,
             dataset=name,
             ipc=self.config.ipc,
             student=student.name,
@@ -144,7 +144,7 @@ class Plan:
         """One row of each column, by key."""
         found: dict[str, Row] = {}
         for row in self.rows:
-            found.setdefault(row.column.key, row)
+            found.setdefault(row.column, row)
         return found
 
     @property
@@ -155,7 +155,7 @@ class Plan:
     @property
     def scales(self) -> dict[str, float]:
         """Strength of the guidance by method, where there is one and all columns agree on it."""
-        found: dict[str, set[float]] = {}
+        found: dict[str, set[float | None]] = {}
         for row in self.rows:
             scale = OmegaConf.select(row.config, "guidance.scale") if row.config.source == DIFFUSION else None
             found.setdefault(row.method, set()).add(scale)
@@ -184,7 +184,7 @@ class Plan:
         rows = tuple(
             replace(row, cells=tuple(cell for cell in row.cells if cell.seed in table.seeds))
             for row in self.rows
-            if row.method in table.methods and row.column.key in keys
+            if row.method in table.methods and row.column in keys
         )
         return Plan(rows=rows, seeds=table.seeds)
 
@@ -199,64 +199,49 @@ def plan_table(table: TableDefinition, extra: Overrides) -> Plan:
     Raises:
         UserError: a cell cannot be composed, or a column mixes protocols; one line that names it.
     """
-
-    def refuse(method: str, column: str, error: UserError) -> None:
-        raise UserError(f"cell {column}/{method}: {error}") from error
-
-    plan = plan_cells(table, extra, refuse)
-    for row in plan.rows:
-        try:
-            _check_split(table.split, row.config)
-        except UserError as error:
-            refuse(row.method, row.column.key, error)
-        _check_comparable(plan.columns[row.column.key], row)
+    rows: list[Row] = []
+    built: Built = {}
+    with composing() as compose:
+        for column in table.columns:
+            judged = {"student_seeds": table.students[column.key]}
+            for method, own in table.methods.items():
+                overrides = merged(column.choices, table.overrides, column.overrides, own, extra, judged)
+                try:
+                    row = plan_row(method, column.key, overrides, table.seeds, built, compose)
+                    _check_split(table.split, row.config)
+                except UserError as error:
+                    raise UserError(f"cell {column.key}/{method}: {error}") from error
+                rows.append(row)
+    plan = Plan(rows=tuple(rows), seeds=table.seeds)
     protocols = {}
-    for key, row in plan.columns.items():
+    for key, first in plan.columns.items():
+        for row in (row for row in rows if row.column == key):
+            _check_comparable(first, row)
         with suppress(UserError):  # a student that cannot be built is named with the other problems of its cells
-            protocols[key] = row.setup.student.protocol
+            protocols[key] = first.setup.student.protocol
     check_labels(protocols)
     return plan
 
 
-def plan_cells(table: TableDefinition, extra: Overrides, refuse: Callable[[str, str, UserError], None]) -> Plan:
-    """Compose every method in every column.
+def plan_row(
+    method: str, column: str, overrides: Overrides, seeds: Sequence[int], built: Built, compose: Callable[..., Config]
+) -> Row:
+    """Compose one method in one column, a cell for each seed.
 
     Args:
-        table: methods, columns and seeds.
-        extra: overrides of every cell, after the table's own.
-        refuse: called with a method and a column that cannot be composed together, and why; they are left out.
+        method: its name.
+        column: its key.
+        overrides: of ``manifoldgd run``.
+        seeds: distillation seeds.
+        built: what other rows have built, for this one too.
+        compose: from :func:`manifoldgd.cli.compose.composing`.
+
+    Raises:
+        UserError: it cannot be composed.
     """
-    rows: list[Row] = []
-    built: Built = {}
-    permitted = {KEY: list(allowed())} if allowed() else {}  # of the command line, to each cell's
-    with composing() as compose:
-        for column in table.columns:
-            for method, own in table.methods.items():
-                overrides = merged(
-                    column.choices,
-                    table.overrides,
-                    column.overrides,
-                    own,
-                    extra,
-                    {"student_seeds": table.students[column.key]},
-                    permitted,
-                )
-                try:
-                    rows.append(_row(method, column, overrides, table.seeds, built, compose))
-                except UserError as error:
-                    refuse(method, column.key, error)
-    return Plan(rows=tuple(rows), seeds=table.seeds)
-
-
-def _row(
-    method: str,
-    column: ColumnDefinition,
-    overrides: Overrides,
-    seeds: Sequence[int],
-    built: Built,
-    compose: Callable[..., Config],
-) -> Row:
     texts = [override(key, value) for key, value in overrides.items()]
+    if allowed():  # on the command line, so in each cell's too
+        texts.append(override(KEY, list(allowed())))
     composed = compose([*texts, override("seed", seeds[0])])
     check_keys("run", composed)
     setup = CellSetup(composed, built)
@@ -267,7 +252,7 @@ def _row(
             cells.append(
                 Cell(
                     method=method,
-                    column=column.key,
+                    column=column,
                     seed=seed,
                     overrides=(*texts, override("seed", seed)),
                     set_config=setup.set_config,
@@ -287,10 +272,10 @@ def _check_split(split: str, config: DictConfig) -> None:
 
 
 def _check_comparable(first: Row, row: Row) -> None:
-    judged = [each.cells[0].judge_config | {"ipc": each.config.ipc} for each in (first, row)]
-    different = differences(*judged)
+    one, other = (each.cells[0].judge_config | {"ipc": each.config.ipc} for each in (first, row))
+    different = differences(one, other)
     require(
         not different,
-        f"methods: {row.method} in column {row.column.key} is judged otherwise than {first.method} (different: "
+        f"methods: {row.method} in column {row.column} is judged otherwise than {first.method} (different: "
         f"{', '.join(different)}); the cells of a column differ in how the set is made only",
     )

@@ -9,12 +9,14 @@ from functools import cached_property
 from pathlib import Path
 
 from manifoldgd import __version__
+from manifoldgd.cli.components import build
+from manifoldgd.cli.compose import compose
 from manifoldgd.cli.dry_run import describe, missing, time_needed
-from manifoldgd.cli.plan import Plan, plan_table
-from manifoldgd.cli.scores import Scoring
+from manifoldgd.cli.plan import Plan, Row, plan_table
 from manifoldgd.cli.table import TableOptions
-from manifoldgd.errors import UserError
+from manifoldgd.errors import UserError, require
 from manifoldgd.files import one_at_a_time
+from manifoldgd.pipeline.classifiers import full_data_accuracy
 from manifoldgd.priors.loading import only_cached
 from manifoldgd.stopping import Stopped
 from manifoldgd.study.board import RECORD, Board, check_folder
@@ -24,7 +26,10 @@ from manifoldgd.study.record import check_nothing_lost, check_same_table, read_r
 from manifoldgd.study.rendering import write_table
 from manifoldgd.study.results import SetResult, TableResult
 from manifoldgd.study.run import alone_in, run_left
+from manifoldgd.study.scores import with_scores
 from manifoldgd.tracking import track_table
+
+RANDOM = "random"  # the source whose sets DD-Ranking's scores compare every other one with
 
 
 class Study:
@@ -119,7 +124,9 @@ class Study:
         with alone_in(self.output):
             board = self.board()
             board.save()
-            self._take_sets(board)
+            if places := [Path(each).expanduser() for each in self.options.sets_from or ()]:
+                taken = take_sets(board.left, self.output, places)
+                print(f"sets taken from other tables: {taken} of {len(board.left)}", flush=True)
             try:
                 if scoring:
                     scoring.prepare()
@@ -181,13 +188,6 @@ class Study:
             notes=whole.notes,
         )
 
-    def _take_sets(self, board: Board) -> None:
-        """Copy what other tables made, where they were named."""
-        places = [Path(each).expanduser() for each in self.options.sets_from or ()]
-        if places:
-            taken = take_sets(board.left, self.output, places)
-            print(f"sets taken from other tables: {taken} of {len(board.left)}", flush=True)
-
     def _write_pages(self, board: Board) -> None:
         if board.sets:
             result = self._result(board)
@@ -222,3 +222,47 @@ class Study:
                 board = self.board()
             write_record(self.file.parent, self._result(board), scores=self.options.scores)
         print(f"recorded: {file}; `manifoldgd table table={self.options.table} pages=true` makes its page")
+
+
+class Scoring:
+    """What DD-Ranking's scores need besides the cells: a random row, and full-data accuracies made before cells run.
+
+    Raises:
+        UserError: on construction, if no row asked for holds random real images, or a protocol has no recipe.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        rows = [row for row in plan.rows if row.config.source == RANDOM and not row.config.reconstruct]
+        require(
+            bool(rows),
+            "scores: no row of random real images in this table; add `random: {source: random}` to methods of "
+            "table.yaml, or random to methods=",
+        )
+        self.config = compose(name="scores").values
+        self.random = rows[0].method
+        self.columns = {key: row for key, row in plan.columns.items() if row.setup.student.protocol.labels == "hard"}
+        self.full: dict[str, float] = {}  # by column, in [0, 1]
+        for key, row in self.columns.items():
+            require(
+                _protocol(row) in self.config.full_data,
+                f"scores: column {key} has the protocol {_protocol(row)}, for which full_data of conf/scores.yaml "
+                "names no recipe; add one",
+            )
+
+    def prepare(self) -> None:
+        """Train the student of each hard-label column on all real images, or find it in the cache."""
+        for key, row in self.columns.items():
+            student, dataset = row.setup.student, row.setup.dataset
+            print(f"scores: {key}: {student.name} trained on all images of {dataset.name}", flush=True)
+            machine = row.setup.once("machine", row.config)
+            machine.prepare()
+            recipe = build(self.config, self.config.full_data[_protocol(row)])
+            self.full[key] = full_data_accuracy(dataset, student, recipe, machine, Path(row.config.cache))
+
+    def scored(self, result: TableResult) -> TableResult:
+        """The table with the scores that are defined; those that need an unknown full-data accuracy are missing."""
+        return with_scores(result, random=self.random, full=self.full, weight=self.config.weight)
+
+
+def _protocol(row: Row) -> str:
+    return row.setup.student.protocol.name

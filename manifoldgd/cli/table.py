@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, cast, get_type_hints
 
 from hydra.core.override_parser.types import Override, OverrideType, Sweep
 
@@ -129,16 +129,16 @@ def read_options(arguments: Sequence[str]) -> TableOptions:
     names = [each.name for each in fields(TableOptions) if each.name not in NOT_KEYS]
     if folder := given.value("--config-dir"):
         require(Path(folder).is_dir(), f"--config-dir: no folder {folder}; correct it")
-        overrides[SEARCH] = [f"file://{Path(folder).absolute()}"]
-    for text, each in zip(given.overrides, parse(given.overrides), strict=True):
-        key = each.key_or_group
+    for text, each in zip(given.searching, parse(given.searching), strict=True):
+        key, value = each.key_or_group, each.value()
         plain = each.type is OverrideType.CHANGE and each.package is None
         require(plain, f"{text}: expected key=value; a table takes no +key, ~key or key@package")
         top = key.replace("/", ".").split(".")[0]
         if key in names:
             own[key] = _own_value(each, hints[key])
         elif key == SEARCH:
-            overrides[key] = [*overrides.get(key, []), *each.value()]
+            check(key, value, list[str])
+            overrides[key] = [*overrides.get(key, []), *cast(list[str], value)]
         elif top == LAUNCHER_KEYS:
             launcher.append(text)
         else:
@@ -147,7 +147,7 @@ def read_options(arguments: Sequence[str]) -> TableOptions:
                 not each.is_sweep_override(),
                 f"{text}: a table takes one value for every cell; methods or columns of table.yaml vary",
             )
-            overrides[key] = each.value()
+            overrides[key] = value
     return TableOptions(
         **own,
         overrides=overrides,
@@ -159,7 +159,7 @@ def read_options(arguments: Sequence[str]) -> TableOptions:
 
 def _own_value(override: Override, hint: Any) -> Any:
     """A value of the table's own; ``a,b`` and a single value stand for a list where one is expected."""
-    value = override.value()
+    value: Any = override.value()
     listed = hint in (list[Seed] | None, list[str] | None)
     if isinstance(value, Sweep):
         choices = [getattr(each, "text", each) for each in getattr(value, "list", [])]

@@ -6,7 +6,6 @@ Rows are methods, columns are a dataset, a number of images a class and a studen
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -17,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from manifoldgd.errors import UserError, require
+from manifoldgd.errors import UserError, nearest, require
 from manifoldgd.ranges import Million, Seed, check
 
 if TYPE_CHECKING:  # the command line reads this module, and answers without torch
@@ -129,7 +128,7 @@ def find_table(name: str) -> Path:
     if path.suffix in (".yaml", ".yml") and path.is_file():
         return path
     known = known_tables()
-    hint = _nearest(name, known, otherwise="choose one of them, or give the path of a table.yaml")
+    hint = nearest(name, known, otherwise="choose one of them, or give the path of a table.yaml")
     raise UserError(f"table: no table {name!r}; there are {', '.join(known) or 'none'}; {hint}")
 
 
@@ -189,7 +188,7 @@ def _read(where: str, held: Any, kind: type[Kind]) -> Kind:
     require(isinstance(held, dict), f"{where}expected keys and values, got {held!r}; see another table.yaml")
     known = {each.name: each for each in fields(kind)}
     for key in held:
-        hint = _nearest(str(key), known, otherwise=f"expected {', '.join(known)}")
+        hint = nearest(str(key), known, otherwise=f"expected {', '.join(known)}")
         require(key in known, f"{where}unknown key {str(key)!r}; {hint}")
     for name, each in known.items():
         needed = each.default is MISSING and each.default_factory is MISSING
@@ -290,14 +289,9 @@ def _check_name(where: str, name: str) -> None:
 def _check_choice(where: str, names: Sequence[str] | None, known: Iterable[str]) -> None:
     listed = ", ".join(known)
     for name in names or ():
-        hint = _nearest(str(name), known, otherwise=f"choose among {listed}")
+        hint = nearest(str(name), known, otherwise=f"choose among {listed}")
         require(name in known, f"{where}: no {name!r} in this table, which has {listed}; {hint}")
     require(names is None or len(names) > 0, f"{where}: expected at least one, got none; choose among {listed}")
-
-
-def _nearest(name: str, known: Iterable[str], *, otherwise: str) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else otherwise
 
 
 def check_labels(protocols: Mapping[str, LabelProtocol]) -> None:

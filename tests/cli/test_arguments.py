@@ -10,8 +10,7 @@ from toy_table import complaint
 
 from manifoldgd.cli.arguments import check_overrides, parse, plain_range, read_arguments
 from manifoldgd.cli.compose import Config, conf_dir
-from manifoldgd.cli.sweep import FOLDER_VARIABLE, plan_sweep
-from manifoldgd.cli.tuning import GRID, check_search
+from manifoldgd.cli.sweep import FOLDER_VARIABLE, GRID, check_search, plan_sweep
 from manifoldgd.errors import UserError
 
 

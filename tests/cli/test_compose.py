@@ -1,12 +1,13 @@
 """Configurations without Hydra's global state: the same as the command line's, from anywhere, as often as wanted."""
 
+import sys
+
 import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from manifoldgd.cli.arguments import arguments_given
 from manifoldgd.cli.compose import Config, compose, composing, conf_dir
 from manifoldgd.errors import UserError
 
@@ -48,7 +49,7 @@ def test_what_cannot_be_composed_is_said_in_one_line(overrides, parts):
     assert not GlobalHydra.instance().is_initialized()
 
 
-def test_inside_a_job_of_hydra_its_state_stays_as_it_was():
+def test_inside_a_job_of_hydra_its_state_stays_as_it_was(monkeypatch):
     seen = []
 
     def job(values):
@@ -60,8 +61,8 @@ def test_inside_a_job_of_hydra_its_state_stays_as_it_was():
         seen.append((own, other))
 
     GlobalHydra.instance().clear()
-    with arguments_given(["guidance=mode", "ipc=2"]):
-        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
+    monkeypatch.setattr(sys, "argv", ["manifoldgd", "guidance=mode", "ipc=2"])
+    hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name="config")(job)()
     ((own, other),) = seen
     assert (own.choice("guidance"), own.values.ipc, own.overrides) == ("mode", 2, ["guidance=mode", "ipc=2"])
     assert (other.choice("guidance"), other.values.ipc) == ("none", 4)

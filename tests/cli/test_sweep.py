@@ -11,10 +11,9 @@ from toy_table import ran
 
 from manifoldgd import stopping
 from manifoldgd.cli.arguments import read_arguments
-from manifoldgd.cli.grid import grid_of
-from manifoldgd.cli.sweep import FOLDER_VARIABLE, Sweep, plan_sweep, record_job
+from manifoldgd.cli.grid import grid_jobs
+from manifoldgd.cli.sweep import FOLDER_VARIABLE, job_records, plan_sweep, record_job
 from manifoldgd.errors import UserError
-from manifoldgd.study.definition import override
 from manifoldgd.study.results import TableResult
 from manifoldgd.study.run import Watch
 
@@ -117,11 +116,15 @@ def test_a_grid_is_the_product_of_its_keys():
     fixed = ["dataset=digits", "+guidance.own=1", "~measures"]
     swept = ["guidance.scale=0.1,0.2", "ipc=range(1,3)", "seed=3,4", "student.width=8,9"]
     plan = plan_sweep(read_arguments(["-m", *fixed, *swept, "hydra/launcher=joblib"]))
-    grid = grid_of(plan.grid("run"), plan.first)
-    assert list(grid.methods) == ["guidance.scale=0.1", "guidance.scale=0.2"]
-    assert [column.key for column in grid.columns] == [f"ipc={n} student.width={w}" for n in (1, 2) for w in (8, 9)]
-    assert (grid.seeds, grid.student_seeds) == ((3, 4), (0, 1))
-    assert [override(*one) for one in grid.overrides.items()] == fixed
+    jobs = list(grid_jobs(plan.grid("run"), plan.first))
+    assert len(jobs) == 16
+    assert [job.method for job in jobs[:2]] == ["guidance.scale=0.1", "guidance.scale=0.2"]
+    columns = [f"ipc={n} student.width={w}" for n in (1, 2) for w in (8, 9)]
+    assert list(dict.fromkeys(job.column for job in jobs)) == columns
+    assert [job.overrides["seed"] for job in jobs] == [3] * 8 + [4] * 8
+    last = {"dataset": "digits", "+guidance.own": 1, "~measures": None, "guidance.scale": 0.2, "ipc": 2, "seed": 4}
+    assert jobs[-1].overrides == last | {"student.width": 9}
+    assert list(jobs[-1].overrides) == ["dataset", "+guidance.own", "~measures", *(w.split("=")[0] for w in swept)]
     assert plan.launching.launcher == "joblib"
     assert "hydra.launcher.n_jobs=-1" in plan.launching.settings
 
@@ -155,8 +158,8 @@ def test_a_sweep_of_sets_lists_them(capsys, shared_cache, tmp_path):
 
 def test_a_damaged_record_of_a_job_is_named(tmp_path):
     record_job(tmp_path, 0, {"ipc": "1"}, {"folder": "o"}, None)
-    assert Sweep(tmp_path).records() == [{"overrides": {"ipc": "1"}, "result": {"folder": "o"}, "error": None}]
+    assert job_records(tmp_path) == [{"overrides": {"ipc": "1"}, "result": {"folder": "o"}, "error": None}]
     file = tmp_path / "jobs" / "0000.json"
     file.write_text(file.read_text().replace('"ipc": "1"', '"ipc": "2"'))
     with pytest.raises(UserError, match=r"0000\.json: does not match its checksum"):
-        Sweep(tmp_path).records()
+        job_records(tmp_path)

@@ -117,7 +117,7 @@ def test_a_signal_leaves_the_pages_and_says_how_to_continue(number, how, capsys,
 
 
 def test_scores_compare_with_random_images_and_with_all_of_them(capsys, fakes, monkeypatch):
-    from manifoldgd.cli import scores
+    from manifoldgd.cli import study
 
     trained = []
 
@@ -125,7 +125,7 @@ def test_scores_compare_with_random_images_and_with_all_of_them(capsys, fakes, m
         trained.append((dataset.name, student.name, recipe.images_shown, ran()))
         return 0.9
 
-    monkeypatch.setattr(scores, "full_data_accuracy", bound)
+    monkeypatch.setattr(study, "full_data_accuracy", bound)
     assert table("columns=one", "scores=true", "record=true") == 0
     assert trained == [("digits", "ConvNet-3 (width 8)", 300_000, [])]  # before any cell
     for folder in (OUTPUT, HOME):

@@ -9,7 +9,6 @@ from PIL import Image
 from toy_table import CONF, EXPERIMENTS, HOME, OUTPUT, STUDENTS, TOY, change, ran, table
 
 from manifoldgd.cli import dry_run
-from manifoldgd.cli.dry_run import Work
 from manifoldgd.cli.plan import plan_table
 from manifoldgd.study.cells import runs
 from manifoldgd.study.definition import read_definition
@@ -109,11 +108,19 @@ def test_a_dry_run_finds_large_images_that_are_there(capsys, dit_lookalike):
 def test_gpu_hours_count_the_making_of_a_shared_set_once(monkeypatch):
     change(columns=STUDENTS)
     plan = plan_table(read_definition(HOME / "table.yaml"), {})
-    work = Work(images=10**6, steps=50, students=1, epochs=0, student_flops=0.0)  # costs nothing but the making
     monkeypatch.setattr(dry_run, "LARGE_IMAGES", 1)
-    monkeypatch.setattr(dry_run, "work_of", lambda row: work)
+    monkeypatch.setattr(dry_run, "gpu_seconds", lambda row: (36_000.0, 360.0))
     _, *by_column = dry_run.time_needed(plan, plan.cells, [], 1).splitlines()
-    assert by_column == [f"  width8: {6 * work.gpu_seconds / 3600:.1f} h"]
+    assert by_column == ["  width8: 60.6 h", "  width9: 0.6 h"]
+
+
+def test_gpu_seconds_are_those_of_the_operations():
+    unguided = {"guidance": "none"}
+    change(columns=STUDENTS[:1], methods={"unguided": unguided, "half": unguided | {"start.strength": 0.5}})
+    whole, half = (dry_run.gpu_seconds(row) for row in plan_table(read_definition(HOME / "table.yaml"), {}).rows)
+    assert whole[1] == half[1] > 0
+    decoding = 10 * dry_run.DECODE_FLOPS / dry_run.SAMPLING_FLOPS_PER_SECOND
+    assert whole[0] - decoding == pytest.approx(2 * (half[0] - decoding))
 
 
 SHIPPED = sorted(EXPERIMENTS.glob("*/table.yaml"))

@@ -9,7 +9,7 @@ from command import QUICK, manifoldgd
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from manifoldgd.cli import tuning
+from manifoldgd.cli import sweep as sweeps
 from manifoldgd.cli.compose import Config
 from manifoldgd.cli.sweep import FOLDER_VARIABLE
 from manifoldgd.errors import UserError
@@ -38,12 +38,12 @@ def check(*, sweeper, experiment, validation):
         "runtime": {"choices": {"experiment": experiment}},
     }
     values = OmegaConf.create({"dataset": {"validation": validation}})
-    tuning.check_split(Config(values, OmegaConf.create(hydra)))
+    sweeps.check_split(Config(values, OmegaConf.create(hydra)))
 
 
 @pytest.mark.parametrize(
     ("sweeper", "experiment"),
-    [(OPTUNA, "none"), (tuning.GRID, "tuning"), (OPTUNA, "tuning_optuna")],
+    [(OPTUNA, "none"), (sweeps.GRID, "tuning"), (OPTUNA, "tuning_optuna")],
 )
 def test_what_chooses_by_results_may_not_read_the_test_split(sweeper, experiment):
     check(sweeper=sweeper, experiment=experiment, validation=10)
@@ -52,27 +52,27 @@ def test_what_chooses_by_results_may_not_read_the_test_split(sweeper, experiment
 
 
 def test_a_plain_sweep_may():
-    check(sweeper=tuning.GRID, experiment="none", validation=None)
+    check(sweeper=sweeps.GRID, experiment="none", validation=None)
 
 
 def test_hydra_s_own_sweeper_is_still_called_so():
-    module, _, name = tuning.GRID.rpartition(".")
+    module, _, name = sweeps.GRID.rpartition(".")
     __import__(module)
     assert hasattr(sys.modules[module], name)
 
 
 def test_the_objective_is_the_last_epoch():
-    assert tuning.objective({"accuracy": {"last": {"mean": 0.25}, "best": {"mean": 0.5}}}) == 0.25
-    assert tuning.objective({"folder": "a set that nobody judged"}) is None
-    assert tuning.objective(None) is None
+    assert sweeps.objective({"accuracy": {"last": {"mean": 0.25}, "best": {"mean": 0.5}}}) == 0.25
+    assert sweeps.objective({"folder": "a set that nobody judged"}) is None
+    assert sweeps.objective(None) is None
 
 
 def test_one_test_result_makes_it_a_test_sweep():
     held_out = {"dataset": "digits-validation", "accuracy": {}, "x": 1} | {"accuracy": {"last": 1}}
     test = held_out | {"dataset": "digits"}
-    assert tuning.judged_by([held_out, held_out]) == "validation"
-    assert tuning.judged_by([held_out, test]) == "test"
-    assert tuning.judged_by([{"folder": "x"}]) is None
+    assert sweeps.judged_by([held_out, held_out]) == "validation"
+    assert sweeps.judged_by([held_out, test]) == "test"
+    assert sweeps.judged_by([{"folder": "x"}]) is None
 
 
 def test_the_experiment_refuses_the_test_split(capsys, tiny_prior, shared_cache):
