@@ -209,40 +209,26 @@ def synthesise(
         RunError: numbers stop being finite.
     """
     machine, folder = machine or _machine(), Path(folder)
-    prior = prior.to(machine.device)
+    prior, sampler = prior.to(machine.device), sampler or build("sampler=ddpm")
     if ipc is None:
         if prototypes is None:
             raise UserError("expected the number of images a class where there are no prototypes, got None", "ipc")
         ipc = prototypes.ipc
-    sampler = sampler or build("sampler=ddpm")
-    parts = {"guidance": guidance, "sampler": sampler, "start": start}
+    parts: dict[str, Any] = {"guidance": guidance, "sampler": sampler, "start": start}
+    distillation.check_parts(dataset, prior, **parts)
+    distillation.check_prototypes(prototypes, guidance, start, ipc)
     parts |= {"overgeneration": overgeneration} if overgeneration else {}
-    config = {"source": "diffusion", "ipc": ipc, "seed": seed, **described(parts)}
     inputs = {
         "dataset": dataset.train_fingerprint,
         "prior": prior.key,
         "prototypes": None if prototypes is None else prototypes.key,
     }
+    config = {"source": "diffusion", "ipc": ipc, "seed": seed, **described(parts)}
     facts = {"method": method or type(guidance).__name__, "config": config, "inputs": inputs}
-    distillation.check_parts(dataset, prior, guidance=guidance, sampler=sampler, start=start)
-    distillation.check_prototypes(prototypes, guidance, start, ipc)
-
+    parts |= {"ipc": ipc, "seed": seed, "machine": machine, "cache": _cache(cache), "facts": facts}
     with _alone_in(folder):
-        return distillation.finished(folder, facts) or distillation.synthesise(
-            folder,
-            dataset,
-            prior,
-            prototypes,
-            guidance=guidance,
-            sampler=sampler,
-            ipc=ipc,
-            seed=seed,
-            start=start,
-            overgeneration=overgeneration,
-            machine=machine,
-            cache=_cache(cache),
-            facts=facts,
-        )
+        found = distillation.finished(folder, facts)
+        return found or distillation.synthesise(folder, dataset, prior, prototypes, **parts)
 
 
 def evaluate(

@@ -84,28 +84,20 @@ def _check(node: Mapping[str, Any], path: str) -> None:
         if key != TARGET and key not in parameters:
             raise UserError(f"unknown key '{path}.{key}'{suggest(str(key), parameters)}")
     for name in parameters:
-        require(name in node, f"{path}.{name}: expected a value, got none; set {path}.{name}=...")
-        value = _given(node[name], f"{path}.{name}")
+        place = f"{path}.{name}"
+        require(name in node, f"{place}: expected a value, got none; set {place}=...")
+        value, group = node[name], place.replace(".", "/")
+        require(value != "???", f"{place}: needs a value and has none; set {place}=...")
+        # The word of a choice is given with slashes; with dots it would stand where the member's values belong.
+        require(
+            not (isinstance(value, str) and (conf_dir() / group / f"{value}.yaml").is_file()),
+            f"{place}: expected the values of a member of this group, got {value!r}; choose it with {group}={value}",
+        )
         if isinstance(value, dict) and TARGET in value:
-            _check(value, f"{path}.{name}")
+            _check(value, place)
         else:
-            _check_builds_nothing(value, f"{path}.{name}")
-            _check_no_choice(value, f"{path}.{name}")
-            check(f"{path}.{name}", value, hints.get(name, Any))
-
-
-def _given(value: Any, path: str) -> Any:
-    require(value != "???", f"{path}: needs a value and has none; set {path}=...")
-    return value
-
-
-def _check_no_choice(value: Any, path: str) -> None:
-    """The word of a choice is given with slashes; with dots it would stand where the member's values belong."""
-    group = path.replace(".", "/")
-    require(
-        not (isinstance(value, str) and (conf_dir() / group / f"{value}.yaml").is_file()),
-        f"{path}: expected the values of a member of this group, got {value!r}; choose it with {group}={value}",
-    )
+            _check_builds_nothing(value, place)
+            check(place, value, hints.get(name, Any))
 
 
 def _check_builds_nothing(value: Any, path: str) -> None:

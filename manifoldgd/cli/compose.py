@@ -26,6 +26,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from manifoldgd.cli.arguments import parse, read_arguments
 from manifoldgd.cli.explain import suggest
+from manifoldgd.cli.reference import read_reference
 from manifoldgd.cli.targets import allowed
 from manifoldgd.errors import UserError
 
@@ -156,20 +157,11 @@ MOVED = {"clusterer.pool": "clusterer/space=pooled clusterer.space.pool=..."}
 def _suggestion(key: str, conf: Path) -> str:
     if key in MOVED:
         return f"; set {MOVED[key]}"
-    groups = [str(folder.relative_to(conf)) for folder in conf.rglob("*") if folder.is_dir()]
-    top = [name for name in OmegaConf.load(conf / "config.yaml") if name not in ("defaults", "hydra")]
-    inside = []
-    if "." in key:
-        folder = conf / key.split(".")[0]
-        for file in folder.glob("*.yaml"):
-            inside += _keys(OmegaConf.to_container(OmegaConf.load(file)), folder.name)
+    top, dot, _ = key.partition(".")
+    reference = read_reference(conf)
+    inside = [each.name for file in reference if dot and file.group.split("/")[0] == top for each in file.keys]
     if key in inside:
-        return f"; other choices of {folder.name} have it, the chosen one does not"
+        return f"; other choices of {top} have it, the chosen one does not"
     same = [each for each in inside if each.endswith(f".{key.rpartition('.')[2]}")]  # one level deeper or higher
-    return suggest(key, same or [*groups, *map(str, top), *inside])
-
-
-def _keys(node: Any, path: str) -> list[str]:
-    """Keys of a node and of the nodes in it, as they are written on a command line."""
-    own = {f"{path}.{name}": value for name, value in node.items() if not str(name).startswith(("_", "def"))}
-    return [*own, *(key for name, value in own.items() if isinstance(value, dict) for key in _keys(value, name))]
+    plain = [each.name for file in reference if (file.group, file.name) == ("", "config") for each in file.keys]
+    return suggest(key, same or [*sorted({file.group for file in reference} - {""}), *plain, *inside])

@@ -86,10 +86,10 @@ def _group(
 def _leaves(node: DictConfig, path: str) -> Iterator[tuple[str, Any, str | None]]:
     """Name, value and what takes it, of every key below a node."""
     target = None if OmegaConf.is_missing(node, TARGET) else node.get(TARGET)
-    for key in node:
+    for key in map(str, node):
         if key == TARGET:
             continue
-        value = "???" if OmegaConf.is_missing(node, key) else node[key]
+        value: Any = "???" if OmegaConf.is_missing(node, key) else node[key]
         if OmegaConf.is_dict(value) and (TARGET in value or target is None):
             yield from _leaves(value, f"{path}.{key}")
         else:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import yaml
@@ -48,127 +49,101 @@ def read_reference(conf: Path) -> list[Member]:
     Args:
         conf: folder with ``config.yaml``; each folder in it is a group.
     """
-    files = sorted(conf.rglob("*.yaml"), key=lambda file: (_group(file, conf), file.stem))
-    texts = {file: file.read_text(encoding="utf-8") for file in files}
-    trees = {file: yaml.compose(text, yaml.SafeLoader) for file, text in texts.items()}
+    files = sorted((_File(file, conf) for file in conf.rglob("*.yaml")), key=lambda file: (file.group, file.name))
     # A group that the whole configuration has, or members of the group above it, keeps its own name, wherever else a
     # file puts members of it.
     own = {
-        f"{_group(file, conf)}/{group}".lstrip("/")
-        for file, tree in trees.items()
-        for group, member in _defaults(tree)
+        f"{file.group}/{group}".lstrip("/")
+        for file in files
+        for group, member in file.defaults
         if member is not None and not group.startswith("/")
     }
-    packages = {
-        group: place
-        for file, tree in trees.items()
-        for group, place in _placed(_group(file, conf), tree)
-        if group not in own
-    }
-    return [
-        _member(_group(file, conf), file.stem, text, packages.get(_group(file, conf), _group(file, conf)))
-        for file, text in texts.items()
-    ]
+    places = {group: place for file in files for group, place in file.placed() if group not in own}
+    return [file.member(places.get(file.group, file.group)) for file in files]
 
 
-def _group(file: Path, conf: Path) -> str:
-    folder = file.parent.relative_to(conf).as_posix()
-    return ROOT if folder == "." else folder
+class _File:
+    """A file of the folder, as text and as nodes."""
 
+    def __init__(self, file: Path, conf: Path) -> None:
+        folder = file.parent.relative_to(conf).as_posix()
+        self.group, self.name = ROOT if folder == "." else folder, file.stem
+        text = file.read_text(encoding="utf-8")
+        self.lines, self.node = text.splitlines(), yaml.compose(text, yaml.SafeLoader)
 
-def _placed(group: str, node: yaml.Node | None) -> Iterator[tuple[str, str]]:
-    """Groups that a file of ``group`` puts elsewhere (``/student/teacher@teacher``), with that place."""
-    for entry, _ in _defaults(node) if group else ():
-        other, at, package = entry.partition("@")
-        if package == HERE:
-            yield f"{group}/{other.rpartition('/')[0]}", group
-        if at and other.startswith("/") and not package.startswith("_global_"):
-            yield other.removeprefix("/"), f"{group}/{package.replace('.', '/')}"
+    @cached_property
+    def defaults(self) -> list[tuple[str, str | None]]:
+        """The defaults list: ``(group, member)`` and ``(member of the own group, None)``."""
+        found: list[tuple[str, str | None]] = []
+        for each in next((value.value for key, value in _items(self.node) if key.value == DEFAULTS), ()):
+            if isinstance(each, yaml.MappingNode):
+                found += [(name.value.removeprefix("override "), member.value) for name, member in each.value]
+            elif each.value != "_self_":
+                found.append((each.value, None))
+        return found
 
+    def placed(self) -> Iterator[tuple[str, str]]:
+        """Groups that the file puts elsewhere (``/student/teacher@teacher``), with that place."""
+        for entry, _ in self.defaults if self.group else ():
+            other, at, package = entry.partition("@")
+            if package == HERE:
+                yield f"{self.group}/{other.rpartition('/')[0]}", self.group
+            if at and other.startswith("/") and not package.startswith("_global_"):
+                yield other.removeprefix("/"), f"{self.group}/{package.replace('.', '/')}"
 
-def _defaults(node: yaml.Node | None) -> list[tuple[str, str | None]]:
-    """The defaults list: ``(group, member)`` and ``(member of the own group, None)``."""
-    found: list[tuple[str, str | None]] = []
-    for key, value in _items(node):
-        if key.value == DEFAULTS and isinstance(value, yaml.SequenceNode):
-            for each in value.value:
-                if isinstance(each, yaml.MappingNode):
-                    found += [(name.value.removeprefix("override "), member.value) for name, member in each.value]
-                elif each.value != "_self_":
-                    found.append((each.value, None))
-    return found
+    def member(self, place: str) -> Member:
+        """The file, whose keys lie at ``place``."""
+        head = []
+        for line in self.lines:
+            if not line.startswith("#"):
+                break
+            head.append(line.lstrip("#").strip())
+        whole = "@package _global_" in head
+        return Member(
+            group=self.group,
+            name=self.name,
+            text=" ".join(line for line in head if not line.startswith("@package")),
+            target=_target(self.node),
+            builds_on=tuple(entry.removesuffix(f"@{HERE}") for entry, member in self.defaults if member is None),
+            keys=tuple(self._keys(self.node, "" if whole or not place else place.replace("/", ".") + ".")),
+        )
+
+    def _keys(self, node: yaml.Node | None, prefix: str) -> Iterator[Key]:
+        for key, value in _items(node):
+            if key.value in HIDDEN:
+                continue
+            # A whole of keys is walked into, unless a comment beside it describes it as one value: labels by name.
+            beside = self._beside(key, value)
+            if isinstance(value, yaml.MappingNode) and value.value and (not beside or _target(value)):
+                yield from self._keys(value, f"{prefix}{key.value}.")
+            else:
+                text = " ".join(filter(None, (self._above(key.start_mark.line), beside)))
+                yield Key(f"{prefix}{key.value}", _spelled(value), text, _target(node))
+
+    def _beside(self, key: yaml.Node, value: yaml.Node) -> str:
+        """What stands behind the value, or behind the key where the value begins below it."""
+        if isinstance(value, yaml.ScalarNode) and value.style in ("|", ">"):
+            return ""  # a block of text: its lines are the value
+        end = key.end_mark if value.start_mark.line > key.start_mark.line else value.end_mark
+        found = _COMMENT.search(self.lines[end.line][end.column :]) if end.line < len(self.lines) else None
+        return found[1].strip() if found else ""
+
+    def _above(self, line: int) -> str:
+        """Comment lines of their own right above a key, as deep as the key; not the head of the file."""
+        indent = len(self.lines[line]) - len(self.lines[line].lstrip())
+        found: list[str] = []
+        while line > 0 and re.match(rf" {{{indent}}}#", self.lines[line - 1]):
+            line -= 1
+            found.insert(0, self.lines[line].strip().lstrip("#").strip())
+        return " ".join(found) if line > 0 else ""
 
 
 def _items(node: yaml.Node | None) -> list[tuple[yaml.Node, yaml.Node]]:
     return node.value if isinstance(node, yaml.MappingNode) else []
 
 
-def _member(group: str, name: str, text: str, package: str) -> Member:
-    node, lines = yaml.compose(text, yaml.SafeLoader), text.splitlines()
-    targets = [value.value for key, value in _items(node) if key.value == TARGET]
-    prefix = "" if _global(lines) or not package else package.replace("/", ".") + "."
-    return Member(
-        group=group,
-        name=name,
-        text=_head(lines),
-        target=targets[0] if targets else None,
-        builds_on=tuple(entry.removesuffix(f"@{HERE}") for entry, member in _defaults(node) if member is None),
-        keys=tuple(_keys(node, prefix, lines)),
-    )
-
-
-def _global(lines: list[str]) -> bool:
-    return any(line.startswith("# @package _global_") for line in lines)
-
-
-def _head(lines: list[str]) -> str:
-    """The comment lines at the start of a file, without Hydra's own directive."""
-    found = []
-    for line in lines:
-        if not line.startswith("#"):
-            break
-        if not line.startswith("# @package"):
-            found.append(line.lstrip("#").strip())
-    return " ".join(found)
-
-
-def _keys(node: yaml.Node | None, prefix: str, lines: list[str]) -> Iterator[Key]:
-    target = next((value.value for key, value in _items(node) if key.value == TARGET), None)
-    for key, value in _items(node):
-        if key.value in HIDDEN:
-            continue
-        # A whole of keys is walked into, unless the comment beside it describes it as one value: a mapping of labels.
-        own = _comment(lines, key, value)
-        if isinstance(value, yaml.MappingNode) and value.value and not (own and TARGET not in _names(value)):
-            yield from _keys(value, f"{prefix}{key.value}.", lines)
-        else:
-            above = _above(lines, key.start_mark.line)
-            text = " ".join(part for part in (above, own) if part)
-            yield Key(f"{prefix}{key.value}", _spelled(value), text, target)
-
-
-def _names(node: yaml.Node) -> set[str]:
-    return {key.value for key, _ in _items(node)}
-
-
-def _comment(lines: list[str], key: yaml.Node, value: yaml.Node) -> str:
-    """What stands behind the value, or behind the key where the value begins below it."""
-    below = value.start_mark.line > key.start_mark.line
-    end = key.end_mark if below else value.end_mark
-    if isinstance(value, yaml.ScalarNode) and value.style in ("|", ">"):
-        return ""  # a block of text: its lines are the value
-    found = _COMMENT.search(lines[end.line][end.column :]) if end.line < len(lines) else None
-    return found[1].strip() if found else ""
-
-
-def _above(lines: list[str], line: int) -> str:
-    """Comment lines of their own right above a key, as deep as the key; not the head of the file."""
-    indent = len(lines[line]) - len(lines[line].lstrip())
-    found: list[str] = []
-    while line > 0 and re.match(rf" {{{indent}}}#", lines[line - 1]):
-        line -= 1
-        found.insert(0, lines[line].strip().lstrip("#").strip())
-    return " ".join(found) if line > 0 else ""
+def _target(node: yaml.Node | None) -> str | None:
+    return next((value.value for key, value in _items(node) if key.value == TARGET), None)
 
 
 def _spelled(value: yaml.Node) -> str:

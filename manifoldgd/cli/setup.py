@@ -158,13 +158,12 @@ class Setup:
     @property
     def _set_precisions(self) -> dict[str, str]:
         """What the set was computed in, where that is not single precision."""
-        # They run in the students' precision.
         random_networks = self.guided and any(judge.random_networks for judge in judges_in(self.guidance))
-        asked = {"precision": self.needs_prior, "student_precision": random_networks}
-        return {key: self.config.machine[key] for key, used in asked.items() if used and not self._single(key)}
+        asked = {"precision": self.needs_prior, "student_precision": random_networks}  # they run in the students'
+        return self._not_single(*(name for name, used in asked.items() if used))
 
-    def _single(self, key: str) -> bool:
-        return self.config.machine[key] == SINGLE
+    def _not_single(self, *names: str) -> dict[str, str]:
+        return {name: self.config.machine[name] for name in names if self.config.machine[name] != SINGLE}
 
     @property
     def made_of(self) -> dict[str, Any]:
@@ -198,9 +197,9 @@ class Setup:
         protocol = whole["student"]["protocol"]
         if protocol["image_size"] is None:  # test images are seen as they come
             protocol.pop("test_cover", None)
-        found = {key: whole[key] for key in ("dataset", "student", "student_seeds")}
-        key = "student_precision"
-        return found | ({} if self._single(key) else {key: whole["machine"][key]})
+        return {key: whole[key] for key in ("dataset", "student", "student_seeds")} | self._not_single(
+            "student_precision"
+        )
 
     def folder(self, *parts: dict[str, Any]) -> Path:
         """Where the result goes: ``output``, or a name made of what the result is."""

@@ -57,26 +57,16 @@ def table_blocks(result: TableResult, runs: Runs, *, figures: Sequence[str]) -> 
     """
     is_cell = expr.Metric("JobType") == CELL_TYPE
     whole, cells = runs.of("Table", expr.Metric("JobType") == JOB_TYPE), runs.of("Cells", is_cell)
-    pictures = [wr.MediaBrowser(title="Figures", media_keys=[f"{FIGURES}{one}" for one in figures], num_columns=2)]
-    across = [_scatter(wr.Config(key), key) for key in ("ipc", "guidance.scale")]
-    columns = [
-        block
-        for column in result.columns
-        for block in _compared(
-            column.title,
-            # The name of a cell's run is <method>/<column>/seed<k>.
-            runs.of(column.title, is_cell, query=f"/{column.key}/"),
-            by="cell.method",
-            student_seeds=result.students[column.key],
-        )
-    ]
+    pictures = wr.MediaBrowser(title="Figures", media_keys=[f"{FIGURES}{one}" for one in figures], num_columns=2)
+    blocks = [*map(wr.P, _introduction(result)), wr.H2("The table")]
+    blocks.append(_grid(whole, _logged(TABLE), *([pictures] if figures else [])))
+    for column in result.columns:  # the name of a cell's run is <method>/<column>/seed<k>
+        own = runs.of(column.title, is_cell, query=f"/{column.key}/")
+        blocks += _compared(column.title, own, by="cell.method", student_seeds=result.students[column.key])
     return [
-        *map(wr.P, _introduction(result)),
-        wr.H2("The table"),
-        _grid(whole, _logged(TABLE), *(pictures if figures else [])),
-        *columns,
+        *blocks,
         wr.H2("Across columns"),
-        _grid(cells, *across),
+        _grid(cells, _scatter("ipc"), _scatter("guidance.scale")),
         wr.H2("Per class"),
         wr.P("Last-epoch accuracy of each class, mean over all students of a cell."),
         _grid(whole, _logged(PER_CLASS)),
@@ -92,18 +82,15 @@ def sweep_blocks(results: Sequence[Mapping[str, Any]], runs: Runs, *, varied: Se
         varied: keys whose numbers the sweep varied; accuracy is drawn against each.
     """
     blocks = [wr.P("Accuracies are those of the last epoch, as fractions.")]
-    kinds = sorted({(one["dataset"], one["student"], one["ipc"]) for one in results})
-    for dataset, student, ipc in kinds:
-        alike = [one for one in results if (one["dataset"], one["student"], one["ipc"]) == (dataset, student, ipc)]
+    alike: dict[tuple[str, str, int], set[int]] = {}  # seeds of students
+    for one in results:
+        alike.setdefault((one["dataset"], one["student"], one["ipc"]), set()).update(one["student_seeds"])
+    for dataset, student, ipc in sorted(alike):
         title = f"{dataset}, {student}, ipc {ipc}"
         tags = run_tags({"dataset": dataset, "student": student, "ipc": ipc})
-        blocks += _compared(
-            title,
-            runs.of(title, *(expr.Tags().isin([_selectable(tag)]) for tag in tags)),
-            by="method",
-            student_seeds=sorted({seed for one in alike for seed in one["student_seeds"]}),
-            varied=varied,
-        )
+        own = runs.of(title, *(expr.Tags().isin([_selectable(tag)]) for tag in tags))
+        seeds = sorted(alike[dataset, student, ipc])
+        blocks += _compared(title, own, by="method", student_seeds=seeds, varied=varied)
     return blocks
 
 
@@ -111,9 +98,10 @@ def outline(blocks: Sequence[Any]) -> Iterator[str]:
     """A report in lines: its headings, and below each the titles of its panels."""
     for block in blocks:
         if isinstance(block, wr.H2):
-            yield block.text
+            yield str(block.text)
         elif isinstance(block, wr.PanelGrid):
-            yield from (f"  {getattr(panel, 'title', None) or panel.table_name}" for panel in block.panels)
+            panels: Sequence[Any] = block.panels
+            yield from (f"  {getattr(panel, 'title', None) or panel.table_name}" for panel in panels)
 
 
 def default_entity() -> str:
@@ -126,7 +114,8 @@ def default_entity() -> str:
         entity = wandb.Api().default_entity
     except Exception as error:  # whatever wandb raises
         raise _refused(error) from error
-    require(bool(entity), "logger.entity: the account has no user or team of its own on W&B; name one")
+    if not entity:
+        raise UserError("logger.entity: the account has no user or team of its own on W&B; name one")
     return entity
 
 
@@ -176,29 +165,25 @@ def _compared(
     title: str, runs: wr.Runset, *, by: str, student_seeds: Sequence[int], varied: Sequence[str] = ()
 ) -> list[Any]:
     """Runs that may be compared, by an entry of their configuration."""
-    by_entry = {"groupby": wr.Config(by), "groupby_aggfunc": "mean"}
+    by_entry: dict[str, Any] = {"groupby": wr.Config(by), "groupby_aggfunc": "mean"}
+
+    def lines(title: str, x: str, y: list[Any]) -> wr.LinePlot:
+        return wr.LinePlot(title=title, x=x, y=y, groupby_rangefunc="minmax", layout=_half(), **by_entry)
+
     deviation = "Accuracy by method: mean and deviation over sets"
-    histories = [f"student/{seed}/top1" for seed in student_seeds]
     panels = [
         wr.BarPlot(title=deviation, metrics=[ACCURACY], groupby_rangefunc="stddev", layout=_half(), **by_entry),
-        *(_scatter(wr.Config(key), key) for key in varied),
-        wr.LinePlot(
-            title="Accuracy over epochs", x="epoch", y=histories, groupby_rangefunc="minmax", layout=_half(), **by_entry
-        ),
-        *(
-            wr.LinePlot(title=name, x=GUIDANCE_STEP, y=[key], groupby_rangefunc="minmax", layout=_half(), **by_entry)
-            for name, key in (
-                ("Guidance norm / noise norm, by step", "guidance/ratio"),
-                ("Share of the guidance vector kept, by step", "guidance/kept"),
-            )
-        ),
+        *map(_scatter, varied),
+        lines("Accuracy over epochs", "epoch", [f"student/{seed}/top1" for seed in student_seeds]),
+        lines("Guidance norm / noise norm, by step", GUIDANCE_STEP, ["guidance/ratio"]),
+        lines("Share of the guidance vector kept, by step", GUIDANCE_STEP, ["guidance/kept"]),
         wr.MediaBrowser(title="Distilled sets", media_keys=["set"], num_columns=SHOWN, layout=wr.Layout(w=WHOLE, h=9)),
     ]
     return [wr.H2(title), _grid(runs, *panels)]
 
 
-def _scatter(number: wr.Config, name: str) -> wr.ScatterPlot:
-    return wr.ScatterPlot(title=f"Accuracy against {name}", x=number, y=ACCURACY, layout=_half())
+def _scatter(key: str) -> wr.ScatterPlot:
+    return wr.ScatterPlot(title=f"Accuracy against {key}", x=wr.Config(key), y=ACCURACY, layout=_half())
 
 
 def _half() -> wr.Layout:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -104,7 +104,7 @@ class WandbTracker:
         if self.run is None:
             self._try("cannot record", lambda: self._open("offline", facts))
 
-    def _open(self, mode: str, facts: dict[str, Any]) -> None:
+    def _open(self, mode: Literal["online", "offline"], facts: dict[str, Any]) -> None:
         import wandb
 
         folder = Path(self.folder).absolute()  # wandb's service may have been started elsewhere
