@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from statistics import fmean
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -83,37 +84,6 @@ def guidance_plot(records: Sequence[Mapping[str, float | None]]) -> Plot:
     return Plot(figure)
 
 
-def accuracy_curve(
-    curves: Sequence[Sequence[tuple[int, float]]], *, names: Sequence[str], references: Mapping[str, float]
-) -> Plot:
-    """Accuracy of each student over its epochs; the last epoch, the headline, carries a dot.
-
-    Args:
-        curves: for each student ``(epoch, top-1)`` pairs, accuracy in [0, 1].
-        names: one a curve, at its end; none if empty.
-        references: levels to compare with, by name, accuracies in [0, 1]: dotted lines.
-
-    Raises:
-        ValueError: no curve has a point.
-    """
-    if not any(curves):
-        raise ValueError("curves: expected at least one point")
-    figure, axes = new_figure(height=3.0)
-    panel, ends = axes[0, 0], Ends()
-    for position, curve in enumerate(curves):
-        colour = LINE_COLOURS[position % len(LINE_COLOURS)]
-        epochs, values = [epoch for epoch, _ in curve], [100 * _nan(value) for _, value in curve]
-        panel.plot(epochs, values, color=colour, linewidth=1.5)
-        panel.plot(epochs[-1:], values[-1:], "o", color=colour, markersize=5)
-        if names and curve and math.isfinite(values[-1]):
-            ends[names[position]] = float(epochs[-1]), values[-1], colour
-    _references(panel, {name: Estimate(100 * level, None, 1) for name, level in references.items()}, ends)
-    _label_ends(panel, ends)
-    panel.set_xlabel("epoch")
-    headline(panel, "accuracy, %")
-    return Plot(figure)
-
-
 def bars(names: Sequence[str], values: Sequence[Sequence[float]], *, title: str) -> Plot:
     """Percentages: a bar from zero to the mean of a row's values, a dot each of them, the mean at the right.
 
@@ -178,7 +148,8 @@ def line_plot(
     x_title: str,
     log_x: bool = False,
     faded: Collection[str] = (),
-    reference: tuple[str, Estimate] | None = None,
+    references: Mapping[str, Estimate] = MappingProxyType({}),
+    named: bool = True,
 ) -> Plot:
     """Means with whiskers of half an interval against a number, one line a series, its name at its end.
 
@@ -188,7 +159,8 @@ def line_plot(
         x_title: what the horizontal axis holds.
         log_x: a logarithmic axis; all ``x`` positive.
         faded: names whose lines stand back in grey.
-        reference: a named level to compare with, as a dotted line with its interval as a band.
+        references: levels to compare with, by name: dotted lines with their intervals as bands.
+        named: whether lines carry their names; references always do.
 
     Raises:
         ValueError: no series has a point.
@@ -203,10 +175,11 @@ def line_plot(
     if log_x:
         panel.set_xscale("log")
     bright = [name for name in series if name not in faded]  # a name keeps its colour where others are left out
+    dodge = DODGE if any(y.half for points in drawn.values() for _, y in points) else 0.0
     for position, (name, points) in enumerate(drawn.items()):
         number = bright.index(name) if name in bright else 0
         colour = LINE_COLOURS[number % len(LINE_COLOURS)] if name in bright else COLOURS.muted
-        places, shift = np.array([x for x, _ in points]), DODGE * (position - (len(drawn) - 1) / 2)
+        places, shift = np.array([x for x, _ in points]), dodge * (position - (len(drawn) - 1) / 2)
         xs = places * (ticks[-1] / ticks[0]) ** shift if log_x else places + shift * (ticks[-1] - ticks[0])
         panel.errorbar(
             xs,
@@ -223,8 +196,15 @@ def line_plot(
             capsize=2,
             zorder=3 if name in bright else 2,
         )
-        ends[name] = float(xs[-1]), points[-1][1].mean, colour
-    _references(panel, dict([reference] if reference else []), ends)
+        if named:
+            ends[name] = float(xs[-1]), points[-1][1].mean, colour
+    left, right = panel.get_xlim()
+    for name, level in references.items():
+        half = level.half or 0.0
+        panel.axhline(level.mean, color=COLOURS.ink, linewidth=1.0, linestyle=":")
+        panel.axhspan(level.mean - half, level.mean + half, color=COLOURS.muted, alpha=0.15, linewidth=0)
+        ends[name] = right, level.mean, COLOURS.ink
+    panel.set_xlim(left, right)
     if len(ticks) <= 8:
         panel.xaxis.set_minor_locator(NullLocator())
         panel.xaxis.set_minor_formatter(NullFormatter())
@@ -299,18 +279,6 @@ def _rows(names: Sequence[str], texts: Sequence[str], title: str) -> tuple[Any, 
 def _name_rows(panel: Axes, names: Sequence[str], limit: int) -> None:
     panel.set_yticks(range(len(names)), [literal(shorten(name, limit)) for name in names], color=COLOURS.ink)
     panel.set_ylim(len(names) - 0.5, -0.5)
-
-
-def _references(panel: Axes, levels: Mapping[str, Estimate], ends: Ends) -> None:
-    """Dotted horizontal lines with their intervals as bands, which add their ends."""
-    left, right = panel.get_xlim()
-    for name, level in levels.items():
-        half = level.half or 0.0
-        panel.axhline(level.mean, color=COLOURS.ink, linewidth=1.0, linestyle=":")
-        if half:
-            panel.axhspan(level.mean - half, level.mean + half, color=COLOURS.muted, alpha=0.15, linewidth=0)
-        ends[name] = right, level.mean, COLOURS.ink
-    panel.set_xlim(left, right)
 
 
 def _label_ends(panel: Axes, ends: Ends) -> None:

@@ -19,7 +19,7 @@ from manifoldgd.diffusion.loop import RUNAWAY
 from manifoldgd.estimates import Estimate, estimate
 from manifoldgd.files import atomic_write_bytes, atomic_write_text
 from manifoldgd.report.content import Block, Column, Figure, Page, Section, Table
-from manifoldgd.report.figures import accuracy_curve, bars, guidance_plot
+from manifoldgd.report.figures import bars, guidance_plot, line_plot
 from manifoldgd.report.grids import image_grid, scale_for
 from manifoldgd.report.html import html
 from manifoldgd.report.latent_map import Cloud, latent_map, latent_map_by_class
@@ -234,11 +234,16 @@ def _students(
     students: Sequence[Mapping[str, Any]], class_names: Sequence[str], references: Mapping[str, float]
 ) -> Iterator[Block]:
     """Curves, accuracy by class, and a row for each student."""
-    curves = [student.get("curve") or [] for student in students]
-    if any(curves):
-        names = [f"seed {student['seed']}" for student in students] if len(students) <= NAMED_CURVES else []
-        plot = accuracy_curve(curves, names=names, references=references)
-        caption = "Accuracy while training on the distilled set; the dot is the last epoch, which counts. Dotted: "
+    curves = {f"seed {one['seed']}": [(epoch, _percentage(top1)) for epoch, top1 in one.get("curve") or ()]
+              for one in students}  # fmt: skip
+    if any(curves.values()):
+        levels = {name: Estimate(100 * level, None, 1) for name, level in references.items()}
+        plot = line_plot(
+            curves, title="accuracy, %", x_title="epoch", references=levels, named=len(curves) <= NAMED_CURVES
+        )
+        caption = (
+            "Accuracy while training on the distilled set, whenever it was judged; the last epoch counts. Dotted: "
+        )
         caption += ", ".join(f"{name} ({100 * level:{ACCURACY}} %)" for name, level in references.items()) + "."
         yield Figure(plot, caption, "Accuracy of each student by epoch", name="students")
     per_class = [student["per_class"] for student in students if student.get("per_class")]
@@ -254,6 +259,10 @@ def _students(
         Column("seconds", "seconds"),
     ]  # no best mark: choosing among seeds would be choosing on the test set
     yield Table(columns, [[student.get(column.key) for column in columns] for student in students])
+
+
+def _percentage(top1: float | None) -> Estimate | None:
+    return Estimate(100 * top1, None, 1) if finite(top1) else None
 
 
 def _class_figure(per_class: Sequence[Sequence[float | None]], class_names: Sequence[str]) -> Figure:

@@ -160,15 +160,14 @@ def read_definition(file: Path) -> TableDefinition:
     except (OSError, YAMLError, OmegaConfBaseException) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{file}: is no readable table ({reason}); correct the file") from error
-    if isinstance(held, dict):
-        listed = held.get("columns", [None])
-        require(
-            isinstance(listed, list) and bool(listed), f"{file}: columns: expected at least one, got {listed}; add one"
-        )
-        if "columns" in held:
-            held["columns"] = [_column(f"{file}: columns: ", each) for each in listed]
-    table = _read(f"{file}: ", held, TableDefinition)
-    _check_table(f"{file}: ", table)
+    where = f"{file}: "
+    if isinstance(held, dict) and "columns" in held:
+        listed = held["columns"]
+        at_least = f"{where}columns: expected at least one, got {listed}; add one"
+        require(isinstance(listed, list) and bool(listed), at_least)
+        held["columns"] = [_column(f"{where}columns: ", each) for each in listed]
+    table = _read(where, held, TableDefinition)
+    _check_table(where, table)
     return table
 
 
@@ -215,17 +214,23 @@ def _check_table(where: str, table: TableDefinition) -> None:
         _check_name(f"{where}methods", name)
     _check_choice(f"{where}baseline", [table.baseline], table.methods)
     _check_choice(f"{where}published_as", list(table.published_as) or None, table.methods)
-    parts = {f"methods: {name}": each for name, each in table.methods.items()}
+    parts = {"overrides": table.overrides} | {f"methods: {name}": each for name, each in table.methods.items()}
     parts |= {f"columns: {column.key}: overrides": column.overrides for column in table.columns}
     for part, overrides in parts.items():
-        for key in overrides:  # sets are shared between columns, whatever machine made them
-            require(
-                key.partition(".")[0] != "machine",
+        check_reserved(f"{where}{part}: ", overrides)
+        for key, value in overrides.items():
+            top = key.replace("/", ".").partition(".")[0]
+            require(  # sets are shared between columns, whatever machine made them
+                top != "machine" or part == "overrides",
                 f"{where}{part}: {key} is the same for all cells; move it to the overrides of the table",
             )
-    for part, overrides in {"overrides": table.overrides, **parts}.items():
-        check_reserved(f"{where}{part}: ", overrides)
-        _check_harmless(f"{where}{part}: ", overrides)
+            require(
+                KEY_NAME.fullmatch(key) is not None and top in RUN_KEYS,
+                f"{where}{part}: {key}: expected a key of `manifoldgd run` ({', '.join(RUN_KEYS)}); remove it",
+            )
+            if key in GROUPS or "/" in key:
+                _check_choices(f"{where}{part}: {key}", value)
+            _check_values(f"{where}{part}: {key}", value)
 
 
 def check_reserved(where: str, overrides: Iterable[str]) -> None:
@@ -235,28 +240,15 @@ def check_reserved(where: str, overrides: Iterable[str]) -> None:
         require(key not in RESERVED, f"{where}{key} is set by {place}; remove it here")
 
 
-def _check_harmless(where: str, overrides: Overrides) -> None:
-    """Refuse what could do more than choose values: keys that are none of a run's, paths as choices, resolvers."""
-    for key, value in overrides.items():
-        top = key.replace("/", ".").partition(".")[0]
-        require(
-            KEY_NAME.fullmatch(key) is not None and top in RUN_KEYS,
-            f"{where}{key}: expected a key of `manifoldgd run` ({', '.join(RUN_KEYS)}); remove it",
-        )
-        if key in GROUPS or "/" in key:
-            _check_choices(f"{where}{key}", value)
-        _check_values(f"{where}{key}", value)
-
-
 def _check_choices(where: str, value: Any) -> None:
+    """Refuse paths as choices."""
     for each in value if isinstance(value, list) else [value]:
-        require(
-            isinstance(each, str) and CHOICE_NAME.fullmatch(each) is not None,
-            f"{where}: expected the name of a choice, got {each!r}; correct it",
-        )
+        named = isinstance(each, str) and CHOICE_NAME.fullmatch(each) is not None
+        require(named, f"{where}: expected the name of a choice, got {each!r}; correct it")
 
 
 def _check_values(where: str, value: Any) -> None:
+    """Refuse what does more than state a value: resolvers."""
     if isinstance(value, dict):
         for key, each in value.items():
             require(re.fullmatch(r"[\w.-]+", str(key)) is not None, f"{where}: {key!r} is no key; correct it")
@@ -295,14 +287,7 @@ def _check_choice(where: str, names: Sequence[str] | None, known: Iterable[str])
 
 
 def check_labels(protocols: Mapping[str, LabelProtocol]) -> None:
-    """Refuse a table that mixes hard-label and soft-label protocols.
-
-    Args:
-        protocols: by column.
-
-    Raises:
-        UserError: both kinds occur; names a column of each.
-    """
+    """Raise :class:`UserError` if a table mixes hard-label and soft-label protocols, given by column."""
     soft, hard = ([key for key, each in protocols.items() if each.labels == kind] for kind in ("soft", "hard"))
     if soft and hard:
         names = protocols[hard[0]].name, protocols[soft[0]].name
@@ -319,12 +304,10 @@ def override(key: str, value: Any) -> str:
 
 def merged(*parts: Overrides) -> dict[str, Any]:
     """One mapping; a later part wins and is applied later."""
-    result: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for part in parts:
-        for key, value in part.items():
-            result.pop(key, None)
-            result[key] = value
-    return result
+        found = {key: value for key, value in found.items() if key not in part} | dict(part)
+    return found
 
 
 def spelled(value: Any) -> str:

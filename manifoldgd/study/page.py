@@ -332,7 +332,7 @@ def _lines(
     """One plot, where there is something to draw."""
     if any(value is not None for points in series.values() for _, value in points):
         plot = partial(line_plot, series, title=unit, x_title=against, **how)
-        beside = f" Dotted: {how['reference'][0]}." if how.get("reference") else ""
+        beside = "".join(f" Dotted: {name}." for name in how.get("references", ()))
         caption = f"{where}. {WHISKERS}{beside}"
         yield Figure(plot, caption, f"{unit} against {against}, {where}", name=figure_name(kind, key))
 

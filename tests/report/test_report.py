@@ -17,8 +17,9 @@ from scipy import stats
 
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.errors import UserError
+from manifoldgd.estimates import Estimate
 from manifoldgd.report.content import Column, Figure, Notes, Page, Section, Table
-from manifoldgd.report.figures import accuracy_curve
+from manifoldgd.report.figures import line_plot
 from manifoldgd.report.html import html
 from manifoldgd.report.palette import DARK, LIGHT, LINE_COLOURS, VARIABLES
 from manifoldgd.report.run import write_run_report
@@ -70,6 +71,10 @@ def _read(path):
     return page, found
 
 
+def curve(series, **how):
+    return line_plot(series, title="accuracy, %", x_title="epoch", **how)
+
+
 def written(folder, page):
     (folder / "p.html").write_text(html(page), encoding="utf-8")
     return _read(folder / "p.html")
@@ -80,7 +85,7 @@ def test_page_is_self_contained_and_escapes_everything(tmp_path):
     table = Table([Column("a", NASTY, "setting")], [[NASTY]], NASTY)
     figures = [
         Figure(picture, NASTY, NASTY, dark=picture, min_width=30, url="a.html"),
-        Figure(accuracy_curve([[(1, 0.5)]], names=[NASTY], references={NASTY: 0.1}), NASTY, NASTY),
+        Figure(curve({NASTY: [(1, Estimate(50, None, 1))]}, references={NASTY: Estimate(1, None, 1)}), NASTY, NASTY),
     ]
     page = Page(
         title=NASTY,
@@ -117,7 +122,7 @@ def test_large_pictures_are_compressed(tmp_path):
 
 
 def test_plots_take_the_page_s_colours_and_font(tmp_path):
-    plot = accuracy_curve([[(1, 0.5), (2, 0.6)]], names=["seed 0"], references={})
+    plot = curve({"seed 0": [(1, Estimate(50, None, 1)), (2, Estimate(60, None, 1))]})
     page, _ = written(tmp_path, Page(title="t", sections=[Section("s", [Figure(plot, "c", "a <b>")])]))
     drawn = page[page.index("<svg") : page.index("</svg>")]
     assert 'aria-label="a &lt;b&gt;"' in drawn

@@ -228,10 +228,15 @@ def test_ratios_over_decades_get_a_log_axis_and_gaps_break_the_line():
 
 
 def test_curves_and_bars_draw_percentages_and_values():
-    curves = figures.accuracy_curve([[(10, 0.25), (20, 0.5)]], names=["seed 0"], references={"chance": 0.1})
-    panel = curves.figure.axes[0]
-    assert [list(map(float, line.get_ydata())) for line in panel.lines] == [[25, 50], [50], [10, 10]]
-    assert [text.get_text() for text in panel.texts] == ["seed 0", "chance"]
+    series = {"seed 0": [(10, Estimate(25, None, 1)), (20, Estimate(50, None, 1))]}
+    references = {"chance": Estimate(10, None, 1)}
+    for named, names in ((True, ["seed 0", "chance"]), (False, ["chance"])):
+        curves = figures.line_plot(series, title="%", x_title="epoch", references=references, named=named)
+        panel = curves.figure.axes[0]
+        (curve, *_), level = panel.containers[0], panel.lines[-1]
+        assert list(curve.get_xdata()) == [10, 20]  # in their place, where no whiskers would hide each other
+        assert (list(curve.get_ydata()), list(level.get_ydata())) == ([25, 50], [10, 10])
+        assert [text.get_text() for text in panel.texts] == names
     panel = figures.bars(["a", "b"], [[100, 80], [80]], title="%").figure.axes[0]
     assert [bar.get_width() for bar in panel.patches] == [90, 80]
     assert [list(line.get_xdata()) for line in panel.lines] == [[100, 80]]  # each value, where there are several
@@ -257,7 +262,7 @@ def test_lines_carry_their_names_and_losers_stand_back():
 
     series = {"best": points(60, 80), "gone": [(1, None)], "close": points(60.1, 79.9), "last": points(50, 55)}
     plot = figures.line_plot(
-        series, title="%", x_title="x", log_x=True, faded={"last"}, reference=("base", Estimate(70, 2, 3))
+        series, title="%", x_title="x", log_x=True, faded={"last"}, references={"base": Estimate(70, 2, 3)}
     )
     panel = plot.figure.axes[0]
     labels = {text.get_text(): text for text in panel.texts}
