@@ -29,6 +29,9 @@ class UserError(ValueError):
         super().__init__(said if key is None else f"{prefix}{key}: {said}")
         self.text, self.own_key, self.path = text, key, path
 
+    def __reduce__(self) -> tuple[type[UserError], tuple[str, str | None, str]]:
+        return UserError, (self.text, self.own_key, self.path)  # out of another process too
+
     @property
     def key(self) -> str | None:
         """What it is about, with the path as far as it is known."""

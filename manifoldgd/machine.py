@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 import warnings
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ import torch
 
 from manifoldgd.errors import require
 from manifoldgd.ranges import Batch, Range, checked
+from manifoldgd.system import cores
 
 SINGLE = "32-true"
 PRECISIONS = (SINGLE, "bf16-mixed", "16-mixed")
@@ -82,6 +82,11 @@ class Machine:
             warnings.filterwarnings("ignore", message=f".*{message}.*")
 
     @property
+    def cores(self) -> int:
+        """Processor cores that the work may use."""
+        return self.threads or cores()
+
+    @property
     def device(self) -> torch.device:
         """Where networks run outside a Lightning loop."""
         if self.accelerator == "cpu":
@@ -117,14 +122,6 @@ def single_process() -> list[Any]:
     from lightning.fabric.plugins.environments import LightningEnvironment
 
     return [LightningEnvironment()]
-
-
-def memory() -> int | None:
-    """Bytes of this machine's memory; ``None`` where the system does not say, as only POSIX has to."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
 
 
 def _keep_freed_memory() -> None:

@@ -24,6 +24,7 @@ LAYERS = {
         "provenance",
         "ranges",
         "stopping",
+        "system",
     },
     1: {"geometry", "prototypes", "diffusion", "metrics"},
     1.5: {"guidance"},

@@ -46,7 +46,7 @@ class Launching:
 
     def at_once(self, *, on_cpu: bool) -> int:
         """Cells at a time on this machine. ``on_cpu``: whether they all run on the processor."""
-        from manifoldgd.study.run import cores
+        from manifoldgd.system import cores
 
         return self.jobs or (cores() if on_cpu else 1)
 

@@ -12,12 +12,13 @@ from manifoldgd.artifacts import Key
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.errors import require
 from manifoldgd.files import one_at_a_time
-from manifoldgd.machine import Machine, memory
+from manifoldgd.machine import Machine
 from manifoldgd.priors.weights import check_files
 from manifoldgd.store.cache import cache_entry
 from manifoldgd.store.classifiers import load_classifier, save_classifier
 from manifoldgd.store.keys import key_of, read_json, write_json
 from manifoldgd.students import Classifier, Recipe, Student, train_classifier
+from manifoldgd.system import memory
 
 CLASSIFIER_SEED = 0  # these are instruments: one for a dataset, whatever the run's seed
 BUNDLED_FOLDER = Path(__file__).parents[1] / "weights" / "classifiers"

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from manifoldgd.artifacts import LatentSet, PrototypeSet
 from manifoldgd.dataset import ImageDataset
-from manifoldgd.errors import require, under
+from manifoldgd.errors import UserError, require, under
 from manifoldgd.finite import check_finite
 from manifoldgd.latents.encoding import encode_split
 from manifoldgd.machine import Machine
@@ -22,6 +28,7 @@ from manifoldgd.store.cache import cached_latents, cached_prototypes
 from manifoldgd.store.keys import key_of
 from manifoldgd.store.rows import RowWriter
 
+WORTH_PROCESSES = 10**8  # numbers of all latents from which on clustering takes longer than processes take to start
 AGAIN = "set cache=FOLDER to an empty one to have them made again"
 
 
@@ -111,10 +118,69 @@ def cluster(
             progress_bar(f"cluster {count} classes", count, enabled=machine.progress) as advance,
         ):
             return cluster_classes(
-                latents, clusterer, ipc, seed, key, lambda name: advance(), compared, latents.distinct
+                latents,
+                clusterer,
+                ipc,
+                seed,
+                key,
+                lambda name: advance(),
+                compared,
+                latents.distinct,
+                apply=map if latents.latents.numel() < WORTH_PROCESSES else in_processes(machine.cores),
             )
 
     return (find(), False) if cache is None else cached_prototypes(cache, key, find)
+
+
+def in_processes(count: int) -> Callable[[Callable[[int], Any], range], Iterator[Any]]:
+    """A ``map`` over so many processes, in order.
+
+    A tree is hundreds of small products; threads would wait for the interpreter between them.
+    """
+
+    def apply(function: Callable[[int], Any], numbers: range) -> Iterator[Any]:
+        # The loader's processes end with this one, however it ends. Its own draws must not touch the global generator.
+        work = DataLoader(
+            _Results(function, numbers),
+            batch_size=None,
+            num_workers=min(count, len(numbers)),
+            worker_init_fn=_leave_signals,
+            generator=torch.Generator(),
+        )
+        others = set(multiprocessing.active_children())
+        try:
+            for found in work:
+                if isinstance(found, UserError):
+                    raise found
+                yield found
+        except BaseException:
+            for worker in set(multiprocessing.active_children()) - others:
+                worker.terminate()  # the loader would let it finish its class
+            raise
+
+    return apply
+
+
+class _Results(Dataset[Any]):
+    """Computed where they are asked for."""
+
+    def __init__(self, function: Callable[[int], Any], numbers: range) -> None:
+        self._function, self._numbers = function, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, place: int) -> Any:
+        try:
+            return self._function(self._numbers[place])
+        except UserError as error:  # as a value, to which the loader adds no traceback
+            return error
+
+
+def _leave_signals(worker: int) -> None:
+    """SIGINT is for the process that started this one, which ends it with SIGTERM; that is no failure."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 
 
 def check_neighbourhood(dataset: ImageDataset, size: int) -> None:

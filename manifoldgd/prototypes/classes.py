@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -40,10 +41,12 @@ def cluster_classes(
     on_class: Callable[[str], None] | None = None,
     features: Tensor | None = None,
     distinct: Tensor | None = None,
+    apply: Callable[[Callable[[int], ClassPrototypes], range], Iterable[ClassPrototypes]] = map,
 ) -> PrototypeSet:
     """Cluster each class on its own.
 
-    The draws of a class depend on ``seed`` and the class *name* alone, so the order of the classes changes nothing.
+    The draws of a class depend on ``seed`` and the class *name* alone, so neither the order of the classes nor the
+    number of processes changes anything.
 
     Args:
         latents: The real training images.
@@ -55,6 +58,7 @@ def cluster_classes(
         features: ``[N, E]`` of the same images, where the clusterer compares features.
         distinct: ``[m]`` int64 rows of the images that are no copies of others of their class; the copies are left out,
             so that no two prototypes are of one image. ``None`` where there are none.
+        apply: Does the classes' work, in order; ``map`` does it here, others may share it out.
 
     Returns:
         ``ipc`` prototypes for each class, class by class; ``nearest`` are rows of ``latents``.
@@ -62,32 +66,43 @@ def cluster_classes(
     Raises:
         UserError: A class cannot give ``ipc`` prototypes; the message names it and counts its different images.
     """
-    found, rows = [], []
     kept = torch.arange(len(latents.labels)) if distinct is None else distinct
-    for label, name in enumerate(latents.class_names):
-        indices = kept[latents.labels[kept] == label]
-        own = None if features is None else features[indices]
-        try:
-            with _one_thread():
-                found.append(clusterer(latents.latents[indices], ipc, generator(seed, "cluster", name), own))
-        except UserError as error:
-            raise UserError(
-                f"{error.text} (class {name!r}, {len(indices)} images)", error.own_key, error.path
-            ) from error
-        rows.append(indices[found[-1].nearest])
+    members = [kept[latents.labels[kept] == label] for label in range(len(latents.class_names))]
+    work = partial(_cluster, latents, features, members, clusterer, ipc, seed)
+    found = []
+    for one in apply(work, range(len(members))):
+        found.append(one)
         if on_class is not None:
-            on_class(name)
+            on_class(latents.class_names[len(found) - 1])
     num_classes = len(latents.class_names)
     return PrototypeSet(
         prototypes=torch.cat([one.prototypes for one in found]),
         labels=torch.arange(num_classes).repeat_interleave(ipc),
         ranks=torch.arange(ipc).repeat(num_classes),
-        nearest=torch.cat(rows),
+        nearest=torch.cat([rows[one.nearest] for rows, one in zip(members, found, strict=True)]),
         depths=torch.cat([one.depths for one in found]),
         sizes=torch.cat([one.sizes for one in found]),
         class_names=latents.class_names,
         key=key,
     )
+
+
+def _cluster(
+    latents: LatentSet,
+    features: Tensor | None,
+    members: list[Tensor],
+    clusterer: Clusterer,
+    ipc: int,
+    seed: int,
+    label: int,
+) -> ClassPrototypes:
+    rows, name = members[label], latents.class_names[label]
+    own = None if features is None else features[rows]
+    try:
+        with _one_thread():
+            return clusterer(latents.latents[rows], ipc, generator(seed, "cluster", name), own)
+    except UserError as error:
+        raise UserError(f"{error.text} (class {name!r}, {len(rows)} images)", error.own_key, error.path) from error
 
 
 @contextmanager

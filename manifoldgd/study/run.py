@@ -35,11 +35,6 @@ SHOWN_NAMES = 3  # of running cells on the bar
 Ended = tuple[Cell, str | None, float]  # why it failed, if it did, and how long it ran, in seconds
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def job_of(cell: Cell, output: Path) -> Job:
     """The ``manifoldgd run`` of a cell."""
     command = (sys.executable, "-P", "-m", "manifoldgd", *cell.arguments(output))

@@ -222,3 +222,21 @@ def test_images_that_do_not_fit_are_refused_before_anything_is_written(dataset, 
         latents.encode(large, prior, cpu(), tmp_path / "c")
     assert not (tmp_path / "c").exists()
     shutil.rmtree(tmp_path, ignore_errors=True)
+
+
+def test_processes_cluster_as_one_does_and_their_errors_are_whole(dataset, encoded, monkeypatch):
+    def clustered(ipc):
+        clusterer = Divisive(criterion="sse", representative="nearest", space=RawLatents(), restarts=2)
+        machine = dataclasses.replace(cpu(), threads=2)
+        return latents.cluster(encoded, clusterer, {}, ipc=ipc, seed=0, machine=machine, cache=None)[0]
+
+    here = clustered(3)
+    with pytest.raises(UserError) as told:
+        clustered(9)
+    monkeypatch.setattr(latents, "WORTH_PROCESSES", 1)
+    there = clustered(3)
+    assert torch.equal(here.prototypes, there.prototypes)
+    assert torch.equal(here.nearest, there.nearest)
+    with pytest.raises(UserError) as told_there:
+        clustered(9)
+    assert (str(told_there.value), told_there.value.key) == (str(told.value), told.value.key)
