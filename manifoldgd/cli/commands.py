@@ -32,7 +32,7 @@ from manifoldgd.stopping import check_lost
 from manifoldgd.store.keys import key_of
 from manifoldgd.store.results import check_claim, claim_result
 from manifoldgd.store.sets import load_set
-from manifoldgd.tracking.tracker import Tracker, run_tags
+from manifoldgd.tracking.tracker import run_tags
 
 CELL_KEYS = {"table", "method", "column", "seed"}  # what names a table's cell
 PLAIN_KEYS: dict[str, Any] = {
@@ -190,7 +190,8 @@ def _judge(setup: Setup, folder: Path, distilled: DistilledSet) -> Judged:
     what = (folder, distilled, setup.dataset, setup.student, config.student_seeds)
     metrics = evaluation.finished(*what, measures=config.measures)
     if metrics is None:
-        with _tracked(setup, folder, distilled) as tracker:
+        tracker = setup.tracker
+        with tracker.tracking(**_run_facts(setup, folder, distilled)):
             metrics = evaluation.evaluate(
                 *what,
                 machine=setup.machine,
@@ -234,9 +235,8 @@ def _known_full_data(setup: Setup) -> float | None:
     return known_full_data_accuracy(setup.dataset, setup.student, build(scores, recipe), setup.cache)
 
 
-@contextmanager
-def _tracked(setup: Setup, folder: Path, distilled: DistilledSet) -> Iterator[Tracker]:
-    """The tracker with a run open: its place among others, what it is, and an id that the same result has again."""
+def _run_facts(setup: Setup, folder: Path, distilled: DistilledSet) -> dict[str, Any]:
+    """What a tracker is told of a run: its place among others, what it is, and an id that the same result has again."""
     cell, sweep = setup.config.cell, os.environ.get(FOLDER_VARIABLE)
     name, group, job_type = folder.name, Path(sweep).name if sweep else setup.dataset.name, setup.command
     if cell is not None:
@@ -252,20 +252,14 @@ def _tracked(setup: Setup, folder: Path, distilled: DistilledSet) -> Iterator[Tr
         "scale": guidance_scale(made["config"]),
     }
     named = {key: {**config[key], "name": facts[key]} for key in ("dataset", "student")}
-    setup.tracker.start(
-        name=name,
-        group=group,
-        job_type=job_type,
-        config={**config, **facts, **named},
-        tags=run_tags(facts),
-        run_id=key_of(group, name, distilled.fingerprint, setup.key_of(setup.evaluation_config)),
-    )
-    exit_code = 1
-    try:
-        yield setup.tracker
-        exit_code = 0
-    finally:
-        setup.tracker.close(exit_code)
+    return {
+        "name": name,
+        "group": group,
+        "job_type": job_type,
+        "config": {**config, **facts, **named},
+        "tags": run_tags(facts),
+        "run_id": key_of(group, name, distilled.fingerprint, setup.key_of(setup.evaluation_config)),
+    }
 
 
 def guidance_scale(config: Mapping[str, Any]) -> float | None:

@@ -74,10 +74,11 @@ def write(
         full_data=full_data,
     )
     files = {name: folder / f"{file}.png" for name, file in TRACKED.items()}
-    return {name: _picture(file) for name, file in files.items() if file.is_file()}
+    return {name: picture(file) for name, file in files.items() if file.is_file()}
 
 
-def _picture(file: Path) -> Image.Image:
+def picture(file: Path) -> Image.Image:
+    """What a file shows, read whole."""
     with Image.open(file) as image:
         return image.copy()
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from PIL import Image
 
+from manifoldgd.pipeline.pages import picture
 from manifoldgd.store.keys import key_of
 from manifoldgd.study.results import TableResult
 from manifoldgd.study.statistics import Summary, computing_seconds
@@ -38,40 +37,31 @@ def track_table(tracker: Tracker, result: TableResult, figures: Path, *, group: 
     Returns:
         Where the run can be looked at; ``None`` offline and without a tracker.
     """
-    tracker.start(
-        name=group,
-        group=group,
-        job_type=JOB_TYPE,
-        config={"table": result.name, **_facts(result)},
-        tags=sorted({tag for one in result.columns for tag in run_tags({name: getattr(one, name) for name in TAGGED})}),
-        run_id=f"table-{key_of(result.name, group)}",
-    )
-    exit_code, url = 1, tracker.url
-    try:
-        summary = Summary(result)
-        cells = _cells(summary)
-        tables = {TABLE: cells, PER_CLASS: _per_class(summary)}
+    summary = Summary(result)
+    cells = _cells(summary)
+    tables = {TABLE: cells, PER_CLASS: _per_class(summary)}
+    tags = {tag for one in result.columns for tag in run_tags({name: getattr(one, name) for name in TAGGED})}
+    config = {"table": result.name, **_facts(result)}
+    place = {"name": group, "group": group, "job_type": JOB_TYPE, "run_id": f"table-{key_of(result.name, group)}"}
+    with tracker.tracking(**place, config=config, tags=sorted(tags)):
+        url = tracker.url
         tracker.finish(
             summary={"cells/finished": len(cells), "sets/failed": len(result.failed), **_numbers(cells)},
             tables={name: table.to_dict("list") for name, table in tables.items() if len(table)},
-            images={f"{FIGURES}{file.stem}": _picture(file) for file in sorted(figures.glob("*.png"))},
+            images={f"{FIGURES}{file.stem}": picture(file) for file in sorted(figures.glob("*.png"))},
         )
-        exit_code = 0
-    finally:
-        tracker.close(exit_code)
     return url
 
 
 def _facts(result: TableResult) -> dict[str, Any]:
     names = ("title", "question", "methods", "seeds", "baseline", "split", "number_family", "notes")
     facts = {name: getattr(result, name) for name in names}
-    versions = Counter(one.code_version for one in result.sets)
     return {
         **{name: list(value) if isinstance(value, tuple) else value for name, value in facts.items()},
         "columns": [column.title for column in result.columns],
         "student_seeds": {key: list(seeds) for key, seeds in result.students.items()},
         "parameters": dict(result.parameters),
-        "code_versions": sorted(versions),
+        "code_versions": sorted({one.code_version for one in result.sets}),
     }
 
 
@@ -114,8 +104,3 @@ def _per_class(summary: Summary) -> pd.DataFrame:
         for name, accuracy in zip(summary.result.class_names, accuracies, strict=True)
     ]
     return pd.DataFrame(rows)
-
-
-def _picture(file: Path) -> Image.Image:
-    with Image.open(file) as image:
-        return image.copy()

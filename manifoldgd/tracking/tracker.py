@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from PIL import Image
 
 Columns = Mapping[str, Sequence[Any]]  # a table, column by column
 Points = Sequence[Mapping[str, float]]  # of curves: each a horizontal position (epoch or guidance/step) and values
-
-
 LONGEST_TAG = 64  # characters, W&B's limit
 
 
@@ -20,10 +19,13 @@ def run_tags(facts: Mapping[str, Any]) -> list[str]:
     return [f"{name}: {value}"[:LONGEST_TAG] for name, value in facts.items() if value is not None]
 
 
-class Tracker(Protocol):
-    """What a run reports to. No method raises because of the tracker's own trouble."""
+class Tracker:
+    """What a run reports to. No method raises because of the tracker's own trouble; here none does anything."""
 
-    url: str | None  # where the open run can be looked at; None offline and outside a run
+    @property
+    def url(self) -> str | None:
+        """Where the open run can be looked at; ``None`` offline and outside a run."""
+        return None
 
     def start(
         self,
@@ -36,11 +38,10 @@ class Tracker(Protocol):
         tags: Sequence[str] = (),
     ) -> None:
         """Open one run, or continue the one that has this ``run_id``."""
-        ...
 
     def student_logger(self, seed: int) -> Any:
         """A Lightning logger for the student of ``seed``, or ``False``."""
-        ...
+        return False
 
     def finish(
         self,
@@ -51,28 +52,30 @@ class Tracker(Protocol):
         points: Points = (),
         set_folder: Path | None = None,
     ) -> None:
-        """Record the result."""
-        ...
+        """Record the result.
+
+        Args:
+            summary: numbers of the whole run.
+            tables: by name.
+            images: by name.
+            points: of curves; those that a :meth:`student_logger` was given meanwhile are passed over.
+            set_folder: of the distilled set, which stays where it is and must not be changed.
+        """
 
     def close(self, exit_code: int) -> None:
         """End the run, also after an error."""
-        ...
+
+    @contextmanager
+    def tracking(self, **facts: Any) -> Iterator[None]:
+        """:meth:`start` a run for the block, and :meth:`close` it with exit code 1 if the block raises, else 0."""
+        self.start(**facts)
+        exit_code = 1
+        try:
+            yield
+            exit_code = 0
+        finally:
+            self.close(exit_code)
 
 
-class NoTracker:
+class NoTracker(Tracker):
     """Results on disk only."""
-
-    url = None
-
-    def start(self, **facts: Any) -> None:
-        """Do nothing."""
-
-    def student_logger(self, seed: int) -> Any:
-        """No logger."""
-        return False
-
-    def finish(self, **result: Any) -> None:
-        """Do nothing."""
-
-    def close(self, exit_code: int) -> None:
-        """Do nothing."""

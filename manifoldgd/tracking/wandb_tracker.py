@@ -7,10 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning.pytorch.loggers import Logger
 from PIL import Image
 
 from manifoldgd.errors import require
-from manifoldgd.tracking.tracker import Columns, Points
+from manifoldgd.tracking.tracker import Columns, Points, Tracker
 
 MODES = ("auto", "online", "offline")
 INIT_SECONDS = 30.0  # until a server that does not answer counts as unreachable
@@ -35,7 +36,7 @@ def has_account() -> bool:
         return False
 
 
-class WandbTracker:
+class WandbTracker(Tracker):
     """One Weights & Biases run a job, also when several jobs share a process.
 
     A server that cannot be reached at the start makes the run an offline one. One that fails later, or a wandb that
@@ -71,7 +72,6 @@ class WandbTracker:
 
     @property
     def url(self) -> str | None:
-        """Where the open run can be looked at; ``None`` offline and outside a run."""
         return self.run.url if self.run is not None and self.online else None
 
     def start(
@@ -132,8 +132,6 @@ class WandbTracker:
 
     def student_logger(self, seed: int) -> Any:
         """Curves of one student over its epochs, under ``student/<seed>/``."""
-        from manifoldgd.tracking.curves import CurveLogger
-
         return CurveLogger(self.log, version=seed)
 
     def log(self, values: Mapping[str, Any]) -> None:
@@ -151,15 +149,7 @@ class WandbTracker:
         points: Points = (),
         set_folder: Path | None = None,
     ) -> None:
-        """Set the summary; log curves that did not grow in this process, pictures, tables and the set.
-
-        Args:
-            summary: numbers of the whole run.
-            tables: by name.
-            images: by name.
-            points: of curves. Those of curves that :meth:`log` drew meanwhile are passed over.
-            set_folder: of the distilled set; it becomes an artifact, stays where it is and must not be changed.
-        """
+        """Set the summary; log pictures, tables, the set, and the curves that did not grow in this process."""
 
         def record() -> None:
             import wandb
@@ -202,6 +192,32 @@ class WandbTracker:
         except Exception as error:
             print(f"W&B: {failure} ({reason(error)}); {otherwise}")
             self.close(1)
+
+
+class CurveLogger(Logger):
+    """Hands what a training records to a function, with the epoch as the horizontal axis.
+
+    Lightning's own W&B logger counts batches and passes wandb's errors on to the training.
+    """
+
+    def __init__(self, log: Callable[[Mapping[str, Any]], None], *, version: int) -> None:
+        super().__init__()
+        self.log, self._version = log, version
+
+    @property
+    def name(self) -> str:
+        return "student"
+
+    @property
+    def version(self) -> int:
+        return self._version  # the student's seed
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """One point; ``step`` is the epoch, from 1."""
+        self.log({**metrics, "epoch": step})
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the run has the configuration."""
 
 
 def reason(error: Exception) -> str:
