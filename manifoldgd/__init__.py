@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # a type checker and an editor see what __getattr__ finds
         load_dataset,
         load_prior,
         load_set,
+        load_student,
         run,
         synthesise,
     )
@@ -45,6 +46,7 @@ _HOMES = {
             "load_dataset",
             "load_prior",
             "load_set",
+            "load_student",
             "run",
         ),
         "manifoldgd.library",
@@ -68,6 +70,7 @@ __all__ = [
     "load_dataset",
     "load_prior",
     "load_set",
+    "load_student",
     "metrics",
     "prototypes",
     "run",

@@ -35,10 +35,11 @@ from manifoldgd.pipeline.latents import encode as find_latents
 from manifoldgd.pipeline.spaces import features_of
 from manifoldgd.priors.prior import Prior
 from manifoldgd.prototypes import Clusterer
+from manifoldgd.store.classifiers import load_student as read_student
 from manifoldgd.store.keys import described, key_of
 from manifoldgd.store.results import claim_result
 from manifoldgd.store.sets import load_set as read_set
-from manifoldgd.students import Student
+from manifoldgd.students import Classifier, Student
 
 __all__ = [
     "build",
@@ -49,6 +50,7 @@ __all__ = [
     "load_dataset",
     "load_prior",
     "load_set",
+    "load_student",
     "run",
     "synthesise",
 ]
@@ -109,6 +111,18 @@ def load_set(folder: str | Path) -> DistilledSet:
         UserError: there is none, or it is damaged.
     """
     return read_set(Path(folder))
+
+
+def load_student(folder: str | Path) -> Classifier:
+    """A student that was saved: ``logits``, ``accuracy`` and ``embed`` of uint8 images, as it was tested.
+
+    Args:
+        folder: its own, ``RESULT/students/SEED``, or a result folder that holds one.
+
+    Raises:
+        UserError: there is none, there are several, or it is damaged.
+    """
+    return read_student(Path(folder))
 
 
 def encode(
@@ -238,6 +252,7 @@ def evaluate(
     student: Student | None = None,
     seeds: Sequence[int] = (0, 1),
     measures: bool = False,
+    save_students: bool = False,
     folder: str | Path | None = None,
     machine: Machine | None = None,
     cache: str | Path | None = None,
@@ -250,6 +265,7 @@ def evaluate(
         student: architecture and protocol, from ``build("student=...")`` or ``mgd.students``; ``None`` for the
             configuration's own.
         seeds: one student each; a student that was trained is not trained again.
+        save_students: whether to keep the trained networks in ``folder/students``, for :func:`load_student`.
         measures: whether to measure the set in the embeddings of a classifier of the real images too.
         folder: of the judgement; ``None`` for one beside the set, named by student and dataset.
         machine: see :func:`encode`.
@@ -275,7 +291,8 @@ def evaluate(
     place = Path(folder) if folder is not None else evaluation.beside(distilled, key)
     with _alone_in(place):
         claim_result(place, "evaluation", judged, free=MANY_IN_A_FOLDER)
-        numbers: dict[str, Any] = {"machine": machine, "cache": _cache(cache), "measures": measures}
+        numbers: dict[str, Any] = {"machine": machine, "cache": _cache(cache)}
+        numbers |= {"measures": measures, "save_students": save_students}
         metrics = evaluation.evaluate(place, distilled, dataset, student, list(seeds), **numbers)
     return Judged(place, distilled, metrics)
 

@@ -44,6 +44,7 @@ PLAIN_KEYS: dict[str, Any] = {
     "seed": Seed,
     "student_seeds": list[Seed],
     "measures": bool,
+    "save_students": bool,
     "set": str | None,
     "cell": dict[str, Any] | None,
     "table": str | None,
@@ -188,7 +189,8 @@ def _make_set(setup: Setup, folder: Path) -> DistilledSet:
 def _judge(setup: Setup, folder: Path, distilled: DistilledSet) -> Judged:
     config = setup.config
     what = (folder, distilled, setup.dataset, setup.student, config.student_seeds)
-    metrics = evaluation.finished(*what, measures=config.measures)
+    wanted = {"measures": config.measures, "save_students": config.save_students}
+    metrics = evaluation.finished(*what, **wanted)
     if metrics is None:
         tracker = setup.tracker
         with tracker.tracking(**_run_facts(setup, folder, distilled)):
@@ -196,7 +198,7 @@ def _judge(setup: Setup, folder: Path, distilled: DistilledSet) -> Judged:
                 *what,
                 machine=setup.machine,
                 cache=setup.cache,
-                measures=config.measures,
+                **wanted,
                 logger_of=tracker.student_logger,
                 run_url=tracker.url,
             )

@@ -21,7 +21,8 @@ from manifoldgd.metrics import set_metrics
 from manifoldgd.pipeline.classifiers import embedding_network, teacher_of
 from manifoldgd.provenance import code_version, hardware
 from manifoldgd.randomness import generator
-from manifoldgd.store.keys import FORMAT, read_json, write_json
+from manifoldgd.store.classifiers import is_saved, save_student
+from manifoldgd.store.keys import FORMAT, described, read_json, write_json
 from manifoldgd.store.results import same_where_held
 from manifoldgd.students import Classifier, Student
 
@@ -30,6 +31,7 @@ FINGERPRINT = "fingerprint"  # of the set that a student learned; students of ol
 JUDGED_ON = "dataset_fingerprint"  # of the test split that judged, formerly of both splits; as above
 LEARNED_FROM = "train_fingerprint"  # of the training split that taught a teacher, or that a set was compared with
 LEAKED = "test_images_in_train"  # how many of the images that judge show, pixel for pixel, what a training image shows
+STUDENTS = "students"  # folder of what is known of each
 NEIGHBOURS = 5  # of precision, recall, density and coverage (Naeem et al. 2020)
 
 
@@ -80,8 +82,12 @@ def train_students(
     *,
     machine: Machine,
     logger_of: Callable[[int], Any],
+    save: bool = False,
 ) -> list[dict[str, Any]]:
     """One student for each seed; a finished one of the same images lies in ``folder`` and is not trained again.
+
+    With ``save`` the networks themselves are kept, each in ``folder/<seed>``; one that was not kept is trained again.
+    Where a folder holds one, the next to be trained takes its place.
 
     Returns:
         For each seed the fields of a :class:`StudentResult`.
@@ -90,8 +96,9 @@ def train_students(
     origin = {FINGERPRINT: distilled.fingerprint, JUDGED_ON: dataset.test_fingerprint}
     origin |= {LEARNED_FROM: dataset.train_fingerprint} if teacher else {}
     for seed in seeds:
-        file = folder / f"{seed}.json"
-        if not _judged(file, origin):
+        file, place = folder / f"{seed}.json", folder / f"{seed}"
+        if not _judged(file, origin) or (save and not is_saved(place)):
+            keeps = save or is_saved(place)
             result = student.train(
                 distilled.images,
                 distilled.labels,
@@ -104,6 +111,7 @@ def train_students(
                 ipc=len(distilled.images) // len(dataset.class_names),
                 flip=dataset.flip,
                 teacher=teacher,
+                on_trained=_saver(place, distilled, dataset, student) if keeps else None,
                 progress=machine.progress,
                 accelerator=machine.accelerator,
                 logger=logger_of(seed),
@@ -113,6 +121,24 @@ def train_students(
         held = read_json(file)
         results.append({name: value for name, value in held.items() if name not in origin})
     return results
+
+
+def _saver(place: Path, distilled: DistilledSet, dataset: ImageDataset, student: Student) -> Callable[..., None]:
+    """What writes a trained student and all that is known of it into a folder."""
+
+    def save(trained: Classifier) -> None:
+        made = {name: distilled.manifest.get(name) for name in ("method", "ipc", "seed")}
+        trained.description |= {
+            "dataset": dataset.name,
+            "class_names": list(dataset.class_names),
+            "set": {**made, FINGERPRINT: distilled.fingerprint},
+            "protocol": described(student.protocol),
+            JUDGED_ON: dataset.test_fingerprint,
+            "code_version": code_version(),
+        }
+        save_student(trained, place)
+
+    return save
 
 
 def _judged(file: Path, origin: dict[str, str]) -> bool:
@@ -169,8 +195,12 @@ def finished(
     seeds: Sequence[int],
     *,
     measures: bool,
+    save_students: bool = False,
 ) -> dict[str, Any] | None:
-    """What :func:`evaluate` wrote, if it is of these images, students and measures; ``None`` leaves it to be made."""
+    """What :func:`evaluate` wrote, if it is of these images, students and measures; ``None`` leaves it to be made.
+
+    With ``save_students`` the students themselves have to be there too.
+    """
     file = folder / "metrics.json"
     held = read_json(file) if file.is_file() else {}
     data = {JUDGED_ON: dataset.test_fingerprint}
@@ -178,7 +208,8 @@ def finished(
         data |= {LEARNED_FROM: dataset.train_fingerprint}
     same = held.get(FINGERPRINT) == distilled.fingerprint and same_where_held(held, data)
     measured = held.get("set_metrics") or not measures
-    return held if same and measured and held.get("student_seeds") == list(seeds) else None
+    there = not save_students or all(is_saved(folder / STUDENTS / f"{seed}") for seed in seeds)
+    return held if same and measured and there and held.get("student_seeds") == list(seeds) else None
 
 
 def evaluate(
@@ -191,6 +222,7 @@ def evaluate(
     machine: Machine,
     cache: Path,
     measures: bool,
+    save_students: bool = False,
     logger_of: Callable[[int], Any] = lambda seed: False,
     run_url: str | None = None,
 ) -> dict[str, Any]:
@@ -205,19 +237,19 @@ def evaluate(
         machine: where to run.
         cache: holds the embedding network, and the teacher where the labels are soft.
         measures: whether to measure the set's embeddings too.
+        save_students: whether to keep the trained networks, for :func:`manifoldgd.store.classifiers.load_student`.
         logger_of: Lightning logger for a student's seed, or ``False``.
         run_url: where the curves can be looked at, if anywhere.
     """
-    held = finished(folder, distilled, dataset, student, seeds, measures=measures)
+    held = finished(folder, distilled, dataset, student, seeds, measures=measures, save_students=save_students)
     if held is not None:
         return held
     started = time.perf_counter()
     recipe = student.teacher_recipe
     teacher = None if recipe is None else teacher_of(dataset, student, recipe, machine, cache)
     taught = time.perf_counter() - started
-    students = train_students(
-        folder / "students", distilled, dataset, student, seeds, teacher, machine=machine, logger_of=logger_of
-    )
+    numbers: dict[str, Any] = {"machine": machine, "logger_of": logger_of, "save": save_students}
+    students = train_students(folder / STUDENTS, distilled, dataset, student, seeds, teacher, **numbers)
     judged = time.perf_counter()
     set_measures, embedding = _measured(distilled, dataset, machine, cache) if measures else ({}, None)
     seconds = {"teacher": taught} if teacher else {}

@@ -1,4 +1,7 @@
-"""Classifiers trained once on a real training split and kept: the embedding network of the metrics, and teachers."""
+"""Trained networks that are kept: the embedding network of the metrics, teachers, and students where they are saved.
+
+Embedding networks and teachers are trained here, once, on a real training split.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from manifoldgd.machine import SINGLE, half_precision
 from manifoldgd.randomness import generator
 from manifoldgd.students.networks import ImageShape, Network, network_name, seeded
 from manifoldgd.students.objectives import class_labels
@@ -22,7 +26,9 @@ COVER = Fraction(8, 7)
 class Classifier(nn.Module):
     """A network together with the normalisation it was trained with; takes uint8 images ``[n, C, H, W]``.
 
-    ``image_shape`` is what the network sees; larger images are scaled and cropped at the centre.
+    ``image_shape`` is what the network sees; larger images are scaled and cropped at the centre. The description says
+    the rest: what it is, what it was trained on, and by how much its images are covered and in what precision they are
+    seen, where that is not what classifiers have by default.
     """
 
     def __init__(self, network: Network, pixels: Pixels, image_shape: ImageShape, description: dict[str, Any]) -> None:
@@ -49,11 +55,17 @@ class Classifier(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """uint8 ``[n, C, H, W]`` -> penultimate features ``[n, E]`` float32 on the CPU."""
-        return outputs(self.network, images, self.pixels, self.image_shape[1:], cover=COVER, features=True)
+        return self._outputs(images, features=True)
 
     def logits(self, images: Tensor) -> Tensor:
         """uint8 ``[n, C, H, W]`` -> ``[n, num_classes]`` float32 on the CPU."""
-        return outputs(self.network, images, self.pixels, self.image_shape[1:], cover=COVER)
+        return self._outputs(images, features=False)
+
+    def _outputs(self, images: Tensor, *, features: bool) -> Tensor:
+        cover, precision = Fraction(self.description.get("cover", COVER)), self.description.get("precision", SINGLE)
+        size, device = self.image_shape[1:], next(self.network.parameters()).device
+        with half_precision(precision, device):
+            return outputs(self.network, images, self.pixels, size, cover=cover, features=features).float()
 
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
         """Share of ``images`` recognised as ``labels`` ``[n]``, in [0, 1]."""

@@ -35,6 +35,7 @@ from manifoldgd.students.recipe import Recipe, own_depth, untrained
 from manifoldgd.students.training import Pixels, ShuffledIndices, Supervised, fit, outputs
 
 OnEpoch = Callable[[int, int, Mapping[str, float]], None]
+OnTrained = Callable[[Classifier], None]
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,7 @@ class Student:
         flip: bool = True,
         teacher: Classifier | None = None,
         on_epoch: OnEpoch | None = None,
+        on_trained: OnTrained | None = None,
         progress: bool = True,
         accelerator: str = "auto",
         logger: Logger | Literal[False] = False,
@@ -229,6 +231,7 @@ class Student:
             teacher: Gives the soft labels where the protocol asks for them; it sees what the student sees.
             on_epoch: Called after each epoch with its number (from 1), the number of epochs and ``loss``, and ``top1``
                 where the test set was evaluated.
+            on_trained: Called at the end with the trained network, which sees images as the test did.
             progress: Show a bar.
             accelerator: As for ``lightning.Trainer``.
             logger: Gets what ``on_epoch`` gets, under ``student/<seed>/``.
@@ -267,7 +270,28 @@ class Student:
         numbers: dict[str, Any] = {"epochs": epochs, "accelerator": accelerator, "precision": precision}
         with seeded(generator(seed, "student", "dropout")):
             fit(module, loader, **numbers, title=title, logger=logger)
-        return watch.result(judge.accuracy(train), num_classes, time.perf_counter() - started)
+        result = watch.result(judge.accuracy(train), num_classes, time.perf_counter() - started)
+        if on_trained is not None:
+            on_trained(self._trained(judge, shape, num_classes, result))
+        return result
+
+    def _trained(self, judge: Judge, shape: ImageShape, num_classes: int, result: StudentResult) -> Classifier:
+        shape = self.input_shape(shape)
+        description = {
+            "recipe": {"architecture": self.architecture, "width": self.width, "depth": self.depth},
+            "image_shape": list(shape),
+            "num_classes": num_classes,
+            "mean": list(judge.pixels.mean),
+            "std": list(judge.pixels.std),
+            "seed": result.seed,
+            "cover": str(judge.cover),
+            "precision": judge.precision,
+            "label_protocol": self.protocol.name,
+            "epochs": result.last_epoch,
+            "train_accuracy": result.train_accuracy,
+            "test_accuracy": result.last_top1,
+        }
+        return Classifier(judge.network, judge.pixels, shape, description)
 
 
 @checked
