@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
+import importlib.metadata
 import logging
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Any
+from importlib.util import find_spec
+from typing import Annotated, Any, Literal
 
 import torch
 
-from manifoldgd.errors import require
+from manifoldgd.errors import UserError, require
 from manifoldgd.ranges import Batch, Range, checked
 from manifoldgd.system import cores
 
 SINGLE = "32-true"
 PRECISIONS = (SINGLE, "bf16-mixed", "16-mixed")
 HELD = ("bf16-true", "16-true")  # weights of the prior themselves in half precision
+Backend = Literal["faiss", "faiss-gpu", "exact"]  # of the search for nearest neighbours
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 # Lightning's remarks on things that are as we want them: in-memory loaders, iterable datasets, frozen networks.
 EXPECTED_WARNINGS = (
@@ -41,6 +46,7 @@ class Machine:
     batch_size: Batch
     threads: Annotated[int, Range("[1, 1024]")] | None
     progress: bool
+    neighbours: Backend | None = None  # None: FAISS where it is installed, else exact; the same ones are found
 
     def __post_init__(self) -> None:
         require(
@@ -67,15 +73,18 @@ class Machine:
                 key=key,
             )
 
+        if self.neighbours is not None and self.neighbours != "exact":
+            faiss_library(gpu=self.neighbours == "faiss-gpu", key="neighbours")
+
     def prepare(self) -> None:
         """Set up this process: threads, allocator, and silence about what is as we want it."""
         if self.device.type == "cpu":
             _keep_freed_memory()
         if self.threads is not None:
-            import faiss
-
             torch.set_num_threads(self.threads)
-            faiss.omp_set_num_threads(self.threads)
+            if has_faiss():
+                with suppress(UserError):  # one that cannot be imported is told of where it is asked for
+                    faiss_library().omp_set_num_threads(self.threads)
         for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
             logging.getLogger(name).setLevel(logging.ERROR)
         for message in EXPECTED_WARNINGS:
@@ -111,6 +120,50 @@ class Machine:
             "enable_checkpointing": False,
             **changes,
         }
+
+
+def has_faiss() -> bool:
+    """Whether FAISS is installed; nothing is imported to find out."""
+    return find_spec("faiss") is not None
+
+
+def check_faiss(what: str, *, key: str | None = None, extra: str = "faiss-cpu") -> None:
+    """Raise :class:`UserError` where FAISS is not installed: ``what`` takes it, as the argument ``key`` asks for."""
+    require(has_faiss(), f"{what} takes FAISS, which is not installed; `pip install 'manifoldgd[{extra}]'`", key)
+
+
+def faiss_library(*, gpu: bool = False, key: str | None = None) -> Any:
+    """The module faiss, which this package does without where it is not installed, but for k-means.
+
+    Args:
+        gpu: whether its search on a GPU is asked for, which is in another distribution of the same module.
+        key: argument that asks for it.
+
+    Raises:
+        UserError: it is not there or cannot be imported, as where two distributions overwrite each other.
+    """
+    extra = "faiss-gpu" if gpu else "faiss-cpu"
+    remedy = f"`pip install 'manifoldgd[{extra}]'`"
+    check_faiss("this search" if key else "this", key=key, extra=extra)
+    try:
+        faiss = importlib.import_module("faiss")
+    except Exception as error:  # whatever a damaged installation raises
+        names = installed_faiss()
+        several = f"{' and '.join(names)} overwrite each other's files: uninstall all, then " if len(names) > 1 else ""
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"FAISS cannot be imported ({reason}); {several}{remedy}", key) from error
+    require(
+        not gpu or (hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0),
+        f"faiss-gpu needs a CUDA device and FAISS built for it, got that of {' and '.join(installed_faiss())}; "
+        f"uninstall it, then {remedy}, or choose faiss or exact",
+        key,
+    )
+    return faiss
+
+
+def installed_faiss() -> list[str]:
+    """Names of the installed distributions that bring a module faiss; more than one overwrite each other."""
+    return sorted(importlib.metadata.packages_distributions().get("faiss", ["an unknown distribution"]))
 
 
 def single_process() -> list[Any]:

@@ -18,7 +18,7 @@ from manifoldgd.diffusion.protocol import judges_in
 from manifoldgd.diffusion.samplers import Sampler
 from manifoldgd.distill.overgeneration import Overgeneration
 from manifoldgd.errors import require, under
-from manifoldgd.machine import SINGLE, Machine
+from manifoldgd.machine import SINGLE, Machine, check_faiss
 from manifoldgd.pipeline import classifiers, distillation, latents, spaces
 from manifoldgd.pipeline.distillation import IN_LATENT_SPACE
 from manifoldgd.priors.prior import Prior
@@ -222,6 +222,8 @@ class Setup:
                 not (config.reconstruct and config.source == DIFFUSION),
                 "reconstruct: only real sources can be reconstructed; set source=random or reconstruct=false",
             )
+            if config.source in IN_LATENT_SPACE:
+                check_faiss(f"source: {config.source}")
             self._check_sampled()
             _ = self.sampler, self.guidance, self.clusterer
             latents.check_ipc(self.dataset, config.ipc)

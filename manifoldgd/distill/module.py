@@ -19,6 +19,7 @@ from manifoldgd.distill.items import WorkItem
 from manifoldgd.errors import RunError, under
 from manifoldgd.finite import NotFinite
 from manifoldgd.geometry.neighbours import neighbourhood_indices
+from manifoldgd.machine import Backend
 from manifoldgd.priors.prior import Prior
 from manifoldgd.randomness import RowNoise
 
@@ -48,7 +49,7 @@ class Targets:
         return torch.tensor([item.label * self.prototypes.ipc + item.rank for item in items])
 
 
-def find_targets(prototypes: PrototypeSet, latents: LatentSet, size: int) -> Targets:
+def find_targets(prototypes: PrototypeSet, latents: LatentSet, size: int, *, backend: Backend | None = None) -> Targets:
     """Search the ``size`` real latents of the class nearest to each prototype (``size`` 0: none are needed)."""
     if size == 0:
         return Targets(prototypes, latents, None)
@@ -59,6 +60,7 @@ def find_targets(prototypes: PrototypeSet, latents: LatentSet, size: int) -> Tar
         latents.labels,
         size,
         class_names=latents.class_names,
+        backend=backend,
     )
     return Targets(prototypes, latents, rows)
 

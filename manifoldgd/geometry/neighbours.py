@@ -1,6 +1,6 @@
-"""Nearest neighbours among real latents: FAISS, and an exact twin in torch.
+"""Nearest neighbours among real latents: FAISS on the processor or a GPU, and an exact twin in torch.
 
-Both find candidates by single-precision arithmetic and re-rank a few more than asked for by exact differences, ties by
+All find candidates by single-precision arithmetic and re-rank a few more than asked for by exact differences, ties by
 the lower index. The result therefore does not depend on the backend, on threads or on the order of summation (unless
 more than ``_SPARE`` points tie for the last places).
 """
@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from manifoldgd.errors import require
-
-Backend = Literal["faiss", "exact"]
+from manifoldgd.machine import Backend, faiss_library, has_faiss
 
 _SPARE = 8
+_AT_ONCE = 2**26  # distances that the exact twin holds at once: 256 MiB
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,15 @@ class Neighbours:
     squared_distances: Tensor  # [Q, K] float32
 
 
-def nearest(queries: Tensor, bank: Tensor, count: int, *, backend: Backend = "faiss") -> Neighbours:
+def nearest(queries: Tensor, bank: Tensor, count: int, *, backend: Backend | None = None) -> Neighbours:
     """Exact nearest neighbours in squared Euclidean distance.
 
     Args:
         queries: ``[Q, D]`` float32, finite.
         bank: ``[N, D]`` float32, finite.
         count: ``K`` in [1, N].
-        backend: ``faiss`` (``IndexFlatL2``) or ``exact`` (matrix product and top-k).
+        backend: ``faiss`` or ``faiss-gpu`` (``IndexFlatL2``), or ``exact`` (matrix product and top-k, on the device of
+            the bank); ``None`` for FAISS where it is installed, else exact. The same neighbours by all.
 
     Raises:
         ValueError: for wrong shapes, dtypes or counts. FAISS itself answers these with an empty message, or with
@@ -48,12 +49,16 @@ def nearest(queries: Tensor, bank: Tensor, count: int, *, backend: Backend = "fa
         raise ValueError(f"expected float32 queries and bank, got {queries.dtype} and {bank.dtype}")
     if not 1 <= count <= len(bank):
         raise ValueError(f"count: expected 1 to {len(bank)} points of the bank, got {count}")
-    if backend not in ("faiss", "exact"):
-        raise ValueError(f"backend: expected 'faiss' or 'exact', got {backend!r}")
+    backend = backend or ("faiss" if has_faiss() else "exact")
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend: expected one of {', '.join(get_args(Backend))}, got {backend!r}")
     # Around the bank's mean: |x|^2 - 2 x y + |y|^2 loses digits when the points lie far from the origin.
     centre = bank.mean(dim=0)
-    search = _search_faiss if backend == "faiss" else _search_exact
-    candidates = search(queries - centre, bank - centre, min(count + _SPARE, len(bank)))
+    centred, wanted = (queries - centre, bank - centre), min(count + _SPARE, len(bank))
+    if backend == "exact":
+        candidates = _search_exact(*centred, wanted)
+    else:
+        candidates = _search_faiss(*centred, wanted, gpu=backend == "faiss-gpu")
     return _rerank(queries, bank, candidates, count)
 
 
@@ -65,7 +70,7 @@ def neighbourhood_indices(
     size: int,
     *,
     class_names: Sequence[str],
-    backend: Backend = "faiss",
+    backend: Backend | None = None,
 ) -> Tensor:
     """The real latents of its own class that lie nearest to each prototype.
 
@@ -116,10 +121,11 @@ def nearest_in_cloud(x: Tensor, cloud: Tensor, count: int) -> tuple[Tensor, Tens
     return neighbours, values.clamp(min=0).sqrt()
 
 
-def _search_faiss(queries: Tensor, bank: Tensor, count: int) -> Tensor:
-    import faiss  # an optional import in effect: the exact twin needs none of it
-
-    index = faiss.IndexFlatL2(bank.shape[1])
+def _search_faiss(queries: Tensor, bank: Tensor, count: int, *, gpu: bool) -> Tensor:
+    faiss = faiss_library(gpu=gpu)
+    index = (
+        faiss.GpuIndexFlatL2(faiss.StandardGpuResources(), bank.shape[1]) if gpu else faiss.IndexFlatL2(bank.shape[1])
+    )
     index.add(bank.detach().cpu().contiguous().numpy())
     _, indices = index.search(queries.detach().cpu().contiguous().numpy(), count)
     return torch.from_numpy(indices).to(bank.device)
@@ -127,7 +133,10 @@ def _search_faiss(queries: Tensor, bank: Tensor, count: int) -> Tensor:
 
 def _search_exact(queries: Tensor, bank: Tensor, count: int) -> Tensor:
     # The query's own norm is the same for all points and does not change their order.
-    return (bank.square().sum(dim=1) - 2 * queries @ bank.T).topk(count, dim=1, largest=False).indices
+    norms, rows = bank.square().sum(dim=1), max(1, _AT_ONCE // len(bank))
+    return torch.cat(
+        [(norms - 2 * some @ bank.T).topk(count, dim=1, largest=False).indices for some in queries.split(rows)]
+    )
 
 
 def _rerank(queries: Tensor, bank: Tensor, candidates: Tensor, count: int) -> Neighbours:

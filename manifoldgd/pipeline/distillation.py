@@ -52,7 +52,7 @@ def distill_module(
     targets = None
     if prototypes is not None:
         encoded, _ = latents.encode(dataset, prior, machine, cache)
-        targets = find_targets(prototypes, encoded, guidance.neighbourhood)
+        targets = find_targets(prototypes, encoded, guidance.neighbourhood, backend=machine.neighbours)
     real = RealImages(dataset, machine, cache, prior, seed)
     with under("guidance"):  # of two that judge sets, both follow the same energies
         energy_of = next((judge.prepare(real) for judge in judges_in(guidance)), None)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import faiss
 import torch
 from sklearn.cluster import AgglomerativeClustering
 from torch import Tensor
 
+from manifoldgd.machine import check_faiss, faiss_library
 from manifoldgd.prototypes.divisive import Restarts
 from manifoldgd.prototypes.representatives import (
     ClassPrototypes,
@@ -34,6 +34,9 @@ def kmeans_labels(
         iterations: Lloyd iterations of each.
         generator: Source of the seed.
 
+    Raises:
+        UserError: FAISS is not there; another k-means would find other clusters.
+
     Returns:
         ``[n]`` int64 labels. Fewer than ``num_clusters`` different values only when there are fewer different points.
     """
@@ -41,7 +44,7 @@ def kmeans_labels(
     # a cluster and warns below 39.
     rows = (points - points.mean(0)).float().contiguous()
     seed = int(torch.randint(2**31 - 1, (1,), generator=generator))
-    kmeans = faiss.Kmeans(
+    kmeans = faiss_library().Kmeans(
         rows.shape[1],
         num_clusters,
         niter=iterations,
@@ -88,7 +91,7 @@ class KMeans:
         space: Where distances are measured: in latents or features.
 
     Raises:
-        UserError: A value is out of range.
+        UserError: A value is out of range, or FAISS is not installed.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class KMeans:
         representative: Representative,
         space: ClusteringSpace,
     ) -> None:
+        check_faiss("clusterer: k-means")
         self.restarts, self.iterations, self.representative = restarts, iterations, representative
         self.space = check_space(space)
 

@@ -22,7 +22,7 @@ MEANINGFUL = {
     "*.jitter *.lighting *.shift": "0",
     "recipe.*.ema recipe.autoencoder.kl_weight recipe.denoiser.class_dropout": "0",
     # null stands for a rule.
-    "prior.cfg_* sampler.cfg_scale machine.threads": "null",
+    "prior.cfg_* sampler.cfg_scale machine.threads machine.neighbours": "null",
     "guidance.then.pool_seed": "0 null",
     "guidance.scale": "0 null",  # of guidances that hold others: the parts' own
     "student.protocol.image_size teacher.width": "null",
