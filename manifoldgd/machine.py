@@ -31,6 +31,7 @@ EXPECTED_WARNINGS = (
     "in eval mode at the start",
     "weights_only` was not set",
     "Checkpoint directory .* exists and is not empty",
+    "The dirpath has changed from",
     "is not writable",
 )
 

@@ -29,6 +29,7 @@ CHOICES = {
     "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
 }
 SHOWING = ("--help", "--hydra-help", "--cfg", "--info")  # print something and run nothing
+DRY_RUN = "--dry-run"
 LONGEST_RANGE = 100_000  # jobs
 
 
@@ -88,8 +89,8 @@ def read_arguments(words: Sequence[str]) -> Arguments:
         if name == KEY:
             (parsed,) = parse([word])
             allowed = read_allowed(parsed.value())
-        elif not word.startswith("-"):
-            overrides.append(word)
+        elif not word.startswith("-") or word == DRY_RUN:
+            overrides.append("dry_run=true" if word == DRY_RUN else word)
         elif name in NAMES:
             name = NAMES[name]
             require(name in WITH_VALUE or not given, f"{word}: {name} takes no value")
@@ -102,7 +103,7 @@ def read_arguments(words: Sequence[str]) -> Arguments:
             )
             options.append((name, value if name in WITH_VALUE else None))
         else:
-            require(False, f"unknown option {word}; options are {', '.join([*ALONE, *WITH_VALUE])}")
+            require(False, f"unknown option {word}; options are {', '.join([*ALONE, *WITH_VALUE, DRY_RUN])}")
     return Arguments(tuple(options), tuple(overrides), allowed)
 
 
@@ -125,6 +126,20 @@ def parse(words: Sequence[str]) -> list[Override]:
             raise UserError(
                 f"{key}: {value!r} is not understood; if it is one text, write {quoted(key, value)}"
             ) from error
+    return found
+
+
+def with_own_priors(words: Sequence[str], conf: Path) -> list[str]:
+    """Words of a command line, ``prior=FOLDER`` and ``prior=owner/name`` as the two overrides that mean it."""
+    found = []
+    for word in words:
+        key, given, value = word.partition("=")
+        value = value.strip("'\"")
+        own = key == "prior" and given and not (conf / "prior" / f"{value}.yaml").is_file()
+        if own and ("/" in value or Path(value).expanduser().is_dir()):
+            found += ["prior=folder", override("prior.path", value)]
+        else:
+            found.append(word)
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from manifoldgd.files import atomic_write_text, one_at_a_time
 from manifoldgd.pipeline import distillation, evaluation, pages, prior
 from manifoldgd.pipeline.classifiers import known_full_data_accuracy
 from manifoldgd.pipeline.evaluation import Judged
+from manifoldgd.priors.training import TRAINING, check_recipe
 from manifoldgd.ranges import Million, Seed, check
 from manifoldgd.report.numbers import number_text, plus_minus
 from manifoldgd.report.run import ACCURACY, PAGE
@@ -35,6 +37,8 @@ from manifoldgd.store.sets import load_set
 from manifoldgd.tracking.tracker import run_tags
 
 CELL_KEYS = {"table", "method", "column", "seed"}  # what names a table's cell
+LARGE_STUDENTS = ("resnetap10",)  # that datasets of image files choose by themselves ...
+LARGE_IMAGES = 128  # ... for images of as many pixels a side
 PLAIN_KEYS: dict[str, Any] = {
     "ipc": Million,
     "start": dict[str, Any],
@@ -46,6 +50,7 @@ PLAIN_KEYS: dict[str, Any] = {
     "measures": bool,
     "save_students": bool,
     "set": str | None,
+    "dry_run": bool,
     "cell": dict[str, Any] | None,
     "table": str | None,
     "sweep": str | None,
@@ -87,11 +92,7 @@ def _run(command: str, config: Config) -> dict[str, Any] | None:
         return None
     setup = Setup(command, config)
     if command == "prior":
-        facts = train_prior(setup)
-        judge, place = facts["judge"], setup.config.output or f"outputs/priors/{setup.dataset.name}"
-        share = f"{100 * judge['recognised']:.1f} % of {judge['samples']} unguided samples recognised"
-        print(f"prior: {place}; {share}")
-        return facts
+        return train_prior(setup, config)
     if command == "distill":
         made = distill(setup)
         assert made.folder is not None
@@ -150,14 +151,35 @@ def evaluate(setup: Setup) -> Judged:
         return _judge(setup, folder, distilled)
 
 
-def train_prior(setup: Setup) -> dict[str, Any]:
-    """Train a prior on the dataset's training split and judge it; returns what its card says."""
-    config, recipe = setup.config, recipe_of(setup.config)
-    folder = Path(config.output or f"outputs/priors/{setup.dataset.name}")
-    with _alone_in(folder), under("recipe"):
-        return prior.train_and_judge(
-            folder, setup.dataset, **recipe, seed=config.seed, machine=setup.machine, cache=setup.cache
-        )
+def train_prior(setup: Setup, given: Config) -> dict[str, Any] | None:
+    """Train a prior on the dataset's training split and judge it, or say what that would cost.
+
+    Returns:
+        What its card says; ``None`` for a dry run.
+    """
+    config, dataset, recipe = setup.config, setup.dataset, recipe_of(setup.config)
+    folder = Path(config.output or f"outputs/priors/{dataset.name}")
+    numbers: dict[str, Any] = {"seed": config.seed, "machine": setup.machine}
+    with under("recipe"):
+        check_recipe(dataset, recipe["autoencoder"].for_images(dataset.image_shape), recipe["denoiser"])
+        if config.dry_run:
+            cost = {name: each for name, each in recipe.items() if name != "cfg_scale"}
+            prior.say_cost(dataset, **cost, **numbers)
+            return None
+        with _alone_in(folder):
+            facts = prior.train_and_judge(folder, dataset, **recipe, **numbers, cache=setup.cache)
+    judged = facts["judge"]
+    print(
+        f"prior: {folder}; {100 * judged['recognised']:.1f} % of {judged['samples']:,} unguided samples recognised, "
+        f"{100 * judged['classifier_test_accuracy']:.1f} % of the real test images by the same classifier"
+    )
+    print(f"pictures: {folder / 'samples.png'}, a row a class; {folder / TRAINING} is kept for more steps alone")
+    words = [shlex.quote(each) for each in given.overrides if each.partition(".")[0].partition("=")[0] == "dataset"]
+    words += [f"prior={shlex.quote(str(folder))}", "ipc=10"]
+    if given.choice("student") in LARGE_STUDENTS and max(dataset.image_shape[1:]) < LARGE_IMAGES:
+        words += ["student=convnet3", "student/protocol=hard_small"]
+    print(f"next: manifoldgd run {' '.join(words)}")
+    return facts
 
 
 def _make_set(setup: Setup, folder: Path) -> DistilledSet:

@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from manifoldgd.cli.arguments import parse, read_arguments
+from manifoldgd.cli.arguments import parse, read_arguments, with_own_priors
 from manifoldgd.cli.explain import suggest
 from manifoldgd.cli.reference import read_reference
 from manifoldgd.cli.targets import allowed
@@ -105,7 +105,7 @@ def composing(conf: Path | None = None) -> Iterator[Callable[..., Config]]:
 
 
 def _compose(conf: Path, overrides: Sequence[str] = (), name: str = "config") -> Config:
-    given = read_arguments(overrides)
+    given = read_arguments(with_own_priors(overrides, conf))
     try:
         whole = hydra.compose(name, given.searching, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:

@@ -19,7 +19,14 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from manifoldgd import __version__
-from manifoldgd.cli.arguments import Arguments, check_overrides, first_values, parse, read_arguments
+from manifoldgd.cli.arguments import (
+    Arguments,
+    check_overrides,
+    first_values,
+    parse,
+    read_arguments,
+    with_own_priors,
+)
 from manifoldgd.cli.compose import Config, compose, conf_dir, explain
 from manifoldgd.cli.explain import explain_system
 from manifoldgd.cli.help import command_help
@@ -58,7 +65,7 @@ EXAMPLES = {
         "manifoldgd run --multirun dataset=digits ipc=1,5,10 guidance=mode,manifold guidance.scale=0.05,0.1,0.2",
     ),
     "distill": (
-        "manifoldgd distill dataset=image_folder dataset.folder=photos prior=folder prior.path=my_prior ipc=10",
+        "manifoldgd distill dataset=image_folder dataset.folder=photos dataset.image_size=32 prior=my_prior ipc=10",
     ),
     "evaluate": ("manifoldgd evaluate set=outputs/digits/... dataset=digits student.width=64",),
     "prior": ("manifoldgd prior dataset=image_folder dataset.folder=photos dataset.image_size=32 output=my_prior",),
@@ -123,7 +130,7 @@ def _run(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(__version__)
         return 0
-    command, rest = arguments[0], arguments[1:]
+    command, rest = arguments[0], with_own_priors(arguments[1:], conf_dir())
     if command not in COMMANDS:
         raise UserError(f"unknown command {command!r}; choose one of {', '.join(COMMANDS)}")
     if command == "table":

@@ -12,6 +12,6 @@ USED_KEYS = {
     "run": SET_KEYS | JUDGE_KEYS | SHARED_KEYS,
     "distill": SET_KEYS | SHARED_KEYS,
     "evaluate": JUDGE_KEYS | SHARED_KEYS | {"set"},
-    "prior": {"dataset", "recipe", "seed"} | SHARED_KEYS,
+    "prior": {"dataset", "recipe", "seed", "dry_run"} | SHARED_KEYS,
     "dashboard": {"table", "sweep", "logger", "output"},
 }

@@ -68,7 +68,8 @@ def _by_name(class_names: Sequence[str], prior_name: str, prior_class_names: Seq
             f"{len(unmatched)} of {len(class_names)} classes match no single class of prior "
             f"{prior_name}, which has {len(prior_class_names)} ({_listed(unmatched)} against "
             f"{_listed(prior_class_names)}); set it to a mapping from class to the prior's label, "
-            "or choose a prior trained on this dataset",
+            "or choose a prior trained on this dataset: `manifoldgd prior output=my_prior` trains one, prior=my_prior "
+            "takes it",
             key="prior_labels",
         )
     return [labels.copy().pop() for labels in found]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.diffusion import DDPM
+from manifoldgd.errors import require
 from manifoldgd.files import atomic_write_json, atomic_write_text
 from manifoldgd.guidance import NoGuidance
 from manifoldgd.machine import Machine
@@ -21,10 +21,21 @@ from manifoldgd.metrics.functional import frechet_distance
 from manifoldgd.pipeline.classifiers import embedding_network
 from manifoldgd.pipeline.distillation import distill_module
 from manifoldgd.pipeline.sets import sample_set
+from manifoldgd.priors.fit import progress_in
 from manifoldgd.priors.loading import CARD, load_prior
 from manifoldgd.priors.prior import Prior
-from manifoldgd.priors.training import AutoencoderRecipe, DenoiserRecipe, train_prior
+from manifoldgd.priors.training import (
+    LATENTS,
+    TRAINING,
+    AutoencoderRecipe,
+    DenoiserRecipe,
+    check_recipe,
+    step_seconds,
+    train_prior,
+    without_steps,
+)
 from manifoldgd.priors.weights import CHECKSUMS, write_checksums
+from manifoldgd.progress import duration
 from manifoldgd.provenance import hardware
 from manifoldgd.randomness import generator
 from manifoldgd.report.card import prior_card
@@ -34,6 +45,7 @@ from manifoldgd.store.results import same_where_held
 
 JUDGE_STEPS = 50  # denoising steps of the samples that are judged
 SHOWN = 10  # samples a class in the picture
+WORTH_TIMING = 500  # steps: of as many or more it is said before how long they will take
 
 
 def train_and_judge(
@@ -50,6 +62,8 @@ def train_and_judge(
 ) -> dict[str, Any]:
     """Train a prior into ``folder`` (or continue), judge unguided samples, write ``manifoldgd.json`` and the card.
 
+    A finished prior of fewer steps is trained further; one of as many or more is read.
+
     Args:
         folder: where the prior goes.
         dataset: trains on its training split; its test split serves the card's Fréchet distance alone.
@@ -63,7 +77,13 @@ def train_and_judge(
 
     Returns:
         What the card says, as ``manifoldgd.json`` holds it.
+
+    Raises:
+        UserError: the recipe does not suit the images, or the folder holds another prior, or one whose training state
+            is gone.
     """
+    autoencoder = autoencoder.for_images(dataset.image_shape)
+    check_recipe(dataset, autoencoder, denoiser)
     asked = {
         "dataset": dataset.name,
         "train_fingerprint": dataset.train_fingerprint,
@@ -74,14 +94,20 @@ def train_and_judge(
         "seed": seed,
         "recipe": {"autoencoder": vars(autoencoder), "denoiser": vars(denoiser)},
     }
-    if finished := _finished(folder, asked):
-        return finished
+    held = _held(folder, asked)
+    if held and all(held["steps"][part] >= steps for part, steps in asked["steps"].items()):
+        return held
+    recipe: dict[str, Any] = {"autoencoder": autoencoder, "denoiser": denoiser}
+    left = {part: max(0, each.steps - progress_in(folder / TRAINING / part).steps) for part, each in recipe.items()}
+    if sum(left.values()) >= WORTH_TIMING:
+        say_cost(dataset, **recipe, judge_samples=judge_samples, seed=seed, machine=machine, left=left)
     trainer = machine.trainer(enable_checkpointing=True)
-    seconds = train_prior(dataset, folder, autoencoder=autoencoder, denoiser=denoiser, seed=seed, trainer=trainer)
+    fitted = train_prior(dataset, folder, **recipe, seed=seed, trainer=trainer, lengthen=held is not None)
     prior = load_prior(path=str(folder), autoencoder=None, cfg_scale=cfg_scale, cfg_channels=None).to(machine.device)
     facts = asked | {
+        "steps": {name: each.steps for name, each in fitted.items()},  # which may be more than were asked for
         "latent_shape": list(prior.latent_shape),
-        "seconds": {name: round(value) for name, value in seconds.items()},
+        "seconds": {name: round(each.seconds) for name, each in fitted.items()},
         "hardware": hardware(machine.device),
         "parameters": {
             "autoencoder": sum(each.numel() for each in prior.autoencoder.parameters()),
@@ -89,6 +115,56 @@ def train_and_judge(
         },
     }
     return judge(folder, prior, dataset, facts, samples=judge_samples, seed=seed, machine=machine, cache=cache)
+
+
+def say_cost(
+    dataset: ImageDataset,
+    *,
+    autoencoder: AutoencoderRecipe,
+    denoiser: DenoiserRecipe,
+    judge_samples: int,
+    seed: int,
+    machine: Machine,
+    left: dict[str, int] | None = None,
+) -> None:
+    """Print what a training will do and how long it will take here, by a few steps of each half; nothing is written.
+
+    Args:
+        dataset: as for :func:`train_and_judge`, and so the following.
+        autoencoder: size and training of the autoencoder.
+        denoiser: size and training of the transformer.
+        judge_samples: unguided samples that will be judged.
+        seed: of the training.
+        machine: where to run.
+        left: steps of each half that are left; ``None`` for all.
+
+    Raises:
+        UserError: the recipe does not suit the images.
+    """
+    autoencoder = autoencoder.for_images(dataset.image_shape)
+    check_recipe(dataset, autoencoder, denoiser)
+    left = left or {"autoencoder": autoencoder.steps, "denoiser": denoiser.steps}
+    channels, cells, _ = autoencoder.latent_shape
+    tokens = (cells // denoiser.patch_size) ** 2
+    print(
+        f"prior: {len(dataset.train):,} training images of {len(dataset.class_names)} classes at "
+        f"{autoencoder.image_size} pixels a side; the autoencoder has {left['autoencoder']:,} steps of "
+        f"{autoencoder.batch_size} images ahead, the denoiser {left['denoiser']:,} of {denoiser.batch_size} latents "
+        f"of shape {channels}x{cells}x{cells} ({tokens} tokens)",
+        flush=True,
+    )
+    numbers: dict[str, Any] = {"seed": seed, "trainer": machine.trainer()}
+    seconds = step_seconds(dataset, autoencoder=autoencoder, denoiser=denoiser, **numbers)
+    ahead = {part: left[part] * each for part, each in seconds.items()}
+    # A training step goes forward and back, about three passes; a sample takes two passes a denoising step.
+    sampling = judge_samples * JUDGE_STEPS * 2 / 3 / denoiser.batch_size * seconds["denoiser"]
+    parts = ", ".join(f"{part} {duration(ahead[part])} ({each:.3g} s a step)" for part, each in seconds.items())
+    print(
+        f"prior: about {duration(sum(ahead.values()) + sampling)} on this machine, by a few steps of each: "
+        f"{parts}, {judge_samples:,} samples to judge {duration(sampling)}; besides, a classifier that judges, where "
+        "none is kept. A signal (Ctrl-C) ends it with its state saved; the same command goes on",
+        flush=True,
+    )
 
 
 def judge(
@@ -104,7 +180,8 @@ def judge(
 ) -> dict[str, Any]:
     """Draw unguided samples, let a classifier of real images name them, and write card, facts and picture."""
     per_class = max(1, samples // len(dataset.class_names))
-    drawn = unguided(folder / "training", prior, dataset, per_class, seed, machine)
+    drawn = unguided(folder / TRAINING, prior, dataset, per_class, seed, machine)
+    print(f"judge: {len(drawn.images):,} unguided samples, by a classifier of real images", flush=True)
     network = embedding_network(dataset, machine, cache)
     real_test = network.embed(dataset.test.images())
     some_train = network.embed(dataset.train.load(some_of(dataset, len(drawn.images))))
@@ -130,21 +207,36 @@ def judge(
     return facts
 
 
-def _finished(folder: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
-    """The card of a prior that was asked for in the same words: the same command again trains nothing again."""
+def _held(folder: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """The card of a prior that was asked for in the same words, but for the number of steps; ``None`` without a card.
+
+    Raises:
+        UserError: the card is another prior's, or more steps are asked for and the state of the training is gone.
+    """
     if not (folder / CARD).is_file():
         return None
     held = read_json(folder / CARD)
     older = set(asked) - {"train_fingerprint"}  # what cards of earlier versions hold
-    if not older <= set(held) or not same_where_held(held, json.loads(json.dumps(asked))):
-        return None  # of another prior, over which nothing is written
+    words = without_steps(json.loads(json.dumps(asked)))
+    require(
+        older <= set(held) and same_where_held(without_steps(held), words),
+        f"output: {folder} already holds a trained prior; choose another output or remove it",
+    )
+    for part, steps in asked["steps"].items():
+        require(
+            held["steps"][part] >= steps or (folder / TRAINING / part).is_dir(),
+            f"expected at most the {held['steps'][part]} steps of the prior in {folder}, got {steps}; its "
+            f"{TRAINING} folder, from which it could be trained further, is gone: choose another output",
+            key=f"{part}.steps",
+        )
     if not (folder / CHECKSUMS).is_file():  # ended just before
         _conclude(folder)
     return held
 
 
 def _conclude(folder: Path) -> None:
-    shutil.rmtree(folder / "training", ignore_errors=True)
+    """Keep of the training what more steps would need, and cannot be made again."""
+    (folder / TRAINING / LATENTS).unlink(missing_ok=True)
     write_checksums(folder)
 
 

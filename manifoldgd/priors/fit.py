@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,24 @@ from manifoldgd.priors.batches import StepBatches
 from manifoldgd.progress import on_terminal, progress_bar
 from manifoldgd.stopping import Stopped, asked, held_back
 
+TIMED_STEPS = 10  # at most, that tell how long a step takes; the first does not count: it sets things up
+TIMED_SECONDS = 10.0  # after which fewer have to do
 CHECKPOINT_EVERY = 250  # optimiser steps; at most this much is lost on a kill
 CHECK_EVERY = 25  # optimiser steps between two looks at the loss; divides CHECKPOINT_EVERY: what is saved was checked
 REFRESH_EVERY = 10  # optimiser steps between two looks of the progress bar
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit took, over all runs."""
+
+    steps: int  # taken, which may be more than were asked for
+    seconds: float
+
+
+def part_of(module: LightningModule) -> str:
+    """What a module trains, as the recipe calls it."""
+    return type(module).__name__.removesuffix("Training").lower()
 
 
 class Stopwatch(Callback):
@@ -48,7 +64,8 @@ class StepLines(Callback):
         self.stack = ExitStack()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        bar = progress_bar("training", trainer.max_steps, enabled=True, done=trainer.global_step, unit="steps")
+        title = f"train {part_of(pl_module)}"
+        bar = progress_bar(title, trainer.max_steps, enabled=True, done=trainer.global_step, unit="steps")
         self.advance = self.stack.enter_context(bar)
 
     def on_train_batch_end(self, *_: Any) -> None:
@@ -58,7 +75,7 @@ class StepLines(Callback):
         self.stack.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self.stack.close()
+        self.stack.__exit__(type(exception), exception, exception.__traceback__)
 
 
 class WholeSteps(Callback):
@@ -81,11 +98,13 @@ class WholeSteps(Callback):
         if number is not None:
             with naming(self.checkpoint):
                 trainer.save_checkpoint(self.checkpoint)
-            raise Stopped(number, f"step {step} of {trainer.max_steps} is saved in {self.checkpoint}")
+            part = part_of(pl_module)
+            early = f"with recipe.{part}.steps={step} the training of the {part} ends there"
+            raise Stopped(number, f"step {step} of {trainer.max_steps} is saved in {self.checkpoint} ({early})")
 
     def _check(self, step: int, module: LightningModule) -> None:
         if not math.isfinite(self.losses):
-            name = type(module).__name__.removesuffix("Training").lower()
+            name = part_of(module)
             raise RunError(
                 f"prior: the training of the {name} diverged in the {CHECK_EVERY} steps before step {step} (loss NaN "
                 f"or infinite) at learning rate {module.lr:g}; lower recipe.{name}.lr, and choose another output or "
@@ -118,8 +137,11 @@ def fit(
     steps: int,
     seed: int,
     trainer: dict[str, Any],
-) -> float:
+) -> Fitted:
     """Train ``module`` for ``steps`` in total, continuing from ``folder/last.ckpt`` where there is one.
+
+    A checkpoint of as many steps or more is taken as it is, so that a training can be ended early by asking for less,
+    and lengthened by asking for more: the learning rate then follows the schedule of the new number.
 
     Args:
         module: trains on ``(step, positions)`` batches and makes its own draws from the step.
@@ -130,18 +152,16 @@ def fit(
         seed: of the order of the images.
         trainer: accelerator, devices, precision and logger for Lightning's Trainer.
 
-    Returns:
-        Seconds of training over all runs.
-
     Raises:
         RunError: the loss has become NaN or infinite; the last checkpoint is of before.
         Stopped: with the state saved after the step under way.
     """
     checkpoint = folder / "last.ckpt"
-    done, seconds = _progress(checkpoint)
+    before = progress_in(folder)
+    done = before.steps
     if done >= steps:
         module.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"])
-        return seconds
+        return before
     stopwatch = Stopwatch()
     folder.mkdir(parents=True, exist_ok=True)
     # Lightning writes a checkpoint to a temporary file first, so a kill never leaves half of one.
@@ -161,12 +181,37 @@ def fit(
     with held_back(), naming(checkpoint):
         runner.fit(module, batches.loader(), ckpt_path=checkpoint if done else None, weights_only=True)
         runner.save_checkpoint(checkpoint)
-    return stopwatch.seconds
+    return Fitted(steps, stopwatch.seconds)
 
 
-def _progress(checkpoint: Path) -> tuple[int, float]:
-    """Steps and seconds that lie in a checkpoint."""
+def progress_in(folder: Path) -> Fitted:
+    """Steps and seconds that lie in the checkpoint of a fit."""
+    checkpoint = folder / "last.ckpt"
     if not checkpoint.is_file():
-        return 0, 0.0
-    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
-    return int(state["global_step"]), float(state["callbacks"]["Stopwatch"]["seconds"])
+        return Fitted(0, 0.0)
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)
+    return Fitted(int(state["global_step"]), float(state["callbacks"]["Stopwatch"]["seconds"]))
+
+
+class StepTimes(Callback):
+    """When the steps ended; ends the run where they take long."""
+
+    def __init__(self) -> None:
+        self.ends: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        float(outputs["loss"].detach())  # waits for the device
+        self.ends.append(time.perf_counter())
+        trainer.should_stop = len(self.ends) > 1 and self.ends[-1] - self.ends[0] > TIMED_SECONDS
+
+
+def seconds_a_step(
+    module: LightningModule, *, num_items: int, batch_size: int, seed: int, trainer: dict[str, Any]
+) -> float:
+    """How long a training step takes here, by a few steps; ``module`` is of no use afterwards."""
+    times = StepTimes()
+    quiet = {"enable_progress_bar": False, "enable_checkpointing": False}
+    runner = Trainer(max_steps=TIMED_STEPS, max_epochs=-1, callbacks=[times], **trainer | quiet)
+    batches = StepBatches(num_items=num_items, batch_size=batch_size, seed=seed, first=0, last=TIMED_STEPS)
+    runner.fit(module, batches.loader())
+    return (times.ends[-1] - times.ends[0]) / (len(times.ends) - 1)

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, DiTTransformer2DModel
 from diffusers.utils import logging as diffusers_logging
 
 from manifoldgd.diffusion.schedule import NoiseSchedule
-from manifoldgd.errors import UserError, require
+from manifoldgd.errors import UserError, argument, require
 from manifoldgd.priors.prior import Prior
 from manifoldgd.priors.weights import CHECKSUMS, check_files, weights_key
 from manifoldgd.ranges import Guided, Range, checked
@@ -156,7 +156,9 @@ def _folder_of(path: str, key: str, revision: str | None, allow_bin: bool) -> Pa
     require(
         looks_like_hub_id,
         f"folder {path} does not exist; train a prior with `manifoldgd prior output={path}`, "
-        "or give a hub id such as facebook/DiT-XL-2-256",
+        "or give a hub id such as facebook/DiT-XL-2-256"
+        if key == "path"
+        else f"folder {path} does not exist; set it to a folder that does, or to a hub id",
         key=key,
     )
     return _from_hub(path, key, revision, allow_bin)
@@ -185,8 +187,8 @@ def _from_hub(path: str, key: str, revision: str | None, allow_bin: bool) -> Pat
     at = "" if revision is None else f" --revision {revision}"
     require(
         _downloads.get(),
-        f"{place} is not in the cache, or only a part of it; run `hf download {path}{at}`, or set {key} to a "
-        "local folder",
+        f"{place} is not in the cache, or only a part of it; run `hf download {path}{at}`, or set {argument(key)} to "
+        f"a local folder{_otherwise(key)}",
         key=key,
     )
     try:
@@ -196,7 +198,7 @@ def _from_hub(path: str, key: str, revision: str | None, allow_bin: bool) -> Pat
         raise UserError(
             f"{place} is neither a folder nor cached under HF_HOME={home}, and the hub cannot be reached "
             f"({type(error).__name__}); on a machine with network run `hf download {path}{at}` and copy HF_HOME here, "
-            f"or set it to a local folder",
+            f"or set it to a local folder{_otherwise(key)}",
             key=key,
         ) from error
     require(
@@ -206,6 +208,16 @@ def _from_hub(path: str, key: str, revision: str | None, allow_bin: bool) -> Pat
         key=key,
     )
     return folder
+
+
+def _otherwise(key: str) -> str:
+    """What else there is where a prior cannot be had, the end of an error's sentence."""
+    if key != "path":
+        return ""
+    return (
+        "; without it, train a small prior on the images with `manifoldgd prior output=my_prior` and set "
+        "prior=my_prior, or make a set of real images with source=herding"
+    )
 
 
 def _models(folder: Path) -> list[Path]:

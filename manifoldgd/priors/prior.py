@@ -108,12 +108,14 @@ class Prior:
         require(
             channels == self.image_channels,
             f"prior {self.name}: takes images with {self.image_channels} channels, dataset {name} has {channels}; "
-            "choose a prior trained for such images or train one with `manifoldgd prior`",
+            "train a prior for such images with `manifoldgd prior output=my_prior` and set prior=my_prior, or make a "
+            "set of real images with source=herding",
         )
         require(
             max(height, width) <= self.image_size,
             f"prior {self.name}: takes images of at most {self.image_size}x{self.image_size}, dataset {name} has "
-            f"{height}x{width}; set dataset.image_size={self.image_size} or choose another prior",
+            f"{height}x{width}; set dataset.image_size={self.image_size}, train a prior for this size with `manifoldgd "
+            "prior output=my_prior` and set prior=my_prior, or make a set of real images with source=herding",
         )
 
     @torch.inference_mode()

@@ -1,7 +1,7 @@
 """Training a small prior from scratch on a dataset's training split: autoencoder, then diffusion transformer.
 
 Everything lands in one folder in diffusers format, written in half precision and only when complete. Checkpoints lie in
-``<folder>/training`` until then, and a run that was stopped continues from them.
+``<folder>/training``: a run that was stopped continues from them, and so does one that asks for more steps.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,9 +25,10 @@ from manifoldgd.errors import argument, require
 from manifoldgd.files import atomic_write_json
 from manifoldgd.priors.autoencoder import NORM_GROUPS, AutoencoderTraining, build_autoencoder
 from manifoldgd.priors.denoiser import DenoiserTraining, build_transformer
-from manifoldgd.priors.fit import fit
+from manifoldgd.priors.fit import Fitted, fit, progress_in, seconds_a_step
 from manifoldgd.priors.loading import CARD
 from manifoldgd.priors.prior import as_pixels, pad_to
+from manifoldgd.priors.weights import CHECKSUMS
 from manifoldgd.randomness import derived_seed
 from manifoldgd.ranges import Batch, LearningRate, Momentum, Range, Width, checked
 from manifoldgd.store.tensors import read_tensors, write_tensors
@@ -36,6 +37,8 @@ from manifoldgd.store.tensors import read_tensors, write_tensors
 SCHEDULE = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
 Steps = Annotated[int, Range("[1, 100000000]")]
 MOST_BLOCKS = 8
+TRAINING = "training"  # subfolder of the state of a training
+LATENTS = "latents.safetensors"  # in it
 
 
 @checked
@@ -43,8 +46,8 @@ MOST_BLOCKS = 8
 class AutoencoderRecipe:
     """Size and training of the autoencoder; all numbers live in ``conf/recipe``."""
 
-    # Pixels a side, a multiple of 2 ** (len(block_channels) - 1); smaller images are padded.
-    image_size: Annotated[int, Range("[4, 2048]")]
+    # Pixels a side, a multiple of 2 ** (len(block_channels) - 1); smaller images are padded. None: see for_images().
+    image_size: Annotated[int, Range("[4, 2048]")] | None
     block_channels: list[Width]
     latent_channels: Annotated[int, Range("[1, 256]")]
     layers_per_block: Annotated[int, Range("[1, 16]")]
@@ -66,13 +69,28 @@ class AutoencoderRecipe:
             f"expected multiples of {groups}, the groups of their norms, got {self.block_channels}; round them",
             key="block_channels",
         )
-        factor = 2 ** (len(self.block_channels) - 1)
         require(
-            self.image_size % factor == 0,
-            f"expected a multiple of {factor} for {len(self.block_channels)} blocks, got {self.image_size}; change it "
-            f"or {argument('block_channels')}",
+            (self.image_size or 0) % self.factor == 0,
+            f"expected a multiple of {self.factor} for {len(self.block_channels)} blocks, got {self.image_size}; "
+            f"change it or {argument('block_channels')}",
             key="image_size",
         )
+
+    @property
+    def factor(self) -> int:
+        """Pixels a side of an image for one cell a side of its latent."""
+        return 2 ** (len(self.block_channels) - 1)
+
+    def for_images(self, shape: tuple[int, int, int]) -> AutoencoderRecipe:
+        """The recipe with a size: its own, or the least that takes images of ``shape`` ``(C, H, W)``."""
+        fitting = -(-max(shape[1:]) // self.factor) * self.factor
+        return replace(self, image_size=self.image_size or max(4, fitting))
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """``(C, H, W)`` of a latent, once :attr:`image_size` is known."""
+        assert self.image_size is not None
+        return self.latent_channels, self.image_size // self.factor, self.image_size // self.factor
 
 
 @checked
@@ -113,24 +131,31 @@ def train_prior(
     seed: int,
     trainer: dict[str, Any],
     announce: Callable[[str], None] = print,
-) -> dict[str, float]:
-    """Train both halves and write them to ``folder``; returns the seconds each took, over all runs.
+    lengthen: bool = False,
+) -> dict[str, Fitted]:
+    """Train both halves and write them to ``folder``; returns the steps and seconds of each, over all runs.
 
     Args:
         dataset: only its training split is read.
-        folder: where the prior goes; must not already hold one.
+        folder: where the prior goes; must not already hold one, but to be trained further.
         autoencoder: size and training of the autoencoder.
         denoiser: size and training of the transformer.
         seed: of initialisation, order, noise and dropped labels.
         trainer: accelerator, devices, precision and logger for Lightning's Trainer.
         announce: receives one line at the start of each part.
+        lengthen: whether the folder holds a prior of fewer steps, from whose state the training continues.
 
     Raises:
         UserError: ``folder`` already holds a prior, the images are larger than the autoencoder's, or the checkpoints in
             it belong to another recipe.
     """
-    _check(folder, dataset, autoencoder)
-    work = folder / "training"
+    autoencoder = autoencoder.for_images(dataset.image_shape)
+    check_recipe(dataset, autoencoder, denoiser)
+    require(
+        lengthen or not (folder / CARD).exists(),
+        f"output: {folder} already holds a trained prior; choose another output or remove it",
+    )
+    work = folder / TRAINING
     _claim(
         work,
         {
@@ -141,22 +166,72 @@ def train_prior(
             "precision": trainer.get("precision"),
         },
     )
+    if progress_in(work / "autoencoder").steps < autoencoder.steps and (work / "denoiser").is_dir():
+        announce("denoiser: begins anew, because the autoencoder is trained further and its latents will be others")
+        (work / LATENTS).unlink(missing_ok=True)
+        shutil.rmtree(work / "denoiser")
     announce(f"autoencoder: {autoencoder.steps} steps of {autoencoder.batch_size} images")
-    vae, vae_seconds = _train_autoencoder(dataset, work / "autoencoder", autoencoder, seed, trainer)
-    latents = _latents(vae, dataset.train, work / "latents.safetensors")
+    numbers: dict[str, Any] = {"seed": seed, "trainer": trainer}
+    first = _autoencoder_training(dataset, autoencoder, seed)
+    vae_fit = fit(
+        first,
+        folder=work / "autoencoder",
+        num_items=len(dataset.train),
+        batch_size=autoencoder.batch_size,
+        steps=autoencoder.steps,
+        **numbers,
+    )
+    vae = first.average.module.eval()
+    latents = _latents(vae, dataset.train, work / LATENTS)
     vae.register_to_config(scaling_factor=1 / float(latents.std()))
     announce(f"denoiser: {denoiser.steps} steps of {denoiser.batch_size} latents of shape {tuple(latents.shape[1:])}")
     scaled = latents * vae.config.scaling_factor
-    dit, dit_seconds = _train_denoiser(dataset, scaled, work / "denoiser", denoiser, seed, trainer)
-    write_prior(folder, vae, dit, dataset.class_names)
-    return {"autoencoder": vae_seconds, "denoiser": dit_seconds}
+    second = _denoiser_training(dataset, scaled, dataset.train.labels, denoiser, seed)
+    dit_fit = fit(
+        second,
+        folder=work / "denoiser",
+        num_items=len(scaled),
+        batch_size=denoiser.batch_size,
+        steps=denoiser.steps,
+        **numbers,
+    )
+    write_prior(folder, vae, second.average.module.eval(), dataset.class_names)
+    return {"autoencoder": vae_fit, "denoiser": dit_fit}
+
+
+def step_seconds(
+    dataset: ImageDataset,
+    *,
+    autoencoder: AutoencoderRecipe,
+    denoiser: DenoiserRecipe,
+    seed: int,
+    trainer: dict[str, Any],
+) -> dict[str, float]:
+    """How long a step of each half takes here, measured by a few; nothing is written. Arguments: :func:`train_prior`.
+
+    Raises:
+        UserError: the recipe does not suit the images.
+    """
+    autoencoder = autoencoder.for_images(dataset.image_shape)
+    check_recipe(dataset, autoencoder, denoiser)
+    labels = dataset.train.labels[: 2 * denoiser.batch_size]
+    latents = torch.randn(len(labels), *autoencoder.latent_shape)
+    first = _autoencoder_training(dataset, autoencoder, seed)
+    second = _denoiser_training(dataset, latents, labels, denoiser, seed)
+    numbers: dict[str, Any] = {"seed": seed, "trainer": trainer}
+    return {
+        "autoencoder": seconds_a_step(
+            first, num_items=len(dataset.train), batch_size=autoencoder.batch_size, **numbers
+        ),
+        "denoiser": seconds_a_step(second, num_items=len(labels), batch_size=denoiser.batch_size, **numbers),
+    }
 
 
 def write_prior(
     folder: Path, vae: AutoencoderKL, transformer: DiTTransformer2DModel, class_names: tuple[str, ...]
 ) -> None:
     """Write a prior in diffusers format, half precision; ``model_index.json`` comes last."""
-    partial = folder / "training" / "weights"
+    partial = folder / TRAINING / "weights"
     shutil.rmtree(partial, ignore_errors=True)
     scheduler = DDPMScheduler(**SCHEDULE, variance_type="fixed_small", clip_sample=False, timestep_spacing="linspace")
     id2label = {str(label): name for label, name in enumerate(class_names)}
@@ -164,6 +239,8 @@ def write_prior(
     pipeline.save_pretrained(partial)
     # The pipeline takes class names but does not save them; the hub's DiT has them in its index, and so have ours.
     index = json.loads((partial / "model_index.json").read_text(encoding="utf-8"))
+    for name in (CARD, CHECKSUMS):  # of the prior of fewer steps that was here
+        (folder / name).unlink(missing_ok=True)
     for name in ("transformer", "vae", "scheduler"):
         for file in (partial / name).iterdir():
             file.chmod(0o644)
@@ -172,28 +249,32 @@ def write_prior(
     atomic_write_json(folder / "model_index.json", {**index, "id2label": id2label})
 
 
-def _check(folder: Path, dataset: ImageDataset, autoencoder: AutoencoderRecipe) -> None:
-    """Raise what needs no training to be found out."""
-    require(
-        not (folder / CARD).exists(),
-        f"output: {folder} already holds a trained prior; choose another output or remove it",
-    )
+def check_recipe(dataset: ImageDataset, autoencoder: AutoencoderRecipe, denoiser: DenoiserRecipe) -> None:
+    """Raise :class:`UserError` where recipe and images do not suit each other."""
     side = max(dataset.image_shape[1:])
     require(
-        autoencoder.image_size >= side,
+        autoencoder.image_size is not None and autoencoder.image_size >= side,
         f"expected at least the {side} pixels of the images of {dataset.name}, got "
         f"{autoencoder.image_size}, which would cut them; set it to {side} or more, "
         "or a smaller dataset.image_size",
         key="autoencoder.image_size",
     )
+    cells = autoencoder.latent_shape[1]
+    require(
+        cells % denoiser.patch_size == 0,
+        f"expected a divisor of {cells}, the cells a side of a latent, got {denoiser.patch_size}; correct it, or "
+        f"{argument('autoencoder.image_size')}",
+        key="denoiser.patch_size",
+    )
 
 
 def _claim(work: Path, recipe: dict[str, Any]) -> None:
-    """Note whose checkpoints these are; refuse to continue another recipe's."""
+    """Note whose checkpoints these are; refuse to continue another recipe's, but for the number of steps."""
     images: Key = recipe["dataset"]
-    recipe = json.loads(json.dumps(recipe))
+    recipe = without_steps(json.loads(json.dumps(recipe)))
     note = work / "recipe.json"
     found = json.loads(note.read_text(encoding="utf-8")) if note.is_file() else recipe
+    found = without_steps(found)
     if found.get("dataset") in images.former:
         found = {**found, "dataset": str(images)}
     differing = sorted(key for key in {*recipe, *found} if recipe.get(key) != found.get(key))
@@ -206,6 +287,15 @@ def _claim(work: Path, recipe: dict[str, Any]) -> None:
     atomic_write_json(note, recipe)
 
 
+def without_steps(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe in plain containers without its numbers of steps, on every level."""
+    return {
+        name: without_steps(each) if isinstance(each, dict) else each
+        for name, each in recipe.items()
+        if name != "steps"
+    }
+
+
 def _seeded(build: Callable[[], nn.Module], *key: int | str) -> Any:
     """Build a network whose initial weights depend on ``key`` alone."""
     with torch.random.fork_rng(devices=[]):
@@ -213,10 +303,9 @@ def _seeded(build: Callable[[], nn.Module], *key: int | str) -> Any:
         return build()
 
 
-def _train_autoencoder(
-    dataset: ImageDataset, work: Path, recipe: AutoencoderRecipe, seed: int, trainer: dict[str, Any]
-) -> tuple[AutoencoderKL, float]:
+def _autoencoder_training(dataset: ImageDataset, recipe: AutoencoderRecipe, seed: int) -> AutoencoderTraining:
     def build() -> AutoencoderKL:
+        assert recipe.image_size is not None
         return build_autoencoder(
             image_channels=dataset.image_shape[0],
             image_size=recipe.image_size,
@@ -225,23 +314,15 @@ def _train_autoencoder(
             layers_per_block=recipe.layers_per_block,
         )
 
-    numbers = {"lr": recipe.lr, "kl_weight": recipe.kl_weight, "ema": recipe.ema, "steps": recipe.steps, "seed": seed}
-    module = AutoencoderTraining(_seeded(build, seed, "prior"), dataset.train, **numbers)
-    seconds = fit(
-        module,
-        folder=work,
-        num_items=len(dataset.train),
-        batch_size=recipe.batch_size,
-        steps=recipe.steps,
-        seed=seed,
-        trainer=trainer,
-    )
-    return module.average.module.eval(), seconds
+    numbers = {"lr": recipe.lr, "kl_weight": recipe.kl_weight, "ema": recipe.ema, "steps": recipe.steps}
+    return AutoencoderTraining(_seeded(build, seed, "prior"), dataset.train, **numbers, seed=seed)
 
 
-def _train_denoiser(
-    dataset: ImageDataset, latents: Tensor, work: Path, recipe: DenoiserRecipe, seed: int, trainer: dict[str, Any]
-) -> tuple[DiTTransformer2DModel, float]:
+def _denoiser_training(
+    dataset: ImageDataset, latents: Tensor, labels: Tensor, recipe: DenoiserRecipe, seed: int
+) -> DenoiserTraining:
+    """Latents ``[N, C, H, W]``, scaled, with their labels ``[N]``."""
+
     def build() -> DiTTransformer2DModel:
         return build_transformer(
             latent_shape=tuple(latents.shape[1:]),
@@ -259,18 +340,7 @@ def _train_denoiser(
         kind=SCHEDULE["beta_schedule"],
         num_timesteps=SCHEDULE["num_train_timesteps"],
     )
-    transformer = _seeded(build, seed, "denoiser")
-    module = DenoiserTraining(transformer, latents, dataset.train.labels, schedule, **numbers, seed=seed)
-    seconds = fit(
-        module,
-        folder=work,
-        num_items=len(latents),
-        batch_size=recipe.batch_size,
-        steps=recipe.steps,
-        seed=seed,
-        trainer=trainer,
-    )
-    return module.average.module.eval(), seconds
+    return DenoiserTraining(_seeded(build, seed, "denoiser"), latents, labels, schedule, **numbers, seed=seed)
 
 
 def _latents(vae: AutoencoderKL, split: Split, file: Path) -> Tensor:

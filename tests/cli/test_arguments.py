@@ -220,3 +220,17 @@ def test_a_sweep_of_numbers_out_of_range_lists_them(capsys, tiny_prior, shared_c
     assert manifoldgd("run", "guidance.scale=-1,inf", *words, "-m") == 1
     out = capsys.readouterr().out
     assert out.count("guidance.scale: expected a number in [0, 1000], got") == 4  # as it fails, and in the list
+
+
+def test_a_folder_or_hub_id_may_stand_where_the_word_of_a_prior_does(tmp_path, monkeypatch):
+    from manifoldgd.cli.arguments import with_own_priors
+    from manifoldgd.cli.compose import compose, conf_dir
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("my prior", "digits"):
+        (tmp_path / name).mkdir()
+    config = compose(["prior=my prior"])
+    assert (config.choice("prior"), config.values.prior.path) == ("folder", "my prior")
+    assert compose(["prior=someone/prior"]).values.prior.path == "someone/prior"
+    plain = ["prior=digits", "prior=unknown", "prior.path=my prior", "ipc=3"]  # a member's word stays one
+    assert with_own_priors(plain, conf_dir()) == plain

@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import json
+import re
+import shutil
 import signal
 
 import pytest
@@ -11,7 +13,7 @@ from tiny import cpu
 
 from manifoldgd.data import digits
 from manifoldgd.errors import RunError, UserError
-from manifoldgd.pipeline.prior import some_of, train_and_judge
+from manifoldgd.pipeline.prior import say_cost, some_of, train_and_judge
 from manifoldgd.priors import fit as fitting
 from manifoldgd.priors import load_prior
 from manifoldgd.priors.autoencoder import exponential_average, warmup_cosine
@@ -71,7 +73,7 @@ def test_a_trained_prior_loads_and_its_latents_have_unit_spread(trained):
         1, abs=0.02
     )
     assert set(seconds) == {"autoencoder", "denoiser"}
-    assert all(value > 0 for value in seconds.values())
+    assert all(each.steps == 12 and each.seconds > 0 for each in seconds.values())
     assert [line.split(":")[0] for line in said] == ["autoencoder", "denoiser"]
     assert all(torch.isfinite(value).all() for value in weights(folder).values())
 
@@ -205,13 +207,13 @@ def test_the_same_command_again_finds_the_finished_prior(shared_cache, tmp_path)
 
     first = ask()
     assert first["judge"]["samples"] == 10
-    assert not (tmp_path / "training").exists()
+    assert not (tmp_path / "training" / "latents.safetensors").exists()
     listed = (tmp_path / CHECKSUMS).read_text()
     when = (tmp_path / "transformer" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns
     (tmp_path / CHECKSUMS).unlink()
-    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "latents.safetensors").touch()
     assert ask() == json.loads(json.dumps(first))
-    assert not (tmp_path / "training").exists()
+    assert not (tmp_path / "training" / "latents.safetensors").exists()
     assert (tmp_path / CHECKSUMS).read_text() == listed
     assert (tmp_path / "transformer" / "diffusion_pytorch_model.safetensors").stat().st_mtime_ns == when
     with pytest.raises(UserError, match=r"output: .* already holds a trained prior"):
@@ -234,6 +236,55 @@ def test_the_same_command_again_finds_the_finished_prior(shared_cache, tmp_path)
 def test_recipes_check_their_numbers(build, message):
     with pytest.raises(UserError, match=message):
         build()
+
+
+def test_a_training_is_ended_early_and_lengthened_later(trained, shared_cache, tmp_path):
+    """Fewer steps than are done take what there is; more continue, and only the denoiser where only it is to."""
+    from manifoldgd.priors.fit import progress_in
+
+    folder = shutil.copytree(trained[0], tmp_path / "p")
+
+    def ask(steps, folder=folder, autoencoder=12):
+        dataset = digits(train_per_class=5, validation=None)
+        numbers = {"cfg_scale": 1.5, "judge_samples": 10, "seed": 0, "machine": cpu(), "cache": shared_cache}
+        recipe = {
+            "autoencoder": dataclasses.replace(AUTOENCODER, steps=autoencoder),
+            "denoiser": dataclasses.replace(DENOISER, steps=steps),
+        }
+        return train_and_judge(folder, dataset, **recipe, **numbers)
+
+    early = ask(5)
+    assert early["steps"] == {"autoencoder": 12, "denoiser": 12}  # what there is
+    autoencoder, before = progress_in(folder / "training" / "autoencoder"), weights(folder)
+    assert ask(12) == json.loads(json.dumps(early))
+    later = ask(20)
+    assert later["steps"] == {"autoencoder": 12, "denoiser": 20}
+    assert progress_in(folder / "training" / "autoencoder") == autoencoder
+    after = weights(folder)
+    assert torch.equal(before["vae.encoder.conv_in.weight"], after["vae.encoder.conv_in.weight"])
+    assert not torch.equal(before["proj_out_2.weight"], after["proj_out_2.weight"])
+    assert ask(20, autoencoder=14)["steps"] == {"autoencoder": 14, "denoiser": 20}
+    shutil.rmtree(folder / "training")
+    with pytest.raises(UserError, match=r"^denoiser\.steps: expected at most the 20 steps .* training folder"):
+        ask(21)
+
+
+def test_what_a_training_will_cost_is_said_without_writing_anything(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    dataset = digits(train_per_class=5, validation=None)
+    recipe = {"autoencoder": dataclasses.replace(AUTOENCODER, image_size=None, steps=10**6), "denoiser": DENOISER}
+    say_cost(dataset, **recipe, judge_samples=10, seed=0, machine=cpu())
+    said = capsys.readouterr().out
+    assert re.search(r"50 training images of 10 classes at 8 pixels .* 1,000,000 steps of 8 images .* 2x4x4", said)
+    assert re.search(r"about \d+ (h|min) .* on this machine", said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recipe_without_a_size_follows_the_images():
+    recipe = dataclasses.replace(AUTOENCODER, image_size=None, block_channels=[8, 8, 8])
+    sizes = [recipe.for_images((3, *shape)).image_size for shape in ((32, 32), (30, 27), (3, 3))]
+    assert sizes == [32, 32, 4]
+    assert dataclasses.replace(recipe, image_size=64).for_images((3, 32, 32)).image_size == 64
 
 
 def test_every_epoch_shows_every_image_once():
@@ -291,6 +342,8 @@ def test_images_larger_than_the_autoencoder_s_are_refused(tmp_path):
     small = dataclasses.replace(AUTOENCODER, image_size=4)
     with pytest.raises(UserError, match=r"^autoencoder.image_size: expected at least the 8 pixels .*, got 4"):
         train(tmp_path / "p", autoencoder=small)
+    with pytest.raises(UserError, match=r"^denoiser\.patch_size: expected a divisor of 4, .*, got 3"):
+        train(tmp_path / "p", denoiser=dataclasses.replace(DENOISER, patch_size=3))
     assert not (tmp_path / "p").exists()
 
 
@@ -311,7 +364,7 @@ def test_a_signal_saves_the_step_under_way_and_the_same_command_gives_the_same_b
 ):
     from manifoldgd.priors import training
 
-    module = getattr(training, name)
+    module, part = getattr(training, name), name.removesuffix("Training").lower()
     step = module.training_step
 
     def signalled_step(self, batch):
@@ -321,7 +374,7 @@ def test_a_signal_saves_the_step_under_way_and_the_same_command_gives_the_same_b
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "training_step", signalled_step)
-        with pytest.raises(Stopped, match=r"step 8 of 12 is saved in .*last.ckpt"), listening():
+        with pytest.raises(Stopped, match=rf"step 8 of 12 is saved in .*last.ckpt \(with recipe.{part}"), listening():
             train(tmp_path / "p")
     seen = []
 
