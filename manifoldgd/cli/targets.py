@@ -36,7 +36,7 @@ REGISTERED = {
     "method": _GUIDANCES,
     "first": _GUIDANCES,
     "then": _GUIDANCES,
-    "sampler": _of("diffusion", "DDPM", "DDIM"),
+    "sampler": _of("diffusion", "DDPM", "DDIM", "Euler"),
     "start": _of("diffusion", "Start"),
     "overgeneration": _of("distill.overgeneration", "Overgeneration"),
     "clusterer": _of("prototypes", "Divisive", "LevelWise", "KMeans", "Agglomerative", "Random"),

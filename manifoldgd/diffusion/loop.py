@@ -7,13 +7,13 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from manifoldgd.diffusion.protocol import BoundGuidance, Denoiser, Pull, Step
-from manifoldgd.diffusion.samplers import Sampler, Transition, VarianceKind, predict
-from manifoldgd.diffusion.schedule import NoiseSchedule
+from manifoldgd.diffusion.samplers import PredictionKind, Sampler, Schedule, Transition, VarianceKind, predict
 from manifoldgd.diffusion.start import Origin
 from manifoldgd.errors import RunError
 from manifoldgd.finite import row_sums
@@ -29,10 +29,10 @@ RUNAWAY = 2.0
 class StepRecord:
     """What one step added to each row. Norms are Euclidean, in latent units.
 
-    ``guidance_norm`` is how far the pull moved ``x_prev``: for DDPM what was added to the posterior mean, for DDIM the
-    pull on ``x0`` times its coefficient in ``x_prev``. ``noise_norm`` is that of the noise in ``x_prev``. A DDIM step
-    without noise has none to compare with, so it reports what a DDPM step would add there on average, the posterior
-    ``sigma_t`` times ``sqrt(D)``. Both samplers add no noise at index 0.
+    ``guidance_norm`` is how far the pull moved ``x_prev``: for DDPM what was added to the posterior mean, for the
+    others the pull on ``x0`` times its coefficient in ``x_prev``. ``noise_norm`` is that of the noise in ``x_prev``. A
+    step without noise has none to compare with, so it reports what an ancestral step would add there on average, the
+    posterior ``sigma_t`` times ``sqrt(D)``. No sampler adds noise at index 0.
     """
 
     index: int
@@ -45,13 +45,14 @@ class StepRecord:
 @torch.no_grad()
 def sample(
     denoiser: Denoiser,
-    schedule: NoiseSchedule,
+    schedule: Schedule,
     sampler: Sampler,
     *,
     labels: Tensor,
     noise: RowNoise,
     shape: Sequence[int],
     variance: VarianceKind,
+    prediction: PredictionKind = "epsilon",
     guidance: BoundGuidance | None = None,
     clip_x0: float | None = None,
     on_step: Callable[[StepRecord], None] | None = None,
@@ -62,12 +63,13 @@ def sample(
     Args:
         denoiser: the network, classifier-free guidance included; called with the original timesteps of ``schedule``.
         schedule: schedule already respaced to the sampler's steps.
-        sampler: DDPM or DDIM.
+        sampler: DDPM or DDIM for a diffusion, Euler for a flow.
         labels: ``[B]`` int64 prior labels.
         noise: the rows' own random streams: start latents from ``"start"``, noise of a step from ``"step"``. Its
             device is where sampling happens.
         shape: ``(C, H, W)`` of a latent.
         variance: the prior's variance type.
+        prediction: what the prior predicts.
         guidance: guidance bound to the rows' anchors. Where it is ``None`` or returns ``None`` the step is the
             unguided one bit for bit.
         clip_x0: bound on ``|x0|``, ``None`` for no clipping.
@@ -93,20 +95,21 @@ def sample(
         beside = None
         if aside is not None:
             beside = functools.partial(_beside, aside, torch.cuda.current_stream(x_t.device).record_event())
-        timesteps = torch.full_like(labels, int(schedule.timesteps[index]))
+        timesteps = torch.full_like(labels, schedule.timesteps[index].item(), dtype=schedule.timesteps.dtype)
         output = denoiser(x_t, timesteps, labels)
-        prediction = predict(schedule, index, x_t, output, variance=variance, clip_x0=clip_x0)
+        numbers: dict[str, Any] = {"variance": variance, "prediction": prediction, "clip_x0": clip_x0}
+        predicted = predict(schedule, index, x_t, output, **numbers)
         pull = None
         if guidance is not None:
-            alpha_bar = float(schedule.alphas_cumprod[index])
+            seen, alpha_bar = schedule.as_diffusion(x_t, index)
             with torch.autocast(x_t.device.type, enabled=False):  # networks may run in half precision, geometry may not
-                pull = guidance(Step(index, len(schedule), x_t, prediction.x0, alpha_bar, noise, beside))
+                pull = guidance(Step(index, len(schedule), seen, predicted.x0, alpha_bar, noise, beside))
         draws = noise.normal("step", index, shape) if sampler.draws_noise(index) else None
-        transition = sampler.step(schedule, index, x_t, prediction, pull, draws)
+        transition = sampler.step(schedule, index, x_t, predicted, pull, draws)
         x_t = transition.x_prev
         record = _record(schedule, index, transition, pull)
         moved = torch.zeros_like(record.guidance_norm) if transition.guidance is None else row_sums(transition.guidance)
-        sums = torch.stack([row_sums(prediction.x0), moved, row_sums(x_t)])
+        sums = torch.stack([row_sums(predicted.x0), moved, row_sums(x_t)])
         checks.append(torch.cat([~sums.isfinite(), record.runaway[None]]))
         if on_step is not None:
             on_step(record)
@@ -159,7 +162,7 @@ def _check(checks: Tensor, rows: Sequence[RowKey]) -> None:
     )
 
 
-def _record(schedule: NoiseSchedule, index: int, transition: Transition, pull: Pull | None) -> StepRecord:
+def _record(schedule: Schedule, index: int, transition: Transition, pull: Pull | None) -> StepRecord:
     zeros = transition.x_prev.new_zeros(len(transition.x_prev))
     guidance_norm = zeros if transition.guidance is None else transition.guidance.flatten(1).norm(dim=1)
     if transition.noise is None:

@@ -18,16 +18,19 @@ from manifoldgd.randomness import RowNoise
 
 
 class Denoiser(Protocol):
-    """A network that predicts noise (and, with ``2C`` channels, the learned-range variance)."""
+    """A network that predicts noise, or what stands for it (and, with ``2C`` channels, the learned-range variance)."""
 
     def __call__(self, x_t: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
-        """``[B, C, H, W]``, original timesteps ``[B]`` (0 ... 999), prior labels ``[B]`` -> ``[B, C or 2C, H, W]``."""
+        """``[B, C, H, W]``, original timesteps ``[B]`` (0 ... 999), prior labels ``[B]`` -> ``[B, C or 2C, H, W]``.
+
+        Timesteps are int64, of a flow float32.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class Step:
-    """What a guidance sees at one denoising step."""
+    """What a guidance sees at one denoising step: of a flow, the latent of the diffusion that holds the same."""
 
     index: int  # respaced index: num_steps - 1 at the first step, 0 at the last
     num_steps: int
@@ -43,8 +46,8 @@ class Step:
 class Pull:
     """What a guidance asks for.
 
-    DDPM adds ``sigma_t * scaled + plain`` to the posterior mean; DDIM adds ``scaled + plain`` to ``x0``. Both step as
-    if the denoiser had predicted ``x0 + clean``: such a shift counts more the less noise is left.
+    DDPM adds ``sigma_t * scaled + plain`` to the posterior mean; DDIM and Euler add ``scaled + plain`` to ``x0``. All
+    step as if the denoiser had predicted ``x0 + clean``: such a shift counts more the less noise is left.
     """
 
     scaled: Tensor | None  # [B, C, H, W]

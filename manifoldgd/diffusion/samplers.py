@@ -1,10 +1,12 @@
-r"""One denoising step: DDPM and DDIM.
+r"""One denoising step: DDPM and DDIM for diffusions, Euler for flows.
 
 Symbols: ``x_t`` noisy latent at a respaced index ``t``, ``x_prev`` at ``t - 1``, ``x0`` predicted clean latent, ``eps``
-predicted noise, ``abar`` cumulative product of alphas, ``sigma_t`` standard deviation of the noise of the step.
+predicted noise, ``abar`` cumulative product of alphas, ``sigma_t`` standard deviation of the noise of the step (in
+:class:`Euler`, as in schedules, of the noise in ``x_t``).
 
 Sources: Ho et al. 2020, equation 7 (posterior mean); Nichol and Dhariwal 2021, equation 15 (learned-range variance);
-Song et al., *Denoising Diffusion Implicit Models*, 2021, equations 12 and 16. Where a guidance enters follows the
+Song et al., *Denoising Diffusion Implicit Models*, 2021, equations 12 and 16; Salimans and Ho, *Progressive
+Distillation*, 2022, section 4, for the prediction of v. Where a guidance enters follows the
 released code of ManifoldGD (arXiv 2602.23295): DDPM shifts the posterior mean, DDIM shifts ``x0`` before the noise is
 recomputed from it. Steps are pure: their noise is an argument. Coefficients are computed in float64, tensors stay
 float32.
@@ -15,16 +17,20 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
+from manifoldgd.diffusion.flow import FlowSchedule
 from manifoldgd.diffusion.protocol import Pull
 from manifoldgd.diffusion.schedule import NoiseSchedule, Spacing
 from manifoldgd.ranges import Guided, Range, Share, checked
 
 VarianceKind = Literal["learned_range", "fixed_small", "fixed_large"]
+# What a network predicts: eps; v = alpha_t eps - sigma_t x0; the velocity eps - x0 of a flow.
+PredictionKind = Literal["epsilon", "v_prediction", "flow"]
+Schedule = NoiseSchedule | FlowSchedule
 Steps = Annotated[int, Range("[1, 4000]")]  # as many as the longest training schedule in use; a prior may have fewer
 
 
@@ -33,7 +39,8 @@ class Prediction:
     """What the denoiser's output means at one step."""
 
     x0: Tensor  # [B, C, H, W] predicted clean latent
-    log_variance: Tensor  # [B, C, H, W] if learned, else [1, 1, 1, 1]: log of DDPM's sigma_t squared
+    # [B, C, H, W] if learned, else [1, 1, 1, 1]: log of DDPM's sigma_t squared; None of a flow
+    log_variance: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Sampler(Protocol):
 
     def step(
         self,
-        schedule: NoiseSchedule,
+        schedule: Any,  # of the kind that `spacing` is for
         index: int,
         x_t: Tensor,
         prediction: Prediction,
@@ -70,12 +77,13 @@ class Sampler(Protocol):
 
 
 def predict(
-    schedule: NoiseSchedule,
+    schedule: Schedule,
     index: int,
     x_t: Tensor,
     output: Tensor,
     *,
     variance: VarianceKind,
+    prediction: PredictionKind = "epsilon",
     clip_x0: float | None = None,
 ) -> Prediction:
     """Read a denoiser's output.
@@ -84,9 +92,10 @@ def predict(
         schedule: respaced schedule.
         index: respaced index, 0 ... T - 1.
         x_t: ``[B, C, H, W]`` noisy latents.
-        output: ``[B, C or 2C, H, W]``: noise, then (learned range) the position of the log-variance between its
-            bounds, -1 for the posterior variance and 1 for beta. Further channels are ignored by the fixed kinds.
+        output: ``[B, C or 2C, H, W]``: the prediction, then (learned range) the position of the log-variance between
+            its bounds, -1 for the posterior variance and 1 for beta. Further channels are ignored by the fixed kinds.
         variance: the prior's variance type, as diffusers names it.
+        prediction: what is predicted.
         clip_x0: bound on ``|x0|``; ``None`` (latents are unbounded) leaves it alone.
     """
     channels = x_t.shape[1]
@@ -94,10 +103,23 @@ def predict(
     if output.shape[1] not in wanted:
         raise ValueError(f"output: expected {wanted} channels for variance {variance!r}, got {output.shape[1]}")
     output = output.float()
-    x0 = schedule.x0_from_noise(x_t, output[:, :channels], index)
+    x0 = _x0(schedule, index, x_t, output[:, :channels], prediction)
     if clip_x0 is not None:
         x0 = x0.clamp(-clip_x0, clip_x0)
+    if isinstance(schedule, FlowSchedule):
+        return Prediction(x0=x0, log_variance=None)
     return Prediction(x0=x0, log_variance=_log_variance(schedule, index, output[:, channels:], variance, x_t))
+
+
+def _x0(schedule: Schedule, index: int, x_t: Tensor, output: Tensor, prediction: PredictionKind) -> Tensor:
+    alpha, sigma = float(schedule.alphas[index]), float(schedule.sigmas[index])
+    if prediction == "flow":
+        return x_t - sigma * output  # alpha_t + sigma_t = 1
+    if prediction == "v_prediction":
+        return alpha * x_t - sigma * output  # alpha_t^2 + sigma_t^2 = 1
+    if isinstance(schedule, FlowSchedule):
+        raise ValueError(f"prediction: expected 'flow' of a flow, got {prediction!r}")
+    return schedule.x0_from_noise(x_t, output, index)
 
 
 def _log_variance(
@@ -144,6 +166,7 @@ class DDPM:
 
         The posterior mean is that of ``x0 + pull.clean``.
         """
+        assert prediction.log_variance is not None
         sigma = (0.5 * prediction.log_variance).exp()
         weights = float(schedule.posterior_mean_coef1[index]), float(schedule.posterior_mean_coef2[index])
         x_prev = weights[0] * prediction.x0 + weights[1] * x_t
@@ -203,6 +226,60 @@ class DDIM:
         if not self.draws_noise(index):
             return Transition(x_prev, shift, None)
         added = sigma * _given(noise)
+        return Transition(x_prev + added, shift, added)
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class Euler:
+    """Euler's method along a flow, with or without noise.
+
+    Without noise a step is ``x_prev = x_t + (t_prev - t) v``, an Euler step of the flow's differential equation. With
+    noise it goes to ``q(x_prev | x_t, x0)``, as DDIM does: at ``eta`` 1 the ancestral step, whose limit is the
+    stochastic equation of the same marginals. As a diffusion (:mod:`manifoldgd.diffusion.flow`) the step is DDIM's.
+
+    Attributes:
+        steps: denoising steps, 1 to the prior's training timesteps.
+        eta: share of the ancestral step's noise, in [0, 1]; 0 is deterministic.
+        cfg_scale: classifier-free guidance scale; ``None`` for the one the prior recommends. Resolved by the caller.
+    """
+
+    steps: Steps
+    eta: Share
+    cfg_scale: Guided | None
+    spacing: ClassVar[Spacing] = "flow"
+
+    def draws_noise(self, index: int) -> bool:
+        """Every step but the last, unless ``eta`` is 0."""
+        return index > 0 and self.eta > 0
+
+    def step(
+        self,
+        schedule: FlowSchedule,
+        index: int,
+        x_t: Tensor,
+        prediction: Prediction,
+        pull: Pull | None,
+        noise: Tensor | None,
+    ) -> Transition:
+        """``x_prev = alpha_prev x0' + sqrt(sigma_prev^2 - added^2) eps' + added * noise``.
+
+        ``x0' = x0 + pull.scaled + pull.plain + pull.clean`` and ``eps' = (x_t - alpha_t x0') / sigma_t``.
+        """
+        alpha, sigma = float(schedule.alphas[index]), float(schedule.sigmas[index])
+        alpha_prev, sigma_prev = 1.0, 0.0
+        if index > 0:
+            alpha_prev, sigma_prev = float(schedule.alphas[index - 1]), float(schedule.sigmas[index - 1])
+        spread = self.eta * math.sqrt(float(schedule.posterior_variance[index]))
+        to_noise = math.sqrt(max(sigma_prev**2 - spread**2, 0.0))
+        shift = None if pull is None else _total(pull.scaled, pull.plain, pull.clean)
+        x0 = prediction.x0 if shift is None else prediction.x0 + shift
+        x_prev = alpha_prev * x0 + to_noise / sigma * (x_t - alpha * x0)
+        if shift is not None:
+            shift = (alpha_prev - to_noise * alpha / sigma) * shift
+        if not self.draws_noise(index):
+            return Transition(x_prev, shift, None)
+        added = spread * _given(noise)
         return Transition(x_prev + added, shift, added)
 
 

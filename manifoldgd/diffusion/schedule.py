@@ -23,7 +23,7 @@ from torch import Tensor
 from manifoldgd.errors import require
 
 BetaKind = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
-Spacing = Literal["ddpm", "ddim"]
+Spacing = Literal["ddpm", "ddim", "flow"]  # of the sampler; the last is for flows
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,9 @@ class NoiseSchedule:
             f"needs to be in [1, {total}], got {num_steps}; set it within that range",
             key="steps",
         )
+        require(
+            spacing != "flow", "sampler: euler steps through flows, and this prior is a diffusion; set sampler=ddim"
+        )
         if spacing not in ("ddpm", "ddim"):
             raise ValueError(f"spacing: expected 'ddpm' or 'ddim', got {spacing!r}")
         kept = _fractional_stride(total, num_steps) if spacing == "ddpm" else _integer_stride(total, num_steps)
@@ -131,6 +134,24 @@ class NoiseSchedule:
     def alphas_cumprod_prev(self) -> Tensor:
         """``abar`` of the next cleaner index ``[T]``; 1 at index 0."""
         return torch.cat([self.betas.new_ones(1), self.alphas_cumprod[:-1]])
+
+    @cached_property
+    def alphas(self) -> Tensor:
+        """``alpha_t = sqrt(abar)`` ``[T]``: how much of the image there is."""
+        return self.alphas_cumprod.sqrt()
+
+    @cached_property
+    def sigmas(self) -> Tensor:
+        """``sigma_t = sqrt(1 - abar)`` ``[T]``: how much of the noise there is."""
+        return (1 - self.alphas_cumprod).sqrt()
+
+    def levels(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
+        """``alpha_t`` and ``sigma_t`` ``[B]``, float64, of timesteps ``[B]`` of the training schedule."""
+        return self.alphas[timesteps], self.sigmas[timesteps]
+
+    def as_diffusion(self, x_t: Tensor, index: int) -> tuple[Tensor, float]:
+        """What guidances see of ``x_t``: itself and its ``abar``. A flow's schedule shows another latent."""
+        return x_t, float(self.alphas_cumprod[index])
 
     @cached_property
     def posterior_variance(self) -> Tensor:

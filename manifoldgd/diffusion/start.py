@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from manifoldgd.diffusion.schedule import NoiseSchedule
+from manifoldgd.diffusion.samplers import Schedule
 from manifoldgd.errors import require
 from manifoldgd.ranges import Range, checked
 
@@ -56,7 +56,7 @@ class Origin:
     latents: Tensor  # [B, C, H, W] clean scaled latents
     steps: int  # that remain, 1 ... T
 
-    def noised(self, schedule: NoiseSchedule, noise: Tensor) -> Tensor:
+    def noised(self, schedule: Schedule, noise: Tensor) -> Tensor:
         """``[B, C, H, W]`` at the level of the first remaining step; ``noise`` is standard normal, of that shape."""
         index = torch.full((len(self.latents),), self.steps - 1)
         return schedule.add_noise(self.latents.to(noise), noise, index)

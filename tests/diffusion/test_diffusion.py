@@ -11,7 +11,7 @@ from diffusion_parts import DITS, LINEAR, MEANS, STDS, TOY, randn, rows
 from omegaconf import OmegaConf
 
 from manifoldgd.cli.compose import compose
-from manifoldgd.diffusion import DDIM, DDPM, sample
+from manifoldgd.diffusion import DDIM, DDPM, Euler, sample
 from manifoldgd.diffusion.protocol import Pull
 from manifoldgd.diffusion.samplers import predict
 from manifoldgd.errors import UserError
@@ -119,7 +119,7 @@ def test_samplers_check_their_numbers(make, message):
         make()
 
 
-@pytest.mark.parametrize("made", [DDPM, DDIM])
+@pytest.mark.parametrize("made", [DDPM, DDIM, Euler])
 def test_sampler_yaml_holds_exactly_the_constructors_numbers(made):
     numbers = OmegaConf.to_container(compose([f"sampler={made.__name__.lower()}"]).values.sampler)
     assert numbers.pop("_target_") == f"manifoldgd.diffusion.{made.__name__}"
