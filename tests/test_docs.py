@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 
-from manifoldgd.cli.arguments import parse, read_arguments
+from manifoldgd.cli.arguments import parse, read_arguments, with_own_priors
 from manifoldgd.cli.compose import conf_dir
 from manifoldgd.cli.main import COMMANDS
 from manifoldgd.cli.table import read_options
@@ -68,7 +68,7 @@ def test_commands_of_the_pages_compose(words, hydra, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         check_table(read_options(overrides))
     else:
-        given = read_arguments(words[1:])  # refuses options that there are not
+        given = read_arguments(with_own_priors(words[1:], conf_dir()))  # refuses options that there are not
         extra = given.value("--config-dir")
         search = [] if extra is None else [f"hydra.searchpath=[file://{ROOT / extra}]"]
         parsed = parse(given.overrides)

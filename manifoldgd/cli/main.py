@@ -65,7 +65,7 @@ EXAMPLES = {
         "manifoldgd run --multirun dataset=digits ipc=1,5,10 guidance=mode,manifold guidance.scale=0.05,0.1,0.2",
     ),
     "distill": (
-        "manifoldgd distill dataset=image_folder dataset.folder=photos dataset.image_size=32 prior=my_prior ipc=10",
+        "manifoldgd distill dataset=image_folder dataset.folder=photos dataset.image_size=32 prior=./my_prior ipc=10",
     ),
     "evaluate": ("manifoldgd evaluate set=outputs/digits/... dataset=digits student.width=64",),
     "prior": ("manifoldgd prior dataset=image_folder dataset.folder=photos dataset.image_size=32 output=my_prior",),

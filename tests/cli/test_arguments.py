@@ -110,7 +110,7 @@ def test_null_is_no_choice(capsys, group):
         (["trainer.precision=bf16-mixed"], ("machine.precision",)),
         (["trainer.max_epochs=2"], ("student.protocol.epochs",)),
         (["prior=my_prior"], ("prior: no choice named 'my_prior'", "prior=folder prior.path=my_prior")),
-        (["prior=./my/prior"], ("prior=folder prior.path=./my/prior",)),
+        (["prior=./my/prior"], ("prior.path: folder ./my/prior does not exist",)),
         (["dataset=photos"], ("dataset=image_folder dataset.folder=photos",)),
         (["student/protocol=x"], ("student/protocol: no choice named 'x'",)),
         (["ipc=1,2"], ("ipc: '1,2' stands for several values, which takes --multirun",)),
