@@ -38,7 +38,8 @@ from manifoldgd.prototypes import Clusterer
 from manifoldgd.store.classifiers import load_student as read_student
 from manifoldgd.store.keys import described, key_of
 from manifoldgd.store.results import claim_result
-from manifoldgd.store.sets import load_set as read_set
+from manifoldgd.store.set_reading import Reading
+from manifoldgd.store.set_sources import read_set
 from manifoldgd.students import Classifier, Student
 
 __all__ = [
@@ -104,13 +105,20 @@ def load_prior(name: str, *changes: str) -> Prior:
     return build(f"prior={name}", *changes)
 
 
-def load_set(folder: str | Path) -> DistilledSet:
-    """The distilled set in a folder, its result folder or the set's own, checked against its hashes.
+def load_set(source: str | Path, dataset: ImageDataset | None = None, **reading: Any) -> DistilledSet:
+    """A distilled set from wherever it comes, checked against its hashes where it has any.
+
+    Args:
+        source: a set's folder or the result folder around it; an export; pictures in class folders or a ``.zip`` of
+            them; ``.npz``, ``.parquet``, ``.tar`` (WebDataset), ``.pt`` (tensors); or ``bundled:NAME``.
+        dataset: to whose classes and image size a set from elsewhere is brought; ``None`` for its own.
+        reading: what such a set does not say itself, ``classes``, ``mean``, ``std``, ``labels``, ``run`` and ``fit`` of
+            :class:`manifoldgd.store.set_reading.Reading`. What was done is in ``manifest["remarks"]``.
 
     Raises:
-        UserError: there is none, or it is damaged.
+        UserError: there is none, it is damaged, or something has to be stated.
     """
-    return read_set(Path(folder))
+    return read_set(source, Reading(**reading), dataset)
 
 
 def load_student(folder: str | Path) -> Classifier:

@@ -29,7 +29,7 @@ LAYERS = {
     1: {"geometry", "prototypes", "diffusion", "metrics"},
     1.5: {"guidance"},
     2: {"data", "priors", "latents", "distill", "students", "set_guidance", "store"},
-    3: {"bench", "report", "pipeline", "study"},
+    3: {"bench", "export", "report", "pipeline", "study"},
     4: {"tracking", "cli", "library", "__main__", "__init__"},
 }
 LAYER_OF = {name: layer for layer, names in LAYERS.items() for name in names}

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from manifoldgd.artifacts import DistilledSet
@@ -22,6 +22,7 @@ from manifoldgd.cli.setup import DIFFUSION, MANY_IN_A_FOLDER, SOURCES, Setup, re
 from manifoldgd.cli.sweep import FOLDER_VARIABLE, check_split, objective, record_job
 from manifoldgd.cli.used import USED_KEYS
 from manifoldgd.errors import RunError, UserError, require, under
+from manifoldgd.export import FORMATS, check_repository, export_set, push
 from manifoldgd.files import atomic_write_text, one_at_a_time
 from manifoldgd.pipeline import distillation, evaluation, pages, prior
 from manifoldgd.pipeline.classifiers import known_full_data_accuracy
@@ -33,7 +34,7 @@ from manifoldgd.report.run import ACCURACY, PAGE
 from manifoldgd.stopping import check_lost
 from manifoldgd.store.keys import key_of
 from manifoldgd.store.results import check_claim, claim_result
-from manifoldgd.store.sets import load_set
+from manifoldgd.store.set_sources import BUNDLED, read_set, told
 from manifoldgd.tracking.tracker import run_tags
 
 CELL_KEYS = {"table", "method", "column", "seed"}  # what names a table's cell
@@ -51,9 +52,14 @@ PLAIN_KEYS: dict[str, Any] = {
     "save_students": bool,
     "set": str | None,
     "dry_run": bool,
+    "reading": dict[str, Any],
     "cell": dict[str, Any] | None,
     "table": str | None,
     "sweep": str | None,
+    "format": Literal[tuple(FORMATS)],
+    "license": str | None,
+    "push": str | None,
+    "overwrite": bool,
     "output": str | None,
     "cache": str,
 }
@@ -89,6 +95,9 @@ def _run(command: str, config: Config) -> dict[str, Any] | None:
     check_keys(command, config)
     if command == "dashboard":
         publish_dashboard(config.values)
+        return None
+    if command == "export":
+        export(config.values)
         return None
     setup = Setup(command, config)
     if command == "prior":
@@ -135,20 +144,55 @@ def distill(setup: Setup) -> DistilledSet:
 
 
 def evaluate(setup: Setup) -> Judged:
-    """Judge the set that lies in ``set``."""
+    """Judge the set that lies in ``set``, whoever made it."""
     config = setup.config
-    require(config.set is not None, "set: needs the folder of a distilled set; set set=outputs/...")
+    require(
+        config.set is not None, "set: needs a distilled set; set set=outputs/..., a folder, a file, or bundled:NAME"
+    )
     setup.check(makes_set=False, judges=True)
-    distilled = load_set(Path(config.set))
+    with under("reading"):
+        distilled = read_set(config.set, setup.reading, setup.dataset)
+    for line in told(distilled):
+        print(line)
     evaluation.check_set(distilled, setup.dataset)
     evaluation.check_held_out(distilled, setup.dataset)
     with under("student"):
         setup.student.check(setup.dataset.image_shape, len(distilled.class_names), distilled.manifest["ipc"])
-    folder = Path(config.output or evaluation.beside(distilled, setup.key_of(setup.evaluation_config)))
+    folder = Path(config.output or _judgement_folder(setup, distilled))
     judged = {**setup.evaluation_config, "set": distilled.manifest.get("config")}
     claim_result(folder, "evaluation", judged, free=MANY_IN_A_FOLDER)
     with _alone_in(folder):
         return _judge(setup, folder, distilled)
+
+
+def _judgement_folder(setup: Setup, distilled: DistilledSet) -> Path:
+    """Beside a set of this package; for others, whose place is not ours to write to, among the dataset's results."""
+    if distilled.folder is not None:
+        return evaluation.beside(distilled, setup.key_of(setup.evaluation_config))
+    key = setup.key_of(setup.evaluation_config, {"fingerprint": distilled.fingerprint})
+    return Path("outputs") / setup.dataset.name / f"{distilled.manifest['name']}-evaluation-{key}"
+
+
+def export(config: DictConfig) -> None:
+    """Write the set that lies in ``set`` in a form that others read, and hand it to the Hub if that is asked for."""
+    require(
+        config.set is not None, "set: needs a distilled set; set set=outputs/..., a folder, a file, or bundled:NAME"
+    )
+    if config.push is not None:
+        check_repository(config.push)
+    with under("reading"):
+        made = read_set(config.set, build(config, "reading"))
+    for line in told(made):
+        print(line)
+    name = Path(config.set).name if made.folder is None else made.folder.resolve().parent.name
+    folder = Path(config.output or f"outputs/exports/{name.removeprefix(BUNDLED)}-{config.format}")
+    told_of = {"license": config.license, "home": config.push, "overwrite": config.overwrite}
+    files = export_set(made, folder, form=config.format, **told_of)
+    print(
+        f"export: {len(made.images)} images in {folder}: {', '.join(str(file.relative_to(folder)) for file in files)}"
+    )
+    if config.push is not None:
+        print(f"push: {push(folder, config.push)}")
 
 
 def train_prior(setup: Setup, given: Config) -> dict[str, Any] | None:

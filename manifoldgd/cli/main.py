@@ -43,6 +43,7 @@ COMMANDS = {
     "evaluate": "train students on an existing set and judge it: set=FOLDER",
     "table": "measure a table of methods by columns, cell by cell: table=NAME",
     "prior": "train a small latent diffusion prior on a dataset: output=FOLDER",
+    "export": "write a set as others read it: set=FOLDER format=hf output=FOLDER",
     "dashboard": "publish the W&B report of a table or a sweep: table=NAME or sweep=FOLDER",
 }
 USAGE = f"""manifoldgd {__version__}: training-free dataset distillation with manifold-guided latent diffusion
@@ -56,6 +57,7 @@ examples:
   manifoldgd run dataset=digits
   manifoldgd run dataset=image_folder dataset.folder=photos ipc=10
   manifoldgd run --multirun dataset=digits ipc=1,5,10 guidance=mode,manifold guidance.scale=0.05,0.1,0.2
+  manifoldgd evaluate set=bundled:fashion_mnist-ipc10 dataset=fashion_mnist
   manifoldgd table                   which tables there are
   manifoldgd COMMAND --help          what can be chosen and set
   eval "$(manifoldgd -sc install=bash)"   tab completion (also zsh, fish)"""
@@ -68,6 +70,10 @@ EXAMPLES = {
         "manifoldgd distill dataset=image_folder dataset.folder=photos dataset.image_size=32 prior=./my_prior ipc=10",
     ),
     "evaluate": ("manifoldgd evaluate set=outputs/digits/... dataset=digits student.width=64",),
+    "export": (
+        "manifoldgd export set=outputs/digits/... format=hf output=my_set push=owner/name",
+        "manifoldgd export set=bundled:fashion_mnist-ipc10 format=zip output=fashion",
+    ),
     "prior": ("manifoldgd prior dataset=image_folder dataset.folder=photos dataset.image_size=32 output=my_prior",),
     "dashboard": ("manifoldgd dashboard table=fashion_mnist",),
 }

@@ -28,6 +28,7 @@ from manifoldgd.provenance import code_version
 from manifoldgd.ranges import Guided, Million, check
 from manifoldgd.store.keys import FETCHING, essence, key_of
 from manifoldgd.store.recorded import as_recorded
+from manifoldgd.store.set_reading import Reading
 from manifoldgd.students import Student
 from manifoldgd.tracking import Tracker
 
@@ -83,6 +84,7 @@ class Setup:
     overgeneration: Overgeneration = _component("overgeneration")
     student: Student = _component("student")
     tracker: Tracker = _component("logger")
+    reading: Reading = _component("reading")
 
     @cached_property
     def prototypes(self) -> PrototypeSet | None:

@@ -39,6 +39,7 @@ REGISTERED = {
     "sampler": _of("diffusion", "DDPM", "DDIM", "Euler"),
     "start": _of("diffusion", "Start"),
     "overgeneration": _of("distill.overgeneration", "Overgeneration"),
+    "reading": _of("store.set_reading", "Reading"),
     "clusterer": _of("prototypes", "Divisive", "LevelWise", "KMeans", "Agglomerative", "Random"),
     "representative": _of("prototypes", "MeanOfNearest"),
     "space": _of(

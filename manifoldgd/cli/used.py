@@ -11,7 +11,8 @@ SHARED_KEYS = {"machine", "output", "cache", "experiment"}
 USED_KEYS = {
     "run": SET_KEYS | JUDGE_KEYS | SHARED_KEYS,
     "distill": SET_KEYS | SHARED_KEYS,
-    "evaluate": JUDGE_KEYS | SHARED_KEYS | {"set"},
+    "evaluate": JUDGE_KEYS | SHARED_KEYS | {"set", "reading"},
+    "export": {"set", "reading", "format", "license", "push", "overwrite", "output"},
     "prior": {"dataset", "recipe", "seed", "dry_run"} | SHARED_KEYS,
     "dashboard": {"table", "sweep", "logger", "output"},
 }

@@ -238,13 +238,14 @@ def decode(treatment: Treatment, picture: Picture) -> tuple[bytes, Tensor]:
     """
     try:
         data = picture.read()
-        with _opened(data) as image:
+        with opened(data) as image:
             return content_digest(data), treatment.apply(image)
     except Exception as error:  # decoders raise nearly anything on damaged data
         raise UserError(f"dataset.folder: {_unreadable(picture, error)}; replace or remove it") from error
 
 
-def _opened(data: bytes) -> Image.Image:
+def opened(data: bytes) -> Image.Image:
+    """A picture by its bytes, not decoded yet, if it is of one of the formats that run nothing."""
     if data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS:
         _register_heif()
         return Image.open(io.BytesIO(data), formats=("HEIF",))
@@ -278,7 +279,7 @@ def content_digest(data: bytes) -> bytes:
 
 
 def _decoded(picture: Picture, data: bytes, digest: bytes, treatment: Treatment | None) -> Found | str:
-    with _opened(data) as image:
+    with opened(data) as image:
         if not has_stated_range(image):
             what = f"pixels without a stated range (mode {image.mode}), expected 8 or 16 bits a channel"
             return f"{picture.place} has {what}"

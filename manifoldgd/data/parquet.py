@@ -65,6 +65,54 @@ def parquet(
     return image_dataset("parquet", root, names, splits[0], splits[1] if len(splits) > 1 else None, **options)
 
 
+COLUMNS = {"image": ("image", "img", "images"), "label": ("label", "labels", "fine_label", "class")}
+
+
+def labelled_pictures(files: Sequence[Path]) -> tuple[list[Part], list[int], list[str], bool]:
+    """All pictures of some tables, whatever the usual names of their columns are.
+
+    Returns:
+        The pictures, the label of each, the names of the classes by label, and whether these are names: labels may be
+        bare numbers.
+
+    Raises:
+        UserError: a file is no such table, or pyarrow is missing.
+    """
+    pyarrow_parquet()
+    columns = [_columns(file) for file in files]
+    tables = [_opened(file, *found) for file, found in zip(files, columns, strict=True)]
+    names, stated = _class_names(tables, columns[0][1])
+    found = _found(tables, names, stated)
+    texts = any(isinstance(each, str) for table in tables for each in table.labels)
+    return list(found.images), found.labels.tolist(), names, stated or texts
+
+
+def _columns(file: Path) -> tuple[str, str]:
+    """The columns of pictures and labels of a table; where none is called so, what is missing is said of the first."""
+    pq = pyarrow_parquet()
+    try:
+        there = pq.read_schema(file).names
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read ({str(error).splitlines()[0]}); restore it", key="folder") from error
+    image, label = (next((name for name in names if name in there), names[0]) for names in COLUMNS.values())
+    return image, label
+
+
+def pyarrow_parquet() -> Any:
+    """The library's module for Parquet.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UserError(
+            "dataset: Parquet and Arrow files are read by pyarrow, which is missing; pip install 'manifoldgd[parquet]'"
+        ) from error
+    return pyarrow.parquet
+
+
 def _located(folder: str, revision: str | None, download: bool) -> tuple[Path, str]:
     """The folder with the files, and what the dataset is called."""
     root = Path(folder).expanduser()
@@ -161,13 +209,9 @@ class _Table:
 
 
 def _opened(path: Path, image: str, label: str) -> _Table:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise UserError(
-            "dataset: Parquet and Arrow files are read by pyarrow, which is missing; pip install 'manifoldgd[parquet]'"
-        ) from error
+    pq = pyarrow_parquet()
+    import pyarrow as pa
+
     try:
         if path.suffix == ".parquet":
             held = pq.ParquetFile(path, memory_map=True)

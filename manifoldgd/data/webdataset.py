@@ -85,15 +85,28 @@ def _samples(root: Path, key: str, pattern: str, label: str) -> Iterator[tuple[P
         key=key,
     )
     for shard in shards:
-        file = ImageFile.at(shard)
-        try:
-            with tarfile.open(shard, "r:") as archive:
-                yield from _samples_of(archive, file, label)
-        except (tarfile.TarError, OSError, EOFError) as error:
-            raise UserError(
-                f"{shard} is no plain tar file or is damaged ({error}); unpack what is compressed, or restore it",
-                key="folder",
-            ) from error
+        yield from samples_in(shard, label)
+
+
+def samples_in(shard: Path, label: str = "label") -> Iterator[tuple[Part, int | str]]:
+    """Every picture of a shard with its label, in their order.
+
+    Args:
+        shard: a tar file.
+        label: the entry of a ``.json`` with the label.
+
+    Raises:
+        UserError: it is damaged or compressed, or a sample has no label.
+    """
+    file = ImageFile.at(shard)
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            yield from _samples_of(archive, file, label)
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise UserError(
+            f"{shard} is no plain tar file or is damaged ({error}); unpack what is compressed, or restore it",
+            key="folder",
+        ) from error
 
 
 def _samples_of(archive: tarfile.TarFile, file: ImageFile, label: str) -> Iterator[tuple[Part, int | str]]:

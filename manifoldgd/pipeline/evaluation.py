@@ -264,6 +264,7 @@ def evaluate(
         "distillation_seed": manifest["seed"],
         "run_url": run_url,
         "num_images": len(distilled.images),
+        "remarks": manifest.get("remarks", []),  # how a set from elsewhere was read
         "fingerprint": distilled.fingerprint,
         JUDGED_ON: dataset.test_fingerprint,
         LEARNED_FROM: dataset.train_fingerprint,

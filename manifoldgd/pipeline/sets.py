@@ -94,7 +94,12 @@ def sample_set(
             writer.spend(started - before)
 
         synthesise(module, batches, save, trainer=trainer)
-    facts = {**facts, "prior_labels": dict(zip(dataset.class_names, labels, strict=True)), "seed": module.seed}
+    facts = {
+        **facts,
+        "dataset": dataset.name,
+        "prior_labels": dict(zip(dataset.class_names, labels, strict=True)),
+        "seed": module.seed,
+    }
     facts["seconds"] = {**facts.get("seconds", {}), "distill": round(writer.seconds, 2)}
     if runaway := sum(bool(row.get("guidance", {}).get("runaway")) for row in writer.rows.values()):
         print(f"manifoldgd: warning: {runaway_sentence(runaway, len(items))}", file=sys.stderr)
@@ -220,7 +225,7 @@ def choose_real(
         images = reconstruct(reconstruct_with, images)
     for position, (row, image) in enumerate(zip(rows.tolist(), images, strict=True)):
         writer.save(image, position // ipc, position % ipc, train_image=row)
-    facts = {**facts, "seed": seed}
+    facts = {**facts, "dataset": dataset.name, "seed": seed}
     writer.finish(ipc=ipc, facts=facts, card=set_card(dataset.name, dataset.class_names, ipc, facts))
     return load_set(folder)
 

@@ -18,7 +18,7 @@ def set_card(dataset: str, class_names: Sequence[str], ipc: int, facts: Mapping[
     return f"""---
 pretty_name: {json.dumps(f"{dataset}, distilled to {ipc} images a class", ensure_ascii=False)}
 task_categories: [image-classification]
-size_categories: [{_size_category(ipc * len(class_names))}]
+size_categories: [{size_category(ipc * len(class_names))}]
 configs:
 - config_name: default
   data_files:
@@ -75,7 +75,7 @@ def _commit(facts: Mapping[str, Any]) -> str:
     return f"\nThe prior is commit {commit} of its repository." if commit else ""
 
 
-def _size_category(images: int) -> str:
+def size_category(images: int) -> str:
     """As the Hugging Face hub names sizes."""
     named = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K"}
     return next((name for bound, name in named.items() if images < bound), "100K<n<1M")

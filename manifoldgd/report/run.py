@@ -126,8 +126,9 @@ def runaway_sentence(images: int, of: int) -> str:
 
 
 def _subtitle(result: Mapping[str, Any]) -> str:
-    made = f"{_images(result['num_images'])} from source “{result['source']}”, distillation seed "
-    made += str(result["distillation_seed"])
+    made = f"{_images(result['num_images'])} from source “{result['source']}”"
+    made += "" if result["distillation_seed"] is None else f", distillation seed {result['distillation_seed']}"
+    made += "".join(f"; {remark}" for remark in result.get("remarks", []))
     if not result.get("accuracy"):
         return made + "; not judged by a student yet."
     judged = f"{made}; judged by {result['student']} trained from scratch, label protocol “{result['label_protocol']}”"

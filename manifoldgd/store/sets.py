@@ -40,9 +40,21 @@ CONTENT = "content_hash"  # in the row of an image: of its pixels
 Row = dict[str, Any]
 
 
+def class_folder(class_name: str) -> str:
+    """What the folder of a class is called: its name, but for what a folder's name cannot hold or would hide.
+
+    >>> class_folder("great dane"), class_folder("T-shirt/top"), class_folder(".net")
+    ('great dane', 'T-shirt%2Ftop', '%2Enet')
+    """
+    if "/" in class_name or "%" in class_name or class_name.startswith("."):
+        escaped = class_name.replace("%", "%25").replace("/", "%2F")
+        return f"%2E{escaped[1:]}" if escaped.startswith(".") else escaped
+    return class_name
+
+
 def image_file(class_name: str, rank: int) -> str:
     """Path of an image inside the set's folder."""
-    return f"{class_name}/{rank:05d}.png"
+    return f"{class_folder(class_name)}/{rank:05d}.png"
 
 
 def to_picture(image: Tensor) -> Image.Image:
@@ -259,7 +271,8 @@ def _check_row(row: Row, names: Sequence[str], ipc: int) -> None:
         raise ValueError(f"label: expected 0 to {len(names) - 1}, got {label!r}")
     if not (_is_count(rank) and rank < ipc):
         raise ValueError(f"rank: expected 0 to {ipc - 1}, got {rank!r}")
-    if not (isinstance(file, str) and file == image_file(names[label], rank)):
+    former = f"{names[label]}/{rank:05d}.png"  # as earlier versions wrote it, whatever the name
+    if not (isinstance(file, str) and file in (image_file(names[label], rank), former)):
         raise ValueError(f"file: expected {image_file(names[label], rank)!r} for label {label}, got {file!r}")
 
 

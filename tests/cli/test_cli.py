@@ -61,10 +61,10 @@ COMPOSITION = [
     (["distill", "student_seeds=[1]"], ("does not use 'student_seeds'",)),
     (["evaluate", "guidance=mode"], ("`manifoldgd evaluate` does not use 'guidance'",)),
     (["prior", "guidance.scale=1"], ("`manifoldgd prior` does not use 'guidance.scale'",)),
-    (["evaluate", "logger=none"], ("set: needs the folder of a distilled set",)),
+    (["evaluate", "logger=none"], ("set: needs a distilled set", "bundled:NAME")),
     (
         ["evaluate", "logger=none", "set=nowhere"],
-        ("set: nowhere holds no complete distilled set", "manifoldgd distill"),
+        ("set: found no folder or file nowhere", "manifoldgd distill"),
     ),
     (["run", "dataset=image_folder"], ("dataset.folder: needs a value and has none",)),
     (["run", "dataset=image_folder", "dataset.folder=nowhere"], ("dataset.folder", "nowhere")),

@@ -65,7 +65,7 @@ def choices() -> Iterator[tuple[list[str], list[str]]]:
     for row in itertools.zip_longest(*columns.values()):
         chosen = [each for each in row if each]
         yield [path for path, _ in chosen], [override for _, overrides in chosen for override in overrides]
-    yield list({"start": None, "overgeneration": None} | PLAIN_KEYS), []
+    yield list({"start": None, "overgeneration": None, "reading": None} | PLAIN_KEYS), []
 
 
 def leaves(config: DictConfig, path: str) -> Iterator[str]:
@@ -102,7 +102,7 @@ def _answer(config: Config, key: str) -> str:
             recipe_of(changed)
         elif group in UNBUILT:
             checked_node(changed, group)
-        elif group in PLAIN_KEYS and group not in ("start", "overgeneration"):
+        elif group in PLAIN_KEYS and group not in ("start", "overgeneration", "reading"):
             check_keys("run", config)
         else:
             build(changed, group)
