@@ -35,8 +35,7 @@ def command_help(
         conf: configuration folder, whose comments say what keys mean.
     """
     used, choices = USED_KEYS[command], config.hydra.runtime.choices
-    reference = read_reference(conf)
-    width = min(shutil.get_terminal_size().columns, WIDEST)
+    reference, width = read_reference(conf), _width()
     parts = [
         f"manifoldgd {command}: {meaning}",
         f"usage: manifoldgd {command} [group=member ...] [key=value ...] [--multirun] [--cfg job] [--help]",
@@ -49,6 +48,17 @@ def command_help(
     for group in sorted(used & choices.keys()):
         parts.append("\n".join(_group(group, config.values, reference, choices, width)))
     return "\n\n".join(part for part in parts if part)
+
+
+def plain_keys(conf: Path, name: str) -> Iterator[str]:
+    """The keys of a file of ``conf`` that belongs to no group, with the values that it states."""
+    (file,) = (each for each in read_reference(conf) if (each.group, each.name) == (ROOT, name))
+    for key in file.keys:
+        yield from _entry(f"  {key.name}={key.default}", key.text, _width(), column=28)
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size().columns, WIDEST)
 
 
 def _choices(reference: Sequence[Member], choices: Mapping[str, str], used: set[str], width: int) -> Iterator[str]:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, cast, get_type_hints
 
 from hydra.core.override_parser.types import Override, OverrideType, Sweep
+from omegaconf import OmegaConf
 
 from manifoldgd.cli.arguments import parse, read_arguments
+from manifoldgd.cli.compose import conf_dir
 from manifoldgd.cli.explain import suggest
+from manifoldgd.cli.help import plain_keys
 from manifoldgd.cli.launcher import Launching
 from manifoldgd.cli.targets import allowing
 from manifoldgd.errors import require
@@ -24,42 +27,25 @@ NEUTRAL = (
 )
 LAUNCHER_KEYS = "hydra"
 SEARCH = "hydra.searchpath"
-NOT_KEYS = ("overrides", "launcher_overrides", "allowed", "shown")
 OPTIONS = ("--help", "--cfg", "--config-dir")  # of Hydra's, that make sense for many cells
 FLAGS = {f"--{name.replace('_', '-')}": f"{name}=true" for name in ("dry_run", "pages", "record", "extend", "scores")}
-HELP = """manifoldgd table: measure a table of methods by columns, cell by cell
+HEAD = """manifoldgd table: measure a table of methods by columns, cell by cell
 
 usage: manifoldgd table table=NAME [key=value ...] [--dry-run]
 
 A table is a file experiments/NAME/table.yaml. Each cell is one `manifoldgd run` in a process of its own. Finished cells
 are skipped, so the same command continues after a kill. Columns that differ in the student only share their sets.
-Without table= the tables that there are are listed.
 
-keys of the table:
-  table=NAME            name, folder or table.yaml
-  jobs=N                processes at a time, one thread each (default: number of cores; 1 on a GPU)
-  output=FOLDER         where results go (default: outputs/tables/NAME)
-  seeds=[0,1]           distillation seeds (default: those of the table)
-  student_seeds=[0,1]   (default: those of the table, or of the column; more of them join the finished ones)
-  methods=[mode,...]    these rows only
-  columns=[KEY,...]     these columns only
-  sets_from=[FOLDER]    output folders of other tables: sets of the same configuration there are copied, not made again
-  dry_run=true          compose and check every cell, say what is missing and how long it would take; also --dry-run
-  record=true           write the numbers of the finished result beside table.yaml
-  pages=true            make the page and figures of the recorded result, computing nothing; also --pages
-  extend=true           sets recorded there count as finished where their configuration is the same
-  scores=true           DD-Ranking's scores (HLR, IOR, LRS) as columns; needs a row of random real images, and trains
-                        each column's student on all real images once, kept in the cache
-  allow_targets=[NAME]  a class of your own that cells may build, such as my_package.MyGuidance; never in table.yaml
-  --config-dir FOLDER   choices of your own, as hydra.searchpath=[file:///FOLDER]; also -cd
-  --cfg job             print the configuration of every row (job, hydra, all); also -c
-  launcher=NAME         spread the cells with a Hydra launcher: joblib, submitit_local, submitit_slurm;
-                        its own keys are hydra.launcher.KEY=VALUE; Slurm runs as many at a time as it
-                        likes unless jobs= is given
+Keys of the table:"""
+FOOT = """
+Options:
+  --config-dir FOLDER       choices of your own, as hydra.searchpath=[file:///FOLDER]; also -cd
+  --cfg job                 print the configuration of every row (job, hydra, all); also -c
+  allow_targets=[NAME]      a class of your own that cells may build, such as my_package.MyGuidance; never in table.yaml
 
 Any other key=value goes to every cell, after the table's own; `manifoldgd run --help` lists them.
 
-examples:
+Examples:
   manifoldgd table table=digits
   manifoldgd table table=fashion_mnist columns=[ipc10-convnet3] seeds=[0] jobs=2
   manifoldgd table table=imagenette machine=gpu jobs=1 dataset.folder=/data/imagenette --dry-run"""
@@ -67,22 +53,22 @@ examples:
 
 @dataclass(frozen=True, kw_only=True)
 class TableOptions:
-    """What was asked for."""
+    """What was asked for: the keys of ``conf/table.yaml``, and what goes to the cells."""
 
-    table: str | None = None
-    jobs: Annotated[int, Range("[1, 1024]")] | None = None
-    output: str | None = None
-    seeds: list[Seed] | None = None
-    student_seeds: list[Seed] | None = None
-    methods: list[str] | None = None
-    columns: list[str] | None = None
-    sets_from: list[str] | None = None
-    dry_run: bool = False
-    pages: bool = False
-    record: bool = False
-    extend: bool = False
-    scores: bool = False
-    launcher: str | None = None
+    table: str | None
+    jobs: Annotated[int, Range("[1, 1024]")] | None
+    output: str | None
+    seeds: list[Seed] | None
+    student_seeds: list[Seed] | None
+    methods: list[str] | None
+    columns: list[str] | None
+    sets_from: list[str] | None
+    dry_run: bool
+    record: bool
+    pages: bool
+    extend: bool
+    scores: bool
+    launcher: str | None
     overrides: Mapping[str, Any] = field(default_factory=dict)  # of every cell
     launcher_overrides: tuple[str, ...] = ()
     allowed: tuple[str, ...] = ()  # what cells may build beside what is registered
@@ -122,11 +108,10 @@ def read_options(arguments: Sequence[str]) -> TableOptions:
     given = read_arguments([FLAGS.get(each, each) for each in arguments])
     for option, _ in given.options:
         require(option in OPTIONS, f"{option}: is no option of a table; `manifoldgd table --help` lists them")
-    own: dict[str, Any] = {}
+    own: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "table.yaml"))
     overrides: dict[str, Any] = {}
     launcher: list[str] = []
     hints = get_type_hints(TableOptions, include_extras=True)
-    names = [each.name for each in fields(TableOptions) if each.name not in NOT_KEYS]
     if folder := given.value("--config-dir"):
         require(Path(folder).is_dir(), f"--config-dir: no folder {folder}; correct it")
     for text, each in zip(given.searching, parse(given.searching), strict=True):
@@ -134,7 +119,7 @@ def read_options(arguments: Sequence[str]) -> TableOptions:
         plain = each.type is OverrideType.CHANGE and each.package is None
         require(plain, f"{text}: expected key=value; a table takes no +key, ~key or key@package")
         top = key.replace("/", ".").split(".")[0]
-        if key in names:
+        if key in own:
             own[key] = _own_value(each, hints[key])
         elif key == SEARCH:
             check(key, value, list[str])
@@ -142,7 +127,7 @@ def read_options(arguments: Sequence[str]) -> TableOptions:
         elif top == LAUNCHER_KEYS:
             launcher.append(text)
         else:
-            require(top in RUN_KEYS, f"unknown key {key!r}{suggest(key, [*names, *RUN_KEYS])}")
+            require(top in RUN_KEYS, f"unknown key {key!r}{suggest(key, [*own, *RUN_KEYS])}")
             require(
                 not each.is_sweep_override(),
                 f"{text}: a table takes one value for every cell; methods or columns of table.yaml vary",
@@ -180,7 +165,7 @@ def run_table(arguments: Sequence[str]) -> int:
         OSError: the disk filled up; finished cells are kept.
     """
     if {"-h", "--help"} & set(arguments):
-        print(HELP)
+        print(HEAD, *plain_keys(conf_dir(), "table"), FOOT, sep="\n")
         return 0
     options = read_options(arguments)
     if options.table is None:

@@ -20,14 +20,16 @@ from manifoldgd.distill.overgeneration import Overgeneration
 from manifoldgd.errors import require, under
 from manifoldgd.guidance import NoGuidance
 from manifoldgd.machine import Machine
-from manifoldgd.pipeline import latents
+from manifoldgd.pipeline import latents, sets
 from manifoldgd.pipeline.classifiers import embedding_network
 from manifoldgd.pipeline.latents import check_neighbourhood
 from manifoldgd.pipeline.real_side import RealImages
-from manifoldgd.pipeline.sets import choose_real, keep_one_a_prototype, match_classes, sample_set
+from manifoldgd.pipeline.sets import keep_one_a_prototype, match_classes, sample_set
 from manifoldgd.priors.prior import Prior
+from manifoldgd.prototypes.coresets import select_classes
+from manifoldgd.report.card import set_card
 from manifoldgd.store.results import check_inputs, claim_result
-from manifoldgd.store.sets import has_set, load_set
+from manifoldgd.store.sets import SetWriter, has_set, load_set
 
 IN_LATENT_SPACE = ("kmeans_nearest",)  # the other choices of real images compare embeddings of the classifier
 
@@ -114,20 +116,8 @@ def synthesise(
 ) -> DistilledSet:
     """Synthesise ``ipc`` images a class into ``folder/set``, continuing what an earlier process began there.
 
-    Args:
-        folder: of the result; a finished set in it is read.
-        dataset: classes, image size, and the real images that guidance looks at (of the training split).
-        prior: the latent diffusion model.
-        prototypes: ``ipc`` a class, which guidance pulls towards and ``start`` may begin at; ``None`` without both.
-        guidance: what pulls.
-        sampler: how to step.
-        ipc: images a class.
-        seed: distillation seed.
-        machine: where to run.
-        cache: of latents, features and networks.
-        facts: go into the manifest beside what is known here.
-        start: pure noise, or the noised prototypes.
-        overgeneration: how many images are sampled for each prototype, and which one is kept; ``None`` for one.
+    For the arguments see :func:`manifoldgd.library.synthesise`; ``cache`` is of latents, features and networks, and
+    ``facts`` go into the manifest beside what is known here.
 
     Raises:
         UserError: prototypes are missing, or not ``ipc`` a class; the parts do not fit together.
@@ -194,25 +184,36 @@ def choose(
     cache: Path,
     facts: dict[str, Any],
 ) -> DistilledSet:
-    """Choose ``ipc`` real training images a class into ``folder/set``: by chance, by latents or by embeddings.
+    """Choose ``ipc`` real training images a class into ``folder/set``, no two of them copies.
 
-    Arguments as of :func:`manifoldgd.pipeline.sets.choose_real` and :func:`synthesise`. ``prior`` is needed by a
-    ``source`` that compares latents, and by ``reconstruct``.
+    Args:
+        folder: of the result; a finished set in it is read.
+        dataset: the images.
+        source: ``random``, ``herding``, ``k_center`` or ``kmeans_nearest``.
+        prior: for those that compare latents, and for ``reconstruct``.
+        reconstruct: pass the chosen images through the prior's autoencoder and back.
+        ipc: images a class.
+        seed: distillation seed.
+        machine: where to run.
+        cache: of latents and of the classifier whose embeddings are compared.
+        facts: go into the manifest beside what is known here.
     """
+    writer, train = SetWriter(folder / "set", dataset.class_names), dataset.train
+    if writer.complete:
+        return load_set(writer.folder)
     if source in IN_LATENT_SPACE and prior is not None:
         features = latents.encode(dataset, prior, machine, cache)[0].latents.flatten(1)
     elif source == "random":
-        features = torch.zeros(len(dataset.train), 1)  # a draw looks at nothing
+        features = torch.zeros(len(train), 1)  # a draw looks at nothing
     else:
-        features = embedding_network(dataset, machine, cache).embed(dataset.train.images())
-    return choose_real(
-        folder / "set",
-        dataset,
-        features,
-        method=source,
-        ipc=ipc,
-        seed=seed,
-        # Lightning leaves what it ran on the CPU.
-        reconstruct_with=prior.to(machine.device) if prior is not None and reconstruct else None,
-        facts=facts,
-    )
+        features = embedding_network(dataset, machine, cache).embed(train.images())
+    numbers: dict[str, Any] = {"method": source, "ipc": ipc, "seed": seed, "distinct": train.distinct}
+    rows = select_classes(features, train.labels, dataset.class_names, **numbers)
+    images = train.load(rows)
+    if reconstruct and prior is not None:
+        images = sets.reconstruct(prior.to(machine.device), images)  # Lightning leaves what it ran on the CPU
+    for position, (row, image) in enumerate(zip(rows.tolist(), images, strict=True)):
+        writer.save(image, position // ipc, position % ipc, train_image=row)
+    facts = {**facts, "dataset": dataset.name, "seed": seed}
+    writer.finish(ipc=ipc, facts=facts, card=set_card(dataset.name, dataset.class_names, ipc, facts))
+    return load_set(writer.folder)

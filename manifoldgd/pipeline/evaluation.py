@@ -251,7 +251,16 @@ def evaluate(
     numbers: dict[str, Any] = {"machine": machine, "logger_of": logger_of, "save": save_students}
     students = train_students(folder / STUDENTS, distilled, dataset, student, seeds, teacher, **numbers)
     judged = time.perf_counter()
-    set_measures, embedding = _measured(distilled, dataset, machine, cache) if measures else ({}, None)
+    set_measures: dict[str, float | None] = {}
+    embedding: dict[str, Any] | None = None
+    if measures:
+        network = embedding_network(dataset, machine, cache)
+        set_measures = measure(distilled, dataset, network)
+        embedding = {
+            "name": "classifier of the real training split",
+            "test_accuracy": network.test_accuracy,
+            "size": network.embedding_size,
+        }
     seconds = {"teacher": taught} if teacher else {}
     seconds |= {"students": sum(one["seconds"] for one in students), "metrics": time.perf_counter() - judged}
     manifest = distilled.manifest
@@ -287,19 +296,6 @@ def evaluate(
     }
     write_json(folder / "metrics.json", result)
     return result
-
-
-def _measured(
-    distilled: DistilledSet, dataset: ImageDataset, machine: Machine, cache: Path
-) -> tuple[dict[str, float | None], dict[str, Any]]:
-    """The set metrics, and in whose embeddings they were measured."""
-    network = embedding_network(dataset, machine, cache)
-    described = {
-        "name": "classifier of the real training split",
-        "test_accuracy": network.test_accuracy,
-        "size": network.embedding_size,
-    }
-    return measure(distilled, dataset, network), described
 
 
 def guidance_steps(distilled: DistilledSet) -> dict[str, Any] | None:

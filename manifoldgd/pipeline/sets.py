@@ -25,7 +25,6 @@ from manifoldgd.guidance import NoGuidance
 from manifoldgd.machine import Machine
 from manifoldgd.priors.prior import Prior
 from manifoldgd.progress import progress_bar
-from manifoldgd.prototypes.coresets import select_classes
 from manifoldgd.report.card import set_card
 from manifoldgd.report.run import runaway_sentence
 from manifoldgd.store.sets import CONTENT, SetWriter, load_set
@@ -188,46 +187,6 @@ def class_means(dataset: ImageDataset, embed: Embed, chunk: int = 1024) -> Tenso
     if sums is None:
         raise ValueError(f"dataset {dataset.name}: expected training images, got none")
     return sums / labels.bincount(minlength=len(sums))[:, None]
-
-
-def choose_real(
-    folder: Path,
-    dataset: ImageDataset,
-    features: Tensor,
-    *,
-    method: str,
-    ipc: int,
-    seed: int,
-    reconstruct_with: Prior | None,
-    facts: dict[str, Any],
-) -> DistilledSet:
-    """Choose ``ipc`` real training images a class, no two of them copies.
-
-    Args:
-        folder: of the set.
-        dataset: the images.
-        features: ``[N, E]`` what the selection compares.
-        method: ``random``, ``herding``, ``k_center`` or ``kmeans_nearest``.
-        ipc: images a class.
-        seed: distillation seed.
-        reconstruct_with: pass the chosen images through this prior's autoencoder and back; ``None`` keeps them.
-        facts: go into the manifest beside what is known here.
-    """
-    writer = SetWriter(folder, dataset.class_names)
-    if writer.complete:
-        return load_set(folder)
-    train = dataset.train
-    rows = select_classes(
-        features, train.labels, dataset.class_names, method=method, ipc=ipc, seed=seed, distinct=train.distinct
-    )
-    images = train.load(rows)
-    if reconstruct_with is not None:
-        images = reconstruct(reconstruct_with, images)
-    for position, (row, image) in enumerate(zip(rows.tolist(), images, strict=True)):
-        writer.save(image, position // ipc, position % ipc, train_image=row)
-    facts = {**facts, "dataset": dataset.name, "seed": seed}
-    writer.finish(ipc=ipc, facts=facts, card=set_card(dataset.name, dataset.class_names, ipc, facts))
-    return load_set(folder)
 
 
 def reconstruct(prior: Prior, images: Tensor, chunk: int = 64) -> Tensor:

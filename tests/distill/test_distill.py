@@ -1,6 +1,7 @@
 """Synthesis: what an image depends on, what it does not, and what is left when a process is killed."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,8 @@ from manifoldgd.distill.items import work_items
 from manifoldgd.distill.module import DistillModule
 from manifoldgd.distill.synthesis import fixed_batches, synthesise
 from manifoldgd.guidance import ManifoldReleasedGuidance, NoGuidance
-from manifoldgd.pipeline.sets import choose_real, reconstruct
+from manifoldgd.pipeline import distillation
+from manifoldgd.pipeline.sets import reconstruct
 from manifoldgd.priors import load_prior
 from manifoldgd.store.sets import SetWriter
 
@@ -197,27 +199,29 @@ def test_batches_of_whole_classes_hold_every_image_of_each(size, batches):
     assert [len(batch) for batch in fixed_batches(items, size, together="class")] == batches
 
 
-def test_real_sets_are_training_images_and_never_test_images(prior, dataset, tmp_path):
+def chosen(folder, dataset, prior, source, **changes):
+    numbers = {"reconstruct": False, "ipc": 2, "seed": 0, "machine": cpu(), "cache": folder, "facts": {}}
+    return distillation.choose(folder, dataset, source, prior, **{**numbers, **changes})
+
+
+@pytest.mark.parametrize("source", ["random", "herding", "k_center", "kmeans_nearest"])
+def test_real_sets_are_training_images_and_never_test_images(prior, dataset, monkeypatch, tmp_path, source):
     def forbidden(positions):
         raise AssertionError("the test split was read")
 
+    pixels = SimpleNamespace(embed=lambda images: images.flatten(1).float())  # a classifier would take a while
+    monkeypatch.setattr(distillation, "embedding_network", lambda *_: pixels)
     hidden = dataclasses.replace(dataset, test=dataclasses.replace(dataset.test, load=forbidden))
-    features = dataset.train.images().flatten(1).float()
-    for method in ("random", "herding", "k_center", "kmeans_nearest"):
-        made = choose_real(
-            tmp_path / method, hidden, features, method=method, ipc=2, seed=0, reconstruct_with=None, facts={}
-        )
-        rows = torch.tensor([row["train_image"] for row in made.manifest["images"]])
-        assert torch.equal(made.images, dataset.train.load(rows))
-        assert torch.equal(dataset.train.labels[rows], made.labels)
-        assert len(set(rows.tolist())) == 20
+    made = chosen(tmp_path, hidden, prior, source)
+    rows = torch.tensor([row["train_image"] for row in made.manifest["images"]])
+    assert torch.equal(made.images, dataset.train.load(rows))
+    assert torch.equal(dataset.train.labels[rows], made.labels)
+    assert len(set(rows.tolist())) == 20
 
 
 def test_reconstructed_sets_went_through_the_autoencoder(prior, dataset, tmp_path):
-    features = dataset.train.images().flatten(1).float()
-    numbers = {"method": "random", "ipc": 2, "seed": 0, "facts": {}}
-    plain = choose_real(tmp_path / "a", dataset, features, reconstruct_with=None, **numbers)
-    through = choose_real(tmp_path / "b", dataset, features, reconstruct_with=prior, **numbers)
+    plain = chosen(tmp_path / "a", dataset, None, "random")
+    through = chosen(tmp_path / "b", dataset, prior, "random", reconstruct=True)
     assert torch.equal(through.images, reconstruct(prior, plain.images))
     assert torch.equal(reconstruct(prior, plain.images, chunk=3), through.images)
     assert not torch.equal(through.images, plain.images)
