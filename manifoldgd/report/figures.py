@@ -32,7 +32,7 @@ Points = Sequence[tuple[float, Estimate | None]]
 Ends = dict[str, tuple[float, float, str]]  # of lines, by name: x and y, and the colour
 
 
-def guidance_plot(records: Sequence[Mapping[str, float | None]]) -> Plot:
+def guidance_plot(records: Sequence[Mapping[str, Any]]) -> Plot:
     """How strong guidance was at each step, and how much of the mode vector survived the projection.
 
     Upper panel: ``||guidance|| / ||noise||``; lower panel: share of the mode vector's energy that the tangent projector
@@ -281,7 +281,7 @@ def _name_rows(panel: Axes, names: Sequence[str], limit: int) -> None:
     panel.set_ylim(len(names) - 0.5, -0.5)
 
 
-def _label_ends(panel: Axes, ends: Ends) -> None:
+def _label_ends(panel: Any, ends: Ends) -> None:
     """The name of each line at the right of the panel, none over another."""
     low, high = panel.get_ylim()
     room = LABEL_INCHES / (panel.figure.get_size_inches()[1] - 0.9)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -83,7 +84,7 @@ def latent_map(real: Cloud, prototypes: Cloud | None, synthetic: Cloud, class_na
     first, second = plane.explained_variance_ratio_
     panel.set_xlabel(f"first principal component ({first:.0%} of variance)")
     panel.set_ylabel(f"second ({second:.0%})")
-    kinds = [
+    kinds: list[tuple[str, str, dict[str, Any]]] = [
         (".", "real", {"markersize": 4}),
         ("x", "prototype", {"markersize": 6}),
         ("o", "synthetic", {"markersize": 6, "markeredgecolor": COLOURS.ink}),
@@ -93,7 +94,7 @@ def latent_map(real: Cloud, prototypes: Cloud | None, synthetic: Cloud, class_na
         for marker, kind, style in kinds
         if kind != "prototype" or prototypes is not None
     ]
-    where = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": len(handles)}
+    where: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": len(handles)}
     panel.legend(handles=handles, **where, frameon=False, fontsize=9, labelcolor=COLOURS.ink)
     return Plot(figure)
 
@@ -123,10 +124,10 @@ def _draw(panel: Axes, real: Cloud, prototypes: Cloud | None, synthetic: Cloud, 
     """Real latents at the back, then prototypes, synthetic latents in front; in the plane of the real ones."""
     plane = principal_plane(real.points)
 
-    def scatter(cloud: Cloud, size: float, colour: str | None = None, **style: object) -> None:
+    def scatter(cloud: Cloud, size: float, colour: str | None = None, **style: Any) -> None:
         flat = plane.transform(cloud.points) if len(cloud.points) else np.zeros((0, 2))
         colours = colour or [class_colour(label) for label in cloud.labels.tolist()]
-        panel.scatter(*flat.T, s=size, c=colours, **style)
+        panel.scatter(flat[:, 0], flat[:, 1], s=size, c=colours, **style)
 
     alpha = float(np.clip(300 / max(1, len(real.points)), 0.08, 0.45))
     scatter(real, size / 4, alpha=alpha, linewidths=0, rasterized=True)

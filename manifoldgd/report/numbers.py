@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable
-from typing import TypeGuard
+from typing import TypeGuard, overload
 
 from manifoldgd.estimates import Estimate
 from manifoldgd.progress import duration
@@ -73,6 +73,10 @@ def plus_minus(numbers: Iterable[Number]) -> str:
     return f"± half the 95 % interval of the mean over {' or '.join(units)} (Student's t)" if units else ""
 
 
+@overload
+def percent(number: Estimate | None) -> Estimate | None: ...
+@overload
+def percent(number: Number) -> Number: ...
 def percent(number: Number) -> Number:
     """A fraction as a percentage."""
     if isinstance(number, Estimate):

@@ -24,11 +24,11 @@ from manifoldgd.report.grids import image_grid, scale_for
 from manifoldgd.report.html import html
 from manifoldgd.report.latent_map import Cloud, latent_map, latent_map_by_class
 from manifoldgd.report.measures import COUNTS, check_format, measure
-from manifoldgd.report.numbers import ACCURACY, finite, number_format, number_text, percent, plus_minus, seconds_text
+from manifoldgd.report.numbers import ACCURACY, finite, number_format, number_text, plus_minus, seconds_text
 from manifoldgd.report.palette import DARK, LIGHT
 
 KeyFigure = tuple[str, str, str]  # label, value, note
-Records = Sequence[Mapping[str, float | None]]
+Records = Sequence[Mapping[str, Any]]
 
 PAGE = "report.html"  # in a result folder; written last, so a result with a page is whole
 SHOWN_CLASSES = 20
@@ -146,7 +146,7 @@ def _key_figures(result: Mapping[str, Any], records: Records, references: Mappin
     if result.get("accuracy"):
         split = judging_split(result["dataset"])
         values = (result["accuracy"][epoch]["values"] for epoch in ("last", "best"))
-        last, best = (percent(estimate(each, of="students")) for each in values)
+        last, best = (estimate(each, of="students").times(100) for each in values)
         note = "one student, so no interval" if last.count == 1 else f"{last.count} students; {plus_minus([last])}"
         levels = {"chance": "chance", "all real images": f"{result['student']} on all real images"}
         note += "".join(f"; {levels[name]}: {100 * level:{ACCURACY}} %" for name, level in references.items())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
+from statistics import fmean
 
 from manifoldgd.errors import UserError
 from manifoldgd.report.run import PAGE
@@ -43,8 +45,10 @@ class Board:
 
     @property
     def left(self) -> list[Cell]:
-        """Cells to be run, one for each run, failed ones among them."""
-        return [cell for cell in self.cells if not self._has_students(cell)]
+        """Cells to be run, one for each run, failed ones among them: those whose sets lack students asked for."""
+        asked = self.blank.students
+        judged = {place: set(one.student_seeds) for place, one in self.sets.items()}
+        return [cell for cell in self.cells if not set(asked[cell.column]) <= judged.get(cell.place, set())]
 
     @property
     def failed_cells(self) -> list[Cell]:
@@ -68,29 +72,31 @@ class Board:
             cell: the cell.
             reason: why it failed; ``None`` if its run says it did not.
         """
+        found = None
         try:
             found = None if reason else self._finished(cell)
-            reason = reason or "the run left no result"
         except UserError as error:
-            found, reason = None, str(error)
-        if found:
-            self._take_in(cell, found)
+            reason = str(error)
         for each in self._alike(cell):
             self.failed.pop(each.place, None)
             if not found:
                 self.failed[each.place] = FailedSet(
-                    method=each.method, column=each.column, seed=each.seed, reason=reason
+                    method=each.method,
+                    column=each.column,
+                    seed=each.seed,
+                    reason=reason or "the run left no result",
                 )
+        if found:
+            self._take_in(cell, found)
         self.save()
         return found
 
     def result(self) -> TableResult:
         """The study as it stands, sets by row, column and seed."""
-        rows = {name: index for index, name in enumerate(self.blank.methods)}
-        columns = {column.key: index for index, column in enumerate(self.blank.columns)}
+        methods, columns = list(self.blank.methods), [column.key for column in self.blank.columns]
 
         def order(one: SetResult | FailedSet) -> tuple[int, int, int]:
-            return rows[one.method], columns[one.column], one.seed
+            return methods.index(one.method), columns.index(one.column), one.seed
 
         sets = tuple(sorted(self.sets.values(), key=order))
         return replace(self.blank, sets=sets, failed=tuple(sorted(self.failed.values(), key=order)))
@@ -107,18 +113,12 @@ class Board:
     def _finished(self, cell: Cell) -> SetResult | None:
         return finished_set(self.output, cell, self.blank.students[cell.column])
 
-    def _has_students(self, cell: Cell) -> bool:
-        """Whether the set of ``cell`` is judged by all students asked for."""
-        held = self.sets.get(cell.place)
-        return held is not None and set(self.blank.students[cell.column]) <= set(held.student_seeds)
-
     def _alike(self, cell: Cell) -> list[Cell]:
         """The cells that the run of ``cell`` gives a result."""
         return [each for each in self.asked if each.name == cell.name]
 
     def _take_in(self, cell: Cell, found: SetResult) -> None:
-        for each in self._alike(cell):
-            self.sets[each.place] = replace(found, seed=each.seed)
+        self.sets |= {each.place: replace(found, seed=each.seed) for each in self._alike(cell)}
 
 
 def seconds_for(cells: Sequence[Cell], known: Iterable[SetResult], at_once: int) -> float | None:
@@ -126,11 +126,10 @@ def seconds_for(cells: Sequence[Cell], known: Iterable[SetResult], at_once: int)
     times: dict[str, list[float]] = {}
     for one in known:
         times.setdefault(one.column, []).append(START_SECONDS + sum(one.seconds.values()))
-    every = [each for column in times.values() for each in column]
-    if not every:
+    if not times:
         return None
-    means = {column: sum(each) / len(each) for column, each in times.items()}
-    overall = sum(every) / len(every)
+    means = {column: fmean(each) for column, each in times.items()}
+    overall = fmean(chain(*times.values()))
     return sum(means.get(cell.column, overall) for cell in cells) / max(1, min(at_once, len(cells)))
 
 

@@ -6,9 +6,10 @@ such cells, and so are tables that differ in how students are trained.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +97,9 @@ def share_set(cell: Cell, output: Path, others: Iterable[Cell] = ()) -> None:
         output: folder of the study, on which this process holds the lock.
         others: cells of the study; those whose results lie elsewhere are looked at there.
     """
-    for one in others:
-        folder = one.folder(output)
-        if folder.is_relative_to(output):
-            continue
-        if same_config(one.set_config, cell.set_config) and has_set(folder) and _copy_set(cell, output, folder):
-            return
-    take_sets([cell], output, [output])
+    folders = (one.folder(output) for one in others if same_config(one.set_config, cell.set_config))
+    elsewhere = (folder for folder in folders if not folder.is_relative_to(output) and has_set(folder))
+    _take_set(cell, output, chain(elsewhere, _equal_sets(cell, output)))
 
 
 def take_sets(cells: Iterable[Cell], output: Path, places: Sequence[Path]) -> int:
@@ -116,38 +113,32 @@ def take_sets(cells: Iterable[Cell], output: Path, places: Sequence[Path]) -> in
     Returns:
         How many were copied.
     """
-    taken = 0
-    for cell in cells:
-        sources = () if _begun(cell, output) else (_source(cell, place) for place in places)
-        if source := next(filter(None, sources), None):
-            taken += _copy_set(cell, output, source)
-    return taken
+    return sum(
+        _take_set(cell, output, (found for place in places for found in _equal_sets(cell, place))) for cell in cells
+    )
 
 
-def _begun(cell: Cell, output: Path) -> bool:
-    return (cell.folder(output) / "set").exists()
-
-
-def _copy_set(cell: Cell, output: Path, source: Path) -> bool:
-    """Whether the set was copied; it is not where it is begun, or another process works on the result."""
+def _take_set(cell: Cell, output: Path, sources: Iterable[Path]) -> bool:
+    """Whether the first of ``sources`` was copied; not where a set is begun, or another process works on the result."""
     folder = cell.folder(output)
 
     def busy() -> None:
         raise UserError(f"output: another process works in {folder}; wait for it")
 
+    if (folder / "set").exists() or (source := next(iter(sources), None)) is None:
+        return False
     with suppress(UserError), one_at_a_time(folder / "result", busy):  # as every run holds its folder
-        if not _begun(cell, output):
+        if not (folder / "set").exists():
             copy_set(source, folder, cell.set_config)
             return True
     return False
 
 
-def _source(cell: Cell, output: Path) -> Path | None:
-    """A result folder of the table with a complete set of the same configuration, also of cells not asked for now."""
+def _equal_sets(cell: Cell, output: Path) -> Iterator[Path]:
+    """Result folders of a table with a complete set of the same configuration, also of cells not asked for now."""
     for note in sorted((output / "sets").glob(f"*/*/{NOTE}")):
         if not note.resolve().is_relative_to(output.resolve()):
             continue  # a link out of the folder, which may have come from elsewhere
         with suppress(UserError):  # a note that cannot be read is no set to copy; whose cell it is says so
             if same_config(read_json(note).get("set"), cell.set_config) and has_set(note.parent):
-                return note.parent
-    return None
+                yield note.parent

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -185,7 +185,7 @@ def _column(where: str, held: Any) -> ColumnDefinition:
 def _read(where: str, held: Any, kind: type[Kind]) -> Kind:
     """A dataclass as a file says it: no key unknown, none missing, every value as the field's annotation has it."""
     require(isinstance(held, dict), f"{where}expected keys and values, got {held!r}; see another table.yaml")
-    known = {each.name: each for each in fields(kind)}
+    known = {each.name: each for each in fields(cast(Any, kind))}
     for key in held:
         hint = nearest(str(key), known, otherwise=f"expected {', '.join(known)}")
         require(key in known, f"{where}unknown key {str(key)!r}; {hint}")

@@ -19,6 +19,7 @@ import pandas as pd
 from PIL import Image
 
 from manifoldgd.data.imagenet import readable
+from manifoldgd.estimates import Estimate
 from manifoldgd.report.content import Cell, Column, Figure, Link, Marked, Notes, Page, Section, Table
 from manifoldgd.report.figures import Points, dots, heat_map, line_plot
 from manifoldgd.report.measures import measure
@@ -49,8 +50,8 @@ def study_page(
         failures: what could not be made or judged besides the failed sets of the result, and why.
     """
     result = summary.result
-    failed = [(f"{one.method}, {one.column}, seed {one.seed}", one.reason) for one in result.failed]
-    failed = [f"{name}: {reason}" for name, reason in (*failed, *failures)]
+    failed = [f"{one.method}, {one.column}, seed {one.seed}: {one.reason}" for one in result.failed]
+    failed += [f"{name}: {reason}" for name, reason in failures]
     details = [detail_table(summary, column, scores=scores) for column in result.columns]
     read = [*explanations(summary), *notes(summary, scores)] if result.columns else []
     sections = [
@@ -229,7 +230,7 @@ def _each(make: Any, group: pd.DataFrame) -> list[Any]:
     return [make(cell) for _, cell in group.iterrows()]
 
 
-def _value(summary: Summary, method: str, column: results.Column, name: str) -> Any:
+def _value(summary: Summary, method: str, column: results.Column, name: str) -> Estimate | None:
     """Of one cell; ``None`` where the study has no such row."""
     return summary.cells.at[(method, column.key), name] if method in summary.result.methods else None
 

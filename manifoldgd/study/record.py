@@ -45,23 +45,17 @@ def recorded_sets(record: TableResult, cells: Iterable[Cell], students: Mapping[
         students: the student seeds wanted, by column; others are left out.
     """
     wanted = {cell.place: cell for cell in cells}
-    return [
-        replace(_with_students(one, students[one.column]), grid=None)
-        for one in record.sets
-        if (cell := wanted.get(_place(one))) is not None
-        and cell.key == one.key
-        and set(students[one.column]) & set(one.student_seeds)
-        and (one.measures or not cell.measures)
-    ]
-
-
-def _with_students(one: SetResult, student_seeds: Sequence[int]) -> SetResult:
-    rows = [one.student_seeds.index(seed) for seed in student_seeds if seed in one.student_seeds]
-    names = ("student_seeds", "last", "best", "per_class")
-    parts: dict[str, Any] = {name: tuple(getattr(one, name)[row] for row in rows) for name in names}
-    share = len(rows) / len(one.student_seeds)  # students of a set take as long as one another
-    seconds = {stage: value * share if stage == "students" else value for stage, value in one.seconds.items()}
-    return replace(one, **parts, seconds=seconds)
+    found = []
+    for one in record.sets:
+        cell, seeds = wanted.get(_place(one)), students.get(one.column, ())
+        rows = [one.student_seeds.index(seed) for seed in seeds if seed in one.student_seeds]
+        if rows and cell is not None and cell.key == one.key and (one.measures or not cell.measures):
+            names = ("student_seeds", "last", "best", "per_class")
+            kept: dict[str, Any] = {name: tuple(getattr(one, name)[row] for row in rows) for name in names}
+            share = len(rows) / len(one.student_seeds)  # students of a set take as long as one another
+            seconds = {stage: time * (share if stage == "students" else 1) for stage, time in one.seconds.items()}
+            found.append(replace(one, **kept, seconds=seconds, grid=None))
+    return found
 
 
 def check_nothing_lost(

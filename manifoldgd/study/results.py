@@ -100,8 +100,10 @@ class SetResult:
 
 def _mean_guidance(guidance: Mapping[str, Any] | None) -> dict[str, float | None]:
     """Means over the guided steps."""
+    if not guidance:
+        return {}
     means: dict[str, float | None] = {}
-    for name in ("ratio", "kept") if guidance else ():
+    for name in ("ratio", "kept"):
         values = [step[f"{name}_mean"] for step in guidance["steps"] if step[f"{name}_mean"] is not None]
         means[name] = sum(values) / len(values) if values else None
     return means

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from statistics import fmean
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -144,15 +144,15 @@ class Launched:
         self.process = start(Job(name="launcher", command=command, log=self.log), {})
 
     def ended(self) -> list[Ended]:
-        over = self.process is not None and self.process.poll() is not None  # before the notes are looked for
+        code = self.process.poll() if self.process else None  # before the notes are looked for
         found: list[Ended] = []
         for cell, note in list(self.pending.items()):
             if note.is_file():
                 held = json.loads(note.read_text(encoding="utf-8"))
                 found.append((cell, held["reason"], held["seconds"]))
                 del self.pending[cell]
-        if over:
-            why = why_failed(self.process.returncode, self.log) or "it left no note"
+        if code is not None:
+            why = why_failed(code, self.log) or "it left no note"
             found += [(cell, f"the launcher ended before it did ({why})", 0.0) for cell in self.pending]
             self.pending, self.process = {}, None
         return found
@@ -177,7 +177,8 @@ def run_left(board: Board, runner: Runner, console: Console | None = None) -> bo
     Returns:
         Whether every cell was tried; ``False`` if the disk filled up.
     """
-    waiting, running, tried = board.left, [], True
+    waiting, tried = board.left, True
+    running: list[Cell] = []
     with Watch(board, runner.at_once, console) as watch:
         try:
             while waiting or running:
@@ -201,13 +202,11 @@ def run_left(board: Board, runner: Runner, console: Console | None = None) -> bo
 def next_cells(waiting: list[Cell], running: Iterable[Cell], room: int, board: Board) -> list[Cell]:
     """Take from ``waiting`` the first cells that can start, with the sets that are there for them."""
     chosen: list[Cell] = []
-    for cell in list(waiting) if room > 0 else ():
-        if not waits(cell, [*running, *chosen], board.output):
+    for cell in list(waiting):
+        if len(chosen) < room and not waits(cell, [*running, *chosen], board.output):
             share_set(cell, board.output, board.cells)
             chosen.append(cell)
             waiting.remove(cell)
-        if len(chosen) == room:
-            break
     return chosen
 
 
@@ -233,9 +232,7 @@ class Watch:
             self.bar.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self.console.is_terminal:
             self.bar.stop()
 
@@ -243,7 +240,7 @@ class Watch:
         """A cell has ended, and was taken in."""
         failed = self.board.failed.get(cell.place)
         if not self.console.is_terminal:
-            said = f"failed: {failed.reason}" if failed else _accuracy(self.board.sets[cell.place].last)
+            said = f"failed: {failed.reason}" if failed else f"{100 * fmean(self.board.sets[cell.place].last):.1f} %"
             self._say(f"{cell.name}: {said} ({duration(seconds)}){self._left()}")
         elif failed:
             self.bar.console.print(f"{cell.name}: failed: {failed.reason}", markup=False)
@@ -268,7 +265,3 @@ class Watch:
         names = [cell.name for cell in running]
         more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
         return f"{', '.join(names[:SHOWN_NAMES])}{more}{self._left()}"
-
-
-def _accuracy(last: Sequence[float]) -> str:
-    return f"{100 * sum(last) / len(last):.1f} %"

@@ -113,7 +113,7 @@ def frame_of(result: TableResult) -> pd.DataFrame:
             of_set |= {f"{prefix}{key}": value for key, value in facts[group].items()}
         of_set |= {"students": len(one.last), "mean_top1": fmean(one.last)}
         for number, student_seed in enumerate(one.student_seeds):
-            judged = {"student_seed": student_seed, "last_top1": one.last[number]}
+            judged: dict[str, Any] = {"student_seed": student_seed, "last_top1": one.last[number]}
             judged["best_top1"] = one.best[number] if one.best else None
             judged["per_class"] = one.per_class[number] if one.per_class else None
             rows.append(of_set | judged)
