@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 DEMO ?= dataset=digits
 TABLE ?= fashion_mnist
 TABLE_ARGS ?=
+BENCH ?=
 # A process a core; eight hold about as many GB.
 TEST_PROCESSES ?= -n auto --maxprocesses 8
 
@@ -49,5 +50,5 @@ $(BIN)/.installed-docs: $(BIN)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
-bench: install  ## speed as ratios: guided over unguided steps, tangent spaces against a full eigendecomposition
-	$(BIN)/python experiments/bench.py
+bench: install  ## measure this machine: speed as ratios within one run, written to outputs/benchmarks (BENCH="device=cuda")
+	$(BIN)/manifoldgd bench $(BENCH)

@@ -5,7 +5,10 @@ Shape letters: ``B`` rows, ``D`` numbers of a latent, ``K`` neighbours.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +16,16 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from manifoldgd.bench.timing import alternating, median_seconds
+from manifoldgd.artifacts import LatentSet
+from manifoldgd.bench.timing import Work, alternating, median_seconds, seconds
 from manifoldgd.diffusion import DDPM, ClassifierFreeGuidance, sample
 from manifoldgd.diffusion.protocol import Anchors, Guidance
+from manifoldgd.geometry.tangent import tangent_basis
+from manifoldgd.pipeline.latents import in_processes
 from manifoldgd.priors.prior import Prior
+from manifoldgd.prototypes import BisectingTree, Divisive, RawLatents, cluster_classes
 from manifoldgd.randomness import RowKey, RowNoise, generator
+from manifoldgd.store.tensors import read_tensors, write_tensors
 from manifoldgd.students.networks import ConvNet
 from manifoldgd.students.student import Student
 
@@ -166,15 +174,75 @@ def encoding(prior: Prior, device: torch.device, batch: int, repetitions: int) -
     return [*rows, row("bfloat16, channels last", False)]
 
 
-def tangents(device: torch.device, repetitions: int, *, batch: int = 64, neighbours: int = 48) -> list[Row]:
-    """Eigenvectors of ``[B, K, K]`` Gram matrices: on the device, on the processor and back."""
-    factors = torch.randn(batch, neighbours, 256, generator=generator("bench", "gram")).to(device)
-    gram = factors @ factors.mT
-    ways = {
-        "device": lambda: torch.linalg.eigh(gram),
-        "processor and back": lambda: torch.linalg.eigh(gram.cpu())[1].to(device),
+def tangents(device: torch.device, repetitions: int, *, batch: int = 64, neighbours: int = 64, size: int) -> list[Row]:
+    """Tangent bases of ``B`` samples by their ``[K, K]`` Gram matrices, a sample; beside one ``eigh`` of ``[D, D]``."""
+    points = torch.randn(batch, neighbours, size, generator=generator("bench", "tangent")).to(device)
+    centred = points - points.mean(1, keepdim=True)
+    gram, covariance = centred @ centred.mT, centred[0].mT @ centred[0]
+    ways: dict[str, tuple[int, Work]] = {
+        "basis of D numbers": (batch, lambda: tangent_basis(points, neighbours // 8)),
+        "eigh of K x K, on the device": (batch, lambda: torch.linalg.eigh(gram)),
+        "eigh of K x K, on the processor and back": (batch, lambda: torch.linalg.eigh(gram.cpu())[1].to(device)),
+        "eigh of D x D": (1, lambda: torch.linalg.eigh(covariance)),
     }
-    return [{"where": name, "seconds": median_seconds(work, device, repetitions)} for name, work in ways.items()]
+    found = {name: median_seconds(work, device, repetitions) / samples for name, (samples, work) in ways.items()}
+    full = found["eigh of D x D"]
+    numbers = {"neighbours": neighbours, "numbers": size}
+    return [{"what": name, **numbers, "seconds": spent, "ratio": full / spent} for name, spent in found.items()]
+
+
+def bisecting_kmeans(points: int, size: int, leaves: int, repetitions: int) -> Row:
+    """Divisive clustering against scikit-learn's: seconds, and the sum of squares that both reach."""
+    from sklearn.cluster import BisectingKMeans
+
+    spread = torch.linspace(2, 0.1, size)  # as in latents, a part of the directions holds most of the variance
+    rows = torch.randn(points, size, generator=generator("bench", "cluster")) * spread
+    reached: dict[str, float] = {}
+
+    def ours() -> None:
+        draws = generator("bench", "tree")
+        tree = BisectingTree.grow(rows, leaves, criterion="sse", generator=draws, restarts=10, trials=1)
+        reached["ours"] = tree.total_sse()
+
+    def theirs() -> None:
+        model = BisectingKMeans(leaves, init="k-means++", n_init=10, random_state=0)
+        reached["theirs"] = model.fit(rows.numpy()).inertia_
+
+    spent, reference = alternating(ours, theirs, torch.device("cpu"), repetitions)
+    return {
+        "points": points,
+        "numbers": size,
+        "leaves": leaves,
+        "seconds": spent,
+        "scikit_learn_seconds": reference,
+        "ratio": reference / spent,
+        "sum_of_squares_over_theirs": reached["ours"] / reached["theirs"],
+    }
+
+
+def classes_in_processes(classes: int, points: int, shape: tuple[int, int, int], processes: int) -> Row:
+    """How many times as fast all classes are clustered by so many processes as by one."""
+    latents = LatentSet(
+        latents=torch.randn(classes * points, *shape, generator=generator("bench", "classes")),
+        labels=torch.arange(classes).repeat_interleave(points),
+        class_names=tuple(map(str, range(classes))),
+        key="bench",
+    )
+    clusterer = Divisive(criterion="sse", representative="nearest", space=RawLatents(), restarts=10)
+    cluster = partial(cluster_classes, latents, clusterer, 10, 0, "bench")
+    one, shared = alternating(cluster, partial(cluster, apply=in_processes(processes)), torch.device("cpu"), 1)
+    return {"classes": classes, "points": points, "processes": processes, "ratio": one / shared}
+
+
+def bank(points: int, size: int) -> Row:
+    """Latents written to and read back from a file with checksums, in MB a second."""
+    values = torch.randn(points, size, generator=generator("bench", "bank"))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "bank.safetensors"
+        written = seconds(lambda: write_tensors(file, {"latents": values}), torch.device("cpu"))
+        read = seconds(lambda: read_tensors(file, again="give the command again"), torch.device("cpu"))
+    megabytes = values.numel() * 4 / 1e6
+    return {"points": points, "written_mb_a_second": megabytes / written, "read_mb_a_second": megabytes / read}
 
 
 def students(student: Student, device: torch.device, images: Tensor, labels: Tensor, epochs: int) -> Row:

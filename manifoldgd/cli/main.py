@@ -44,6 +44,7 @@ COMMANDS = {
     "table": "measure a table of methods by columns, cell by cell: table=NAME",
     "prior": "train a small latent diffusion prior on a dataset: output=FOLDER",
     "export": "write a set as others read it: set=FOLDER format=hf output=FOLDER",
+    "bench": "measure this machine: speed as ratios, a device against the processor",
     "dashboard": "publish the W&B report of a table or a sweep: table=NAME or sweep=FOLDER",
 }
 USAGE = f"""manifoldgd {__version__}: training-free dataset distillation with manifold-guided latent diffusion
@@ -141,6 +142,10 @@ def _run(arguments: list[str]) -> int:
         raise UserError(f"unknown command {command!r}; choose one of {', '.join(COMMANDS)}")
     if command == "table":
         return run_table(rest)
+    if command == "bench":
+        from manifoldgd.cli.bench import run_bench  # here, because it imports torch
+
+        return run_bench(rest)
     given = read_arguments(rest)
     if given.has("--help"):
         return _help(command, given)
