@@ -270,10 +270,9 @@ def number_sections(summary: Summary) -> Iterator[Section]:
             for method, (line, number) in lines.items():
                 series.setdefault(line, []).append((number, percent(_value(summary, method, column, "last_top1"))))
             level = percent(_value(summary, base, column, "last_top1"))
+            levels = {base: level} if level else {}
             key = column.key if name == "guidance scale" else f"{column.key}_{name}"
-            figures += _lines(
-                "scale", key, column.title, unit, name, series, reference=(base, level) if level else None
-            )
+            figures += _lines("scale", key, column.title, unit, name, series, references=levels)
         yield Section(f"Accuracy against {name}", figures)
 
 
