@@ -58,9 +58,9 @@ def test_clustering_is_compared_at_the_sums_that_both_reach():
 
 
 def test_growth_is_measured_size_by_size():
-    rows = growth.growth((60,), (), (10, 20))
+    rows = growth.growth((80,), (), (10, 20))
     assert [(row["growing"], row["size"]) for row in rows] == [
-        ("latents of a class", 60),
+        ("latents of a class", 80),
         ("images of a set", 10),
         ("images of a set", 20),
     ]

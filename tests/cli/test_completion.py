@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from manifoldgd.cli.main import _complete
+from manifoldgd.cli.main import COMMANDS, _complete
 
 HEAVY = {"torch", "diffusers", "lightning", "wandb", "sklearn", "matplotlib"}
 
@@ -36,7 +36,7 @@ def test_keys_inside_a_group():
 def test_commands(capsys, monkeypatch):
     monkeypatch.setenv("COMP_LINE", "manifoldgd ")
     assert _complete(["-sc", "query=bash"]) == 0
-    assert capsys.readouterr().out.split() == ["run", "distill", "evaluate", "table", "prior", "dashboard"]
+    assert capsys.readouterr().out.split() == list(COMMANDS)
     monkeypatch.setenv("COMP_LINE", "manifoldgd ev")
     _complete(["-sc", "query=bash"])
     assert capsys.readouterr().out.split() == ["evaluate"]
