@@ -182,8 +182,9 @@ class Bench:
         return [{"stage": name, "seconds": seconds} for name, seconds in (stages | other).items()]
 
     def _prior(self) -> Prior:
-        denoiser = lookalikes.dit(dict(self.sizes.denoiser), self.device)
-        return lookalikes.prior(denoiser, lookalikes.sd_vae(self.device))
+        denoiser: Any = lookalikes.dit(dict(self.sizes.denoiser), self.device)
+        autoencoder: Any = lookalikes.sd_vae(self.device)
+        return lookalikes.prior(denoiser, autoencoder)
 
     def _energy(self, name: str) -> Callable[[torch.device], Any]:
         """Device -> the energy of a set of ten digits a class under a set guidance."""
