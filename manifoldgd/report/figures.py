@@ -100,7 +100,7 @@ def bars(names: Sequence[str], values: Sequence[Sequence[float]], *, title: str)
     panel.barh(range(len(names)), [mean or 0.0 for mean in means], color=COLOURS.accent, height=0.66)
     for row, each in enumerate(values):
         if len(each) > 1:
-            panel.plot(each, [row] * len(each), "o", color=COLOURS.ink, markersize=3)
+            panel.plot(each, [row] * len(each), "o", color=COLOURS.ink, markeredgecolor=COLOURS.paper, markersize=5)
     panel.set_xlim(0, 100)
     panel.grid(False, axis="y")
     return Plot(figure)
