@@ -154,18 +154,18 @@ def _files(root: Path, key: str, split: str) -> list[Path]:
     tables = sorted(each for pattern in ("*.parquet", "*.arrow") for each in root.rglob(pattern))
     # `datasets` keeps what it computed beside a saved dataset.
     tables = [each for each in tables if not each.name.startswith("cache-")]
-    mine = [each for each in tables if split and _split_of(each, root) == split]
+    mine = [each for each in tables if split and split_of(each, root) == split]
     require(
         bool(mine),
         f"expected Parquet or Arrow files {split}-* in {root}, found splits "
-        f"{some(sorted({_split_of(each, root) for each in tables}))}; set it to one of them, or "
+        f"{some(sorted({split_of(each, root) for each in tables}))}; set it to one of them, or "
         f"{argument('test_share')}=0.2 where there is one only",
         key=key,
     )
     return mine
 
 
-def _split_of(file: Path, root: Path) -> str:
+def split_of(file: Path, root: Path) -> str:
     """What a file's split is called: by its name as on the Hub, by its folder as saved."""
     name = re.sub(r"-\d{5}-of-\d{5}(-[0-9a-f]+)?$", "", file.stem)
     if name != "data" and not name.isdigit():

@@ -25,7 +25,7 @@ from torch import Tensor
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.data.image_dataset import some
 from manifoldgd.data.image_files import EXTENSIONS, class_files, opened, visible_entries
-from manifoldgd.data.parquet import labelled_pictures
+from manifoldgd.data.parquet import labelled_pictures, split_of
 from manifoldgd.data.transforms import eight_bit, has_stated_range, upright
 from manifoldgd.data.webdataset import samples_in
 from manifoldgd.dataset import ImageDataset
@@ -135,6 +135,8 @@ def _data_in(folder: Path) -> Path | None:
         return tables[0]
     entries = [Path(each.path) for each in visible_entries(folder) if each.is_file()]
     held = [each for each in entries if each.suffix.lower() in DATA_FILES]
+    if len(held) > 1 and all(each.suffix.lower() == ".tar" for each in held):
+        return folder
     images = [each for each in held if _labels_beside(each) is not None]
     held = images if len(images) == 1 else held
     require(
@@ -144,9 +146,11 @@ def _data_in(folder: Path) -> Path | None:
 
 
 def _file(place: Path, reading: Reading) -> Found:
-    """What a file of data, or a folder of tables, holds."""
-    suffix = ".parquet" if place.is_dir() else place.suffix.lower()
-    readers = {".parquet": _table, ".tar": _shard, ".zip": _archive}
+    """What a file of data, or a folder of tables or shards, holds."""
+    suffix = place.suffix.lower()
+    if place.is_dir():
+        suffix = ".parquet" if any(place.glob("*.parquet")) else ".tar"
+    readers = {".parquet": _table, ".tar": _shards, ".zip": _archive}
     try:
         if suffix == ".npz":
             return _arrays(place, reading)
@@ -201,15 +205,25 @@ def _archive(place: Path) -> Found:
 
 
 def _table(place: Path) -> Found:
-    files = sorted(place.glob("*.parquet")) if place.is_dir() else [place]
+    files = _of_one_split(place, "*.parquet")
     with _about_the_set():
         pictures, labels, names, named = labelled_pictures(files)
     return _decoded([(each.read, each.place) for each in pictures], labels, names, named=named)
 
 
-def _shard(place: Path) -> Found:
+def _of_one_split(place: Path, pattern: str) -> list[Path]:
+    """The files of a set in their order: a file alone, or all in a folder, which may not hold a test split too."""
+    if not place.is_dir():
+        return [place]
+    files = sorted(place.glob(pattern))
+    splits = sorted({split_of(file, place) for file in files})
+    require(len(splits) < 2, f"set: {place} holds the splits {some(splits)}; name a folder, or a file, of one of them")
+    return files
+
+
+def _shards(place: Path) -> Found:
     with _about_the_set():
-        samples = list(samples_in(place))
+        samples = [sample for file in _of_one_split(place, "*.tar") for sample in samples_in(file)]
     present = sorted({label for _, label in samples}, key=lambda label: (isinstance(label, str), label))
     named = all(isinstance(label, str) for label in present)
     label_of = {label: place for place, label in enumerate(present)}

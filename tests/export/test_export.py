@@ -99,6 +99,13 @@ def test_webdataset_reads_the_tar(exports, made):
     same(list(loaded), made)
 
 
+def test_shards_are_read_as_one_set(made, monkeypatch, tmp_path):
+    monkeypatch.setattr("manifoldgd.export.formats.SHARD", 10)
+    files = export_set(made, tmp_path / "out", form="webdataset")
+    assert [file.name for file in files][:3] == ["train-000000.tar", "train-000001.tar", "train-000002.tar"]
+    assert read_set(tmp_path / "out").fingerprint == made.fingerprint
+
+
 def test_numpy_reads_the_npz(exports, made):
     with np.load(exports / "npz" / "train.npz", allow_pickle=False) as held:
         same(list(zip(held["images"], held["labels"], strict=True)), made)

@@ -62,6 +62,7 @@ def shard(place, text):
 def table(place, names):
     import pyarrow.parquet as pq
 
+    place.parent.mkdir(exist_ok=True)
     labels = LABELS if names else [NAMES[label] for label in LABELS]
     pq.write_table(hub_table(COLOUR, labels, list(names)), place)
     return place
@@ -193,6 +194,16 @@ def test_one_of_several_runs_is_chosen(tmp_path):
     with pytest.raises(UserError, match=r"^run: .*2 runs"):
         read_set(place)
     assert torch.equal(read_set(place, Reading(run=1)).images, 255 - as_tensor(COLOUR))
+
+
+def test_shards_are_one_set_and_splits_are_not(tmp_path):
+    for number in range(2):
+        shard(tmp_path / f"train-{number:06}.tar", lambda label: label)
+    assert len(read_set(tmp_path).images) == 12
+    table(tmp_path / "tables" / "train-00000-of-00001.parquet", NAMES)
+    table(tmp_path / "tables" / "test-00000-of-00001.parquet", NAMES)
+    with pytest.raises(UserError, match="the splits 'test', 'train'"):
+        read_set(tmp_path / "tables")
 
 
 class Runs:
