@@ -25,6 +25,7 @@ from manifoldgd.diffusion.protocol import Guidance
 from manifoldgd.diffusion.samplers import Sampler
 from manifoldgd.diffusion.start import PURE_NOISE, Start
 from manifoldgd.distill.overgeneration import Overgeneration
+from manifoldgd.embeddings import Embedding
 from manifoldgd.errors import UserError, require, under
 from manifoldgd.files import one_at_a_time
 from manifoldgd.machine import Machine
@@ -261,6 +262,7 @@ def evaluate(
     seeds: Sequence[int] = (0, 1),
     measures: bool = False,
     save_students: bool = False,
+    embedding: Embedding | None = None,
     folder: str | Path | None = None,
     machine: Machine | None = None,
     cache: str | Path | None = None,
@@ -275,6 +277,7 @@ def evaluate(
         seeds: one student each; a student that was trained is not trained again.
         save_students: whether to keep the trained networks in ``folder/students``, for :func:`load_student`.
         measures: whether to measure the set in the embeddings of a classifier of the real images too.
+        embedding: in whose features to measure, from ``build("embedding=...")``; ``None``: in that classifier's.
         folder: of the judgement; ``None`` for one beside the set, named by student and dataset.
         machine: see :func:`encode`.
         cache: see :func:`encode`; holds teachers and that classifier.
@@ -295,12 +298,13 @@ def evaluate(
         "student_seeds": list(seeds),
         "set": distilled.manifest.get("config"),
     }
+    judged |= {"embedding": embedding.describe()} if measures and embedding else {}
     key = key_of({name: value for name, value in judged.items() if name != "student_seeds"})[:8]
     place = Path(folder) if folder is not None else evaluation.beside(distilled, key)
     with _alone_in(place):
         claim_result(place, "evaluation", judged, free=MANY_IN_A_FOLDER)
         numbers: dict[str, Any] = {"machine": machine, "cache": _cache(cache)}
-        numbers |= {"measures": measures, "save_students": save_students}
+        numbers |= {"measures": measures, "save_students": save_students, "embedding": embedding}
         metrics = evaluation.evaluate(place, distilled, dataset, student, list(seeds), **numbers)
     return Judged(place, distilled, metrics)
 

@@ -28,7 +28,7 @@ LAYERS = {
     },
     1: {"geometry", "prototypes", "diffusion", "metrics"},
     1.5: {"guidance"},
-    2: {"data", "priors", "latents", "distill", "students", "set_guidance", "store"},
+    2: {"data", "priors", "latents", "distill", "students", "set_guidance", "store", "embeddings"},
     3: {"bench", "export", "report", "pipeline", "study"},
     4: {"tracking", "cli", "library", "__main__", "__init__"},
 }
@@ -42,6 +42,7 @@ ALLOWED_PAIRS = {
     ("priors", "store"),
     ("store", "data"),
     ("store", "students"),
+    ("embeddings", "students"),
 }
 CORE_MAY_IMPORT = {
     "torch",

@@ -265,6 +265,7 @@ def _judge(setup: Setup, folder: Path, distilled: DistilledSet) -> Judged:
                 machine=setup.machine,
                 cache=setup.cache,
                 **wanted,
+                embedding=setup.embedding if config.measures else None,
                 logger_of=tracker.student_logger,
                 run_url=tracker.url,
             )

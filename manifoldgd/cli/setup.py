@@ -17,6 +17,7 @@ from manifoldgd.diffusion import Start
 from manifoldgd.diffusion.protocol import judges_in
 from manifoldgd.diffusion.samplers import Sampler
 from manifoldgd.distill.overgeneration import Overgeneration
+from manifoldgd.embeddings import Embedding, OwnClassifier
 from manifoldgd.errors import require, under
 from manifoldgd.machine import SINGLE, Machine, check_faiss
 from manifoldgd.pipeline import classifiers, distillation, latents, spaces
@@ -83,6 +84,7 @@ class Setup:
     start: Start = _component("start")
     overgeneration: Overgeneration = _component("overgeneration")
     student: Student = _component("student")
+    embedding: Embedding | OwnClassifier = _component("embedding")
     tracker: Tracker = _component("logger")
     reading: Reading = _component("reading")
 
@@ -199,9 +201,14 @@ class Setup:
         protocol = whole["student"]["protocol"]
         if protocol["image_size"] is None:  # test images are seen as they come
             protocol.pop("test_cover", None)
-        return {key: whole[key] for key in ("dataset", "student", "student_seeds")} | self._not_single(
-            "student_precision"
-        )
+        keys = ["dataset", "student", "student_seeds"]
+        keys += ["embedding"] if self.config.measures and self.embeds_elsewhere else []
+        return {key: whole[key] for key in keys} | self._not_single("student_precision")
+
+    @property
+    def embeds_elsewhere(self) -> bool:
+        """Whether sets are measured in another network than the classifier of the real images."""
+        return self.config.embedding["_target_"] != f"{OwnClassifier.__module__}.{OwnClassifier.__name__}"
 
     def folder(self, *parts: dict[str, Any]) -> Path:
         """Where the result goes: ``output``, or a name made of what the result is."""
@@ -237,7 +244,10 @@ class Setup:
             if config.source == DIFFUSION:
                 parts = {"guidance": self.guidance, "sampler": self.sampler, "start": self.start}
                 distillation.check_parts(self.dataset, self.prior, **parts)
-        if (judges and config.measures) or (makes_set and self.needs_classifier):
+        if judges and config.measures:
+            _ = self.embedding
+        own = judges and config.measures and not self.embeds_elsewhere
+        if own or (makes_set and self.needs_classifier):
             classifiers.check_memory(self.dataset, self.cache)
         if judges and makes_set:
             with under("student"):

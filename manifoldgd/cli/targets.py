@@ -50,6 +50,7 @@ REGISTERED = {
         *("digits", "fashion_mnist", "image_folder", "parquet", "webdataset", "npz"),
         *("cifar10", "cifar100", "svhn", "tiny_imagenet"),
     ),
+    "embedding": _of("embeddings", "OwnClassifier", "Inception", "ResNet18", "VisionModel"),
     "prior": _of("priors", "load_prior"),
     "student": _of("students", "Student", "TimmStudent"),
     "protocol": _of("students", "HardLabel", "SoftLabel"),

@@ -6,7 +6,7 @@ SET_KEYS = {
     *("dataset", "prior", "clusterer", "guidance", "sampler", "start", "overgeneration"),
     *("ipc", "source", "reconstruct", "seed"),
 }
-JUDGE_KEYS = {"dataset", "student", "student_seeds", "save_students", "measures", "logger", "cell"}
+JUDGE_KEYS = {"dataset", "student", "student_seeds", "save_students", "measures", "embedding", "logger", "cell"}
 SHARED_KEYS = {"machine", "output", "cache", "experiment"}
 USED_KEYS = {
     "run": SET_KEYS | JUDGE_KEYS | SHARED_KEYS,

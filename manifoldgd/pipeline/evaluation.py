@@ -14,6 +14,7 @@ import torch
 
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.dataset import ImageDataset, judging_split
+from manifoldgd.embeddings import Embedding, OwnClassifier
 from manifoldgd.errors import UserError, require
 from manifoldgd.estimates import Estimate, estimate
 from manifoldgd.machine import Machine
@@ -146,7 +147,7 @@ def _judged(file: Path, origin: dict[str, str]) -> bool:
     return file.is_file() and same_where_held(read_json(file), origin)
 
 
-def measure(distilled: DistilledSet, dataset: ImageDataset, network: Classifier) -> dict[str, float | None]:
+def measure(distilled: DistilledSet, dataset: ImageDataset, network: Classifier | Embedding) -> dict[str, float | None]:
     """Every set metric between the set and real *training* images, on embeddings of ``network``.
 
     The real side is a fixed draw of :data:`METRIC_IMAGES` training images, as some metrics compare all pairs. The test
@@ -223,6 +224,7 @@ def evaluate(
     cache: Path,
     measures: bool,
     save_students: bool = False,
+    embedding: Embedding | OwnClassifier | None = None,
     logger_of: Callable[[int], Any] = lambda seed: False,
     run_url: str | None = None,
 ) -> dict[str, Any]:
@@ -238,6 +240,7 @@ def evaluate(
         cache: holds the embedding network, and the teacher where the labels are soft.
         measures: whether to measure the set's embeddings too.
         save_students: whether to keep the trained networks, for :func:`manifoldgd.store.classifiers.load_student`.
+        embedding: in whose features; ``None`` for those of the classifier of the real training split.
         logger_of: Lightning logger for a student's seed, or ``False``.
         run_url: where the curves can be looked at, if anywhere.
     """
@@ -252,15 +255,9 @@ def evaluate(
     students = train_students(folder / STUDENTS, distilled, dataset, student, seeds, teacher, **numbers)
     judged = time.perf_counter()
     set_measures: dict[str, float | None] = {}
-    embedding: dict[str, Any] | None = None
+    described_embedding: dict[str, Any] | None = None
     if measures:
-        network = embedding_network(dataset, machine, cache)
-        set_measures = measure(distilled, dataset, network)
-        embedding = {
-            "name": "classifier of the real training split",
-            "test_accuracy": network.test_accuracy,
-            "size": network.embedding_size,
-        }
+        set_measures, described_embedding = _measured(distilled, dataset, machine, cache, embedding)
     seconds = {"teacher": taught} if teacher else {}
     seconds |= {"students": sum(one["seconds"] for one in students), "metrics": time.perf_counter() - judged}
     manifest = distilled.manifest
@@ -288,7 +285,7 @@ def evaluate(
         "accuracy": {epoch: summary([one[f"{epoch}_top1"] for one in students]) for epoch in ("last", "best")},
         "students": students,
         "set_metrics": set_measures,
-        "embedding": embedding,
+        "embedding": described_embedding,
         "guidance": guidance_steps(distilled),
         "code_version": code_version(),
         "hardware": hardware(machine.device),
@@ -296,6 +293,25 @@ def evaluate(
     }
     write_json(folder / "metrics.json", result)
     return result
+
+
+def _measured(
+    distilled: DistilledSet,
+    dataset: ImageDataset,
+    machine: Machine,
+    cache: Path,
+    embedding: Embedding | OwnClassifier | None,
+) -> tuple[dict[str, float | None], dict[str, Any]]:
+    """The set metrics, and in whose embeddings they were measured."""
+    if isinstance(embedding, Embedding):
+        return measure(distilled, dataset, embedding.to(machine.device)), embedding.describe()
+    network = embedding_network(dataset, machine, cache)
+    described = {
+        "name": "classifier of the real training split",
+        "test_accuracy": network.test_accuracy,
+        "size": network.embedding_size,
+    }
+    return measure(distilled, dataset, network), described
 
 
 def guidance_steps(distilled: DistilledSet) -> dict[str, Any] | None:

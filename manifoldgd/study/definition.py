@@ -31,7 +31,18 @@ SEED_KEYS = ("seed", "student_seeds")
 RESERVED = (*COLUMN_KEYS, *SEED_KEYS, "output", "set")
 # Keys of `manifoldgd run` that cells may be given, and the groups among them, whose values are names. Nothing else: a
 # table may come from elsewhere, and Hydra's own keys can start programs.
-GROUPS = ("dataset", "prior", "clusterer", "guidance", "sampler", "student", "machine", "logger", "experiment")
+GROUPS = (
+    "dataset",
+    "prior",
+    "clusterer",
+    "guidance",
+    "sampler",
+    "student",
+    "embedding",
+    "machine",
+    "logger",
+    "experiment",
+)
 RUN_KEYS = (*GROUPS, "start", "overgeneration", "source", "reconstruct", "cache", "measures", "ipc", "seed", "set")
 KEY_NAME = re.compile(r"[A-Za-z_]\w*([./]\w+)*(@[\w.]+)?")
 CHOICE_NAME = re.compile(r"\w[\w.-]*")

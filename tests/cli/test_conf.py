@@ -23,7 +23,7 @@ from manifoldgd.ranges import Range, annotations_of, parameters_of
 from manifoldgd.store.keys import FETCHING
 
 CONF = conf_dir()
-GROUPS = ("clusterer", "dataset", "guidance", "logger", "machine", "prior", "recipe", "sampler", "student")
+GROUPS = ("clusterer", "dataset", "embedding", "guidance", "logger", "machine", "prior", "recipe", "sampler", "student")
 MEMBERS = {group: sorted(file.stem for file in (CONF / group).glob("*.yaml")) for group in GROUPS}
 TEACHERS = sorted(file.stem for file in (CONF / "student" / "teacher").glob("*.yaml"))
 PROTOCOLS = sorted(file.stem for file in (CONF / "student" / "protocol").glob("*.yaml"))

@@ -36,6 +36,7 @@ MEANINGFUL = {
     "output set table sweep license push logger.entity logger.group prior.autoencoder prior.*revision": "abc null",
     "dataset.name dataset.obtain dataset.test_labels dataset.group_by dataset.revision": "abc null",
     "dataset.train dataset.test dataset.file dataset.image dataset.label": "abc",
+    "embedding.weights embedding.model": "abc",
     "cache logger.project logger.folder student.protocol.name prior.path": "abc",
     # Lists.
     "student_seeds": "[0]",

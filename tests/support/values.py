@@ -24,8 +24,8 @@ ODD = {
     "null": None,
     "[]": [],
 }
-GROUPS = ("clusterer", "dataset", "guidance", "logger", "machine", "prior", "recipe", "sampler", "student")
-UNBUILT = ("dataset", "prior")  # checked, not read: that takes data and weights
+GROUPS = ("clusterer", "dataset", "embedding", "guidance", "logger", "machine", "prior", "recipe", "sampler", "student")
+UNBUILT = ("dataset", "embedding", "prior")  # checked, not read: that takes data and weights
 NEEDED = {
     "npz": ["dataset.file=somewhere", "dataset.image_size=8"],
     **dict.fromkeys(
