@@ -4,11 +4,14 @@ import functools
 import json
 import sys
 
+import numpy as np
 import pytest
 from command import QUICK, manifoldgd
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+from PIL import Image
 
+import manifoldgd as mgd
 from manifoldgd.cli import sweep as sweeps
 from manifoldgd.cli.compose import Config
 from manifoldgd.cli.sweep import FOLDER_VARIABLE
@@ -137,3 +140,17 @@ def cheap_measures(monkeypatch):
     recipe = recipes.Recipe(**vars(recipes.STANDARD) | {"images_shown": 2000, "width": 8})
     quick = functools.partial(classifiers.train_classifier, recipe=recipe)
     monkeypatch.setattr(classifiers, "train_classifier", quick)
+
+
+def test_own_images_are_held_out_by_the_same_words(tmp_path):
+    """A fifth of each class judges in the place of the test split, which a share was split off for."""
+    for label, name in enumerate(("ant", "zebra")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(10):
+            shade = np.full((8, 8, 3), 100 * label + number, np.uint8)
+            Image.fromarray(shade).save(tmp_path / "photos" / name / f"{number}.png")
+    words = [f"dataset.folder={tmp_path / 'photos'}", "dataset.test_share=0.2", "dataset.image_size=8"]
+    whole, held = (mgd.load_dataset("image_folder", *words, *more) for more in ([], ["experiment=tuning"]))
+    assert (whole.name, held.name) == ("photos", "photos-validation")
+    assert [len(each) for each in (whole.train, whole.test, held.train, held.test)] == [16, 4, 12, 4]
+    assert {*held.test.digests} < {*whole.train.digests}
