@@ -55,7 +55,7 @@ def prior(transformer: nn.Module, autoencoder: nn.Module) -> Prior:
         name="lookalike",
         key="lookalike",
         autoencoder=autoencoder,
-        transformer=transformer,
+        network=transformer,
         schedule=NoiseSchedule.training(beta_start=1e-4, beta_end=0.02, kind="linear", num_timesteps=1000),
         class_names=tuple(map(str, range(1000))),
         null_class=1000,

@@ -60,7 +60,7 @@ def denoiser_rate(prior: Prior, device: torch.device, batch: int, repetitions: i
     took["bfloat16, autocast"] = median_seconds(lambda: forward(True), device, repetitions)
     took["bfloat16"] = median_seconds(lambda: forward(False), device, repetitions)
     if compiled:
-        prior.transformer.compile()
+        prior.network.compile()
         took["bfloat16, compiled"] = median_seconds(lambda: forward(False), device, repetitions)
     return [
         {

@@ -30,6 +30,7 @@ from manifoldgd.cli.arguments import (
 from manifoldgd.cli.compose import Config, compose, conf_dir, explain
 from manifoldgd.cli.explain import explain_system
 from manifoldgd.cli.help import command_help
+from manifoldgd.cli.imports import import_weights
 from manifoldgd.cli.sweep import begin_sweep, conclude_sweep, job_records, plan_sweep
 from manifoldgd.cli.table import run_table
 from manifoldgd.cli.targets import allowing
@@ -75,7 +76,10 @@ EXAMPLES = {
         "manifoldgd export set=outputs/digits/... format=hf output=my_set push=owner/name",
         "manifoldgd export set=bundled:fashion_mnist-ipc10 format=zip output=fashion",
     ),
-    "prior": ("manifoldgd prior dataset=image_folder dataset.folder=photos dataset.image_size=32 output=my_prior",),
+    "prior": (
+        "manifoldgd prior dataset=image_folder dataset.folder=photos dataset.image_size=32 output=my_prior",
+        "manifoldgd prior import DiT-XL-2-256x256.pt output=dit_xl_2_256",
+    ),
     "dashboard": ("manifoldgd dashboard table=fashion_mnist",),
 }
 COMPLETION = ("-sc", "--shell-completion")
@@ -146,6 +150,8 @@ def _run(arguments: list[str]) -> int:
         from manifoldgd.cli.bench import run_bench  # here, because it imports torch
 
         return run_bench(rest)
+    if command == "prior" and rest[:1] == ["import"]:
+        return import_weights(rest[1:])
     given = read_arguments(rest)
     if given.has("--help"):
         return _help(command, given)

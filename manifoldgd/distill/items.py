@@ -25,11 +25,25 @@ class WorkItem:
 
 
 def work_items(
-    class_names: Sequence[str], prior_labels: Sequence[int], ipc: int, *, replica: int = 0
+    class_names: Sequence[str],
+    prior_labels: Sequence[int],
+    ipc: int,
+    *,
+    replica: int = 0,
+    prompts: Sequence[int] | None = None,
 ) -> list[WorkItem]:
-    """All items of a set, class by class; sets of another ``replica`` have other noise."""
+    """All items of a set, class by class.
+
+    Args:
+        class_names: of the dataset.
+        prior_labels: of each class.
+        ipc: images a class.
+        replica: sets of another one have other noise.
+        prompts: how many labels each class has, counted on from its first; its images take turns. ``None``: one each.
+    """
+    counts = prompts or [1] * len(class_names)
     return [
-        WorkItem(label, name, rank, prior_labels[label], replica)
+        WorkItem(label, name, rank, prior_labels[label] + rank % counts[label], replica)
         for label, name in enumerate(class_names)
         for rank in range(ipc)
     ]

@@ -107,7 +107,7 @@ class DistillModule(LightningModule):
         super().__init__()
         if start.from_prototype and targets is None:
             raise ValueError("targets: expected prototypes to start from, got None")
-        self.transformer, self.autoencoder = prior.transformer, prior.autoencoder  # registered: Lightning moves them
+        self.network, self.autoencoder = prior.network, prior.autoencoder  # registered: Lightning moves them
         self.prior, self.sampler, self.guidance, self.targets = prior, sampler, guidance, targets
         self.energy_of, self.start = energy_of, start
         self.image_size, self.seed, self.at_once = image_size, seed, at_once
@@ -138,6 +138,7 @@ class DistillModule(LightningModule):
             noise=RowNoise(self.seed, [item.row_key for item in items], self.device),
             shape=self.prior.latent_shape,
             variance=self.prior.variance,
+            prediction=self.prior.prediction,
             guidance=self._bound(items),
             on_step=observe,
             origin=self._origin(items),

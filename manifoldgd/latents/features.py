@@ -30,8 +30,9 @@ def noised_features(prior: Prior, x0: Tensor, labels: Tensor, noise: Tensor, tim
         timestep: of the training schedule.
         blocks: gone through.
     """
-    timesteps = torch.full_like(labels, timestep)
-    x_t = prior.schedule.add_noise(x0, noise.to(x0).expand_as(x0), timesteps)
+    x_t = prior.schedule.add_noise(x0, noise.to(x0).expand_as(x0), torch.full_like(labels, timestep))
+    told = prior.schedule.timesteps[timestep]
+    timesteps = torch.full_like(labels, told.item(), dtype=told.dtype)
     return prior.block_features(x_t, timesteps, labels, blocks)
 
 
@@ -49,7 +50,7 @@ class TransformerFeatures(LightningModule):
         on_batch: Callable[[], None],
     ) -> None:
         super().__init__()
-        self.transformer = prior.transformer  # registered, so that Lightning moves it
+        self.network = prior.network  # registered, so that Lightning moves it
         self.prior, self.latents, self.labels = prior, latents, labels
         self.timestep, self.blocks, self.on_batch = timestep, blocks, on_batch
         self.noise = common_noise(prior, timestep)

@@ -111,7 +111,7 @@ def train_and_judge(
         "hardware": hardware(machine.device),
         "parameters": {
             "autoencoder": sum(each.numel() for each in prior.autoencoder.parameters()),
-            "denoiser": sum(each.numel() for each in prior.transformer.parameters()),
+            "denoiser": sum(each.numel() for each in prior.network.parameters()),
         },
     }
     return judge(folder, prior, dataset, facts, samples=judge_samples, seed=seed, machine=machine, cache=cache)

@@ -88,7 +88,7 @@ class RealImages:
         device = self.machine.device
         labels = torch.tensor(match_classes(self.dataset, prior)).to(device)
         noise = common_noise(prior, space.timestep).to(device)
-        blocks = space.blocks(len(prior.transformer.transformer_blocks))
+        blocks = space.blocks(prior.num_blocks)
 
         def embed(x0: Tensor, classes: Tensor) -> Tensor:
             return noised_features(prior, x0, labels[classes], noise, space.timestep, blocks)

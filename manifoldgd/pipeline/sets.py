@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from manifoldgd.artifacts import DistilledSet, PrototypeSet
+from manifoldgd.data.imagenet import names_by_wnid
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.diffusion.protocol import judges_in
 from manifoldgd.distill.classes import prior_labels
@@ -36,7 +37,15 @@ PLACE = ("file", "label", "rank", CONTENT)
 
 
 def match_classes(dataset: ImageDataset, prior: Prior) -> list[int]:
-    """The prior's label for each class of the dataset; raises :class:`UserError` where there is none."""
+    """The prior's label for each class of the dataset; raises :class:`UserError` where there is none.
+
+    For a prior that is told words that is each class's first prompt; all are embedded here, once.
+    """
+    if prior.text is not None:
+        with under("prior"):
+            known = names_by_wnid()
+            words = [known.get(name, name).replace("_", " ") for name in dataset.class_names]
+            return prior.text.bind(dataset.class_names, words)
     with under("dataset"):
         return prior_labels(dataset.class_names, dataset.prior_labels, prior.name, prior.class_names)
 
@@ -67,7 +76,9 @@ def sample_set(
         return load_set(folder)
     module.prior.hold(machine.precision)
     labels = match_classes(dataset, module.prior)
-    items = work_items(dataset.class_names, labels, ipc, replica=replica)
+    text = module.prior.text
+    prompts = None if text is None else [len(text.texts[name]) for name in dataset.class_names]
+    items = work_items(dataset.class_names, labels, ipc, replica=replica, prompts=prompts)
     judges = judges_in(module.guidance)
     batches = [
         batch
@@ -99,6 +110,8 @@ def sample_set(
         "prior_labels": dict(zip(dataset.class_names, labels, strict=True)),
         "seed": module.seed,
     }
+    if text is not None:
+        facts["prompts"] = {name: list(text.texts[name]) for name in dataset.class_names}
     facts["seconds"] = {**facts.get("seconds", {}), "distill": round(writer.seconds, 2)}
     if runaway := sum(bool(row.get("guidance", {}).get("runaway")) for row in writer.rows.values()):
         print(f"manifoldgd: warning: {runaway_sentence(runaway, len(items))}", file=sys.stderr)

@@ -111,7 +111,7 @@ def _denoiser(space: DenoiserFeatures, prior: Prior, encoded: LatentSet, labels:
             encoded.latents,
             labels[encoded.labels],
             timestep=space.timestep,
-            blocks=space.blocks(len(prior.transformer.transformer_blocks)),
+            blocks=space.blocks(prior.num_blocks),
             batch_size=machine.batch_size,
             on_batch=advance,
             trainer=machine.trainer(enable_progress_bar=False),

@@ -1,4 +1,8 @@
-"""The one way to load a prior: a folder or hub id in diffusers format, bundled or your own."""
+"""The one way to load a prior: a folder or hub id in diffusers format, bundled or your own.
+
+``model_index.json`` says of which kind it is. What it says is looked up in a table of what is known here: nothing is
+built or imported by a name from a file.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +17,43 @@ from typing import Annotated, Any
 from diffusers import AutoencoderKL, DiTTransformer2DModel
 from diffusers.utils import logging as diffusers_logging
 
+from manifoldgd.diffusion.flow import FlowSchedule
+from manifoldgd.diffusion.samplers import PredictionKind, Schedule
 from manifoldgd.diffusion.schedule import NoiseSchedule
 from manifoldgd.errors import UserError, argument, require
+from manifoldgd.priors.pixart import PIXART
 from manifoldgd.priors.prior import Prior
+from manifoldgd.priors.stable_diffusion import STABLE_DIFFUSION, STABLE_DIFFUSION_XL
+from manifoldgd.priors.stable_diffusion_3 import STABLE_DIFFUSION_3
+from manifoldgd.priors.text import NEGATIVE, Kind, Prompt, TextConditioning
 from manifoldgd.priors.weights import CHECKSUMS, check_files, weights_key
 from manifoldgd.ranges import Guided, Range, checked
 
 BUNDLED = "bundled:"
 BUNDLED_FOLDER = Path(__file__).parents[1] / "weights"
 CARD = "manifoldgd.json"  # our own facts about a prior, beside diffusers' files
+
+LABELLED = ("DiTPipeline",)  # told a label
+TOLD_WORDS: dict[str, Kind] = {
+    "StableDiffusionPipeline": STABLE_DIFFUSION,
+    "StableDiffusionXLPipeline": STABLE_DIFFUSION_XL,
+    "PixArtAlphaPipeline": PIXART,
+    "PixArtSigmaPipeline": PIXART,
+    "StableDiffusion3Pipeline": STABLE_DIFFUSION_3,
+}
+# What is fetched of a hub's repository: weights as diffusers and transformers name them in full precision.
+_NAMES = ("diffusion_pytorch_model", "model")
+FETCHED = (
+    "*.json",
+    "tokenizer*/*",
+    "diffusion_pytorch_model.safetensors",
+    *(
+        f"{part}/{name}{tail}.safetensors"
+        for part in ("transformer", "unet", "vae", "text_encoder*")
+        for name in _NAMES
+        for tail in ("", "-*")
+    ),
+)
 
 _downloads = ContextVar("downloads", default=True)  # whether the hub may be asked
 
@@ -36,8 +68,10 @@ def load_prior(
     revision: str | None = None,
     autoencoder_revision: str | None = None,
     allow_bin: bool = False,
+    prompt: Prompt | None = None,
+    negative_prompt: str | None = None,
 ) -> Prior:
-    """Load ``DiTTransformer2DModel`` + ``AutoencoderKL`` + scheduler config.
+    """Load a denoiser, an ``AutoencoderKL`` and the scheduler's config: DiT, or one of :data:`TOLD_WORDS`.
 
     Args:
         path: ``bundled:<name>``, a folder in diffusers format, or a hub id such as ``facebook/DiT-XL-2-256``.
@@ -48,51 +82,119 @@ def load_prior(
         autoencoder_revision: as ``revision``, of the other autoencoder.
         allow_bin: whether ``.bin`` files (pickles, read as weights alone) may be downloaded where a repository has no
             safetensors.
+        prompt: for a prior that is told words: a text or several with ``{class}``, or texts by class; ``None`` for
+            ``a photo of a {class}``.
+        negative_prompt: what guidance moves away from, in words.
 
     Raises:
         UserError: the folder is missing or incomplete, a file of it is damaged, or the hub cannot be reached and the
             files are not cached.
     """
     folder = _folder_of(path, "path", revision, allow_bin)
+    card = _json(folder / CARD) if (folder / CARD).is_file() else {}
+    if autoencoder is None and not (folder / "vae").is_dir():
+        autoencoder = card.get("autoencoder")  # of an imported prior, the hub id of the one that it was trained with
     vae_folder = find_autoencoder(autoencoder, autoencoder_revision, allow_bin) or folder
     vae_key = "autoencoder" if autoencoder else "path"
     nested = {"subfolder": "vae"} if (vae_folder / "vae").is_dir() else {}
-    parts = {"transformer": folder / "transformer", "vae": vae_folder / nested.get("subfolder", "")}
     scheduler_file, index_file = folder / "scheduler" / "scheduler_config.json", folder / "model_index.json"
+    index = _json(index_file)
+    kind = _kind(index, path)
+    require(
+        kind is not None or (prompt is None and negative_prompt is None),
+        f"expected null: {path} is told a label, not words; leave it out",
+        key="prompt" if prompt is not None else "negative_prompt",
+    )
+    network_folder = kind.folder if kind else "transformer"
+    parts = {network_folder: folder / network_folder, "vae": vae_folder / nested.get("subfolder", "")}
+    if kind:
+        parts |= {name: folder / name for name in kind.encoders if (folder / name).is_dir()}
     _check_own(folder, "path", path, {**parts, "scheduler": scheduler_file, "index": index_file})
     if vae_folder != folder:
         _check_own(vae_folder, vae_key, str(autoencoder), {})
-    card = _json(folder / CARD) if (folder / CARD).is_file() else {}
-    scheduler, index = _json(scheduler_file), _json(index_file)
+    scheduler = _json(scheduler_file)
     with _explained("path", path):
-        options = _options(parts["transformer"])
-        transformer = DiTTransformer2DModel.from_pretrained(folder, subfolder="transformer", **options)
+        made: Any = kind.network if kind else DiTTransformer2DModel
+        network = made.from_pretrained(folder, subfolder=network_folder, **_options(parts[network_folder]))
     with _explained(vae_key, autoencoder or path):
         vae = AutoencoderKL.from_pretrained(vae_folder, **nested, **_options(parts["vae"]))
-    channels = transformer.config.in_channels
+    channels = network.config.in_channels
+    schedule, prediction = _schedule(scheduler, path)
+    if "frequency_shift" in scheduler:  # of an imported DiT: see manifoldgd.priors.imported
+        for block in network.transformer_blocks:
+            block.norm1.emb.time_proj.downscale_freq_shift = scheduler["frequency_shift"]
     require(
         cfg_channels is None or cfg_channels <= channels,
         f"expected at most the {channels} channels of a latent of {path}, got {cfg_channels}; lower it, or set null",
         key="cfg_channels",
     )
+    text = None
+    if kind:
+        pixels = network.config.sample_size * 2 ** (len(vae.config.block_out_channels) - 1)
+        text = TextConditioning(kind, folder, index, prompt=prompt, negative=negative_prompt, pixels=pixels)
+    others = [parts[name] for name in kind.encoders if name in parts] if kind else []
     return Prior(
         name=path.removeprefix(BUNDLED),
-        key=weights_key(parts["transformer"], parts["vae"], scheduler_file),
+        key=weights_key(parts[network_folder], parts["vae"], scheduler_file, *others),
         revision=_commit(folder),
         autoencoder_revision=_commit(vae_folder),
         autoencoder=vae.requires_grad_(False).eval(),
-        transformer=transformer.requires_grad_(False).eval(),
-        schedule=NoiseSchedule.training(
+        network=network.requires_grad_(False).eval(),
+        schedule=schedule,
+        prediction=prediction,
+        text=text,
+        class_names=() if kind else _class_names(index, network.config.num_embeds_ada_norm),
+        null_class=NEGATIVE if kind else network.config.num_embeds_ada_norm,
+        variance=_variance(network, scheduler),
+        cfg_channels=_first(cfg_channels, card.get("cfg_channels"), channels),
+        cfg_scale=float(_first(cfg_scale, card.get("cfg_scale"), kind.cfg_scale if kind else 1.0)),
+    )
+
+
+def _kind(index: dict[str, Any], path: str) -> Kind | None:
+    """The kind of a prior that is told words; ``None`` for one that is told a label."""
+    name = index.get("_class_name", LABELLED[0])
+    known = ", ".join([*LABELLED, *TOLD_WORDS])
+    require(
+        name in LABELLED or name in TOLD_WORDS,
+        f"{path} is of the kind {name}, expected one of {known}; choose such a prior",
+        key="path",
+    )
+    return TOLD_WORDS.get(name)
+
+
+def _schedule(scheduler: dict[str, Any], path: str) -> tuple[Schedule, PredictionKind]:
+    """What the scheduler's config says of noise levels, and of what is predicted."""
+    if scheduler.get("_class_name") == "FlowMatchEulerDiscreteScheduler":
+        require(
+            not scheduler.get("use_dynamic_shifting"),
+            f"{path} shifts the times of its flow by the size of the image, which is not supported; choose a prior "
+            "with one shift, such as Stable Diffusion 3",
+            key="path",
+        )
+        clean, noise = scheduler.get("told_at_ends", (0.0, None))  # of an imported SiT
+        count, shift = scheduler["num_train_timesteps"], scheduler.get("shift", 1.0)
+        return FlowSchedule.training(num_timesteps=count, shift=shift, clean=clean, noise=noise), "flow"
+    prediction = scheduler.get("prediction_type", "epsilon")
+    require(
+        prediction in ("epsilon", "v_prediction"),
+        f"{path} predicts {prediction!r}, expected epsilon, v_prediction or a flow; choose such a prior",
+        key="path",
+    )
+    require(
+        not scheduler.get("rescale_betas_zero_snr"),
+        f"{path} has a schedule whose last step holds no image (rescale_betas_zero_snr), which is not supported; "
+        "choose another prior",
+        key="path",
+    )
+    return (
+        NoiseSchedule.training(
             beta_start=scheduler["beta_start"],
             beta_end=scheduler["beta_end"],
             kind=scheduler["beta_schedule"],
             num_timesteps=scheduler["num_train_timesteps"],
         ),
-        class_names=_class_names(index, transformer.config.num_embeds_ada_norm),
-        null_class=transformer.config.num_embeds_ada_norm,
-        variance=_variance(transformer, scheduler),
-        cfg_channels=_first(cfg_channels, card.get("cfg_channels"), channels),
-        cfg_scale=float(_first(cfg_scale, card.get("cfg_scale"), 1.0)),
+        prediction,
     )
 
 
@@ -143,12 +245,13 @@ def _folder_of(path: str, key: str, revision: str | None, allow_bin: bool) -> Pa
         return folder
     folder = Path(path).expanduser()
     if folder.is_dir():
-        needed = ["transformer/config.json", "scheduler/scheduler_config.json"] if key == "path" else []
+        network = "unet" if (folder / "unet").is_dir() else "transformer"
+        needed = [f"{network}/config.json", "scheduler/scheduler_config.json"] if key == "path" else []
         missing = [name for name in needed if not (folder / name).is_file()]
         require(
             not missing,
             f"folder {path} lacks {', '.join(missing)}; expected a prior in diffusers format "
-            "(transformer/, vae/, scheduler/), as `manifoldgd prior` writes it",
+            "(transformer/ or unet/, vae/, scheduler/), as `manifoldgd prior` writes it",
             key=key,
         )
         return folder
@@ -178,7 +281,7 @@ def _from_hub(path: str, key: str, revision: str | None, allow_bin: bool) -> Pat
     from huggingface_hub import snapshot_download
 
     weights = ["*.safetensors", *(["*.bin"] if allow_bin else [])]
-    wanted = {"revision": revision, "allow_patterns": ["*.json", *weights]}
+    wanted = {"revision": revision, "allow_patterns": [*FETCHED, *weights[1:]]}
     place = f"{path}{'' if revision is None else f' at {revision}'}"
     with suppress(OSError, ValueError):
         folder = Path(snapshot_download(path, **wanted, local_files_only=True))
@@ -223,7 +326,8 @@ def _otherwise(key: str) -> str:
 def _models(folder: Path) -> list[Path]:
     """The folders of the networks of a snapshot: of a pipeline's, or the snapshot itself."""
     index = _json(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
-    names = ("transformer", "vae")
+    kind = TOLD_WORDS.get(index.get("_class_name", ""))
+    names = (kind.folder, "vae", *(name for name in kind.encoders if name in index)) if kind else ("transformer", "vae")
     return [folder / name for name in names if name in index or (folder / name).is_dir()] or [folder]
 
 
@@ -267,8 +371,8 @@ def _class_names(index: dict[str, Any], count: int) -> tuple[str, ...]:
     return tuple(names.get(label, str(label)) for label in range(count))
 
 
-def _variance(transformer: DiTTransformer2DModel, scheduler: dict[str, Any]) -> Any:
-    if transformer.config.out_channels == 2 * transformer.config.in_channels:
+def _variance(network: Any, scheduler: dict[str, Any]) -> Any:
+    if network.config.out_channels == 2 * network.config.in_channels:
         return "learned_range"
     kind = scheduler.get("variance_type", "fixed_small")
     return kind if kind in ("fixed_small", "fixed_large") else "fixed_small"

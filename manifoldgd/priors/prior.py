@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, DiTTransformer2DModel
+from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
 from manifoldgd.artifacts import Key
-from manifoldgd.diffusion.schedule import NoiseSchedule
-from manifoldgd.errors import require
+from manifoldgd.diffusion.flow import FlowSchedule
+from manifoldgd.diffusion.samplers import PredictionKind, Schedule
+from manifoldgd.errors import UserError, require
 from manifoldgd.finite import check_finite
+from manifoldgd.priors.text import TextConditioning
 
 DAMAGED = (
     "its weights may be damaged (fetch or train the prior again) or machine.precision too coarse (set "
@@ -33,27 +35,34 @@ class Prior:
     name: str
     key: Key  # hash of the files: what caches are keyed by
     autoencoder: AutoencoderKL
-    transformer: DiTTransformer2DModel
-    schedule: NoiseSchedule  # the training schedule, all steps
-    class_names: tuple[str, ...]  # by the prior's label
+    network: Any  # the denoiser: a diffusion transformer that is told a label, or what `text` knows how to call
+    schedule: Schedule  # the training schedule, all steps
+    class_names: tuple[str, ...]  # by the prior's label; none where it is told words
     null_class: int  # label of the unconditional embedding
     variance: Literal["learned_range", "fixed_small", "fixed_large"]
     cfg_channels: int  # leading latent channels that classifier-free guidance acts on
     cfg_scale: float  # what the prior's author recommends
+    prediction: PredictionKind = "epsilon"
+    text: TextConditioning | None = None  # of a prior that is told words; a label is then a row of its embedded prompts
     revision: str | None = None  # commit of the hub's repository that it came from, if it did
     autoencoder_revision: str | None = None  # the same of the autoencoder
 
     @property
     def card(self) -> dict[str, Any]:
-        """What sampling depends on besides the weights; ``schedule``: steps, first, mean and last beta."""
-        betas = self.schedule.betas
-        ends = [round(float(beta), 9) for beta in (betas[0], betas.mean(), betas[-1])]
-        return {
-            "cfg_scale": self.cfg_scale,
-            "cfg_channels": self.cfg_channels,
-            "variance": self.variance,
-            "schedule": [len(betas), *ends],
-        }
+        """What sampling depends on besides the weights.
+
+        ``schedule``: steps, first, mean and last beta; of a flow, times, shift, and what the network is told at both
+        ends. A prediction that is not of noise is named.
+        """
+        facts = {"cfg_scale": self.cfg_scale, "cfg_channels": self.cfg_channels, "variance": self.variance}
+        if isinstance(self.schedule, FlowSchedule):
+            flow = self.schedule
+            facts["schedule"] = [len(flow), flow.shift, flow.clean, flow.noise]
+        else:
+            betas = self.schedule.betas
+            ends = [round(float(beta), 9) for beta in (betas[0], betas.mean(), betas[-1])]
+            facts["schedule"] = [len(betas), *ends]
+        return facts | ({} if self.prediction == "epsilon" else {"prediction": self.prediction})
 
     @property
     def image_channels(self) -> int:
@@ -68,12 +77,12 @@ class Prior:
     @property
     def latent_channels(self) -> int:
         """Channels ``C`` of a latent."""
-        return self.transformer.config.in_channels
+        return self.network.config.in_channels
 
     @property
     def latent_size(self) -> int:
         """Side ``H = W`` of a latent."""
-        return self.transformer.config.sample_size
+        return self.network.config.sample_size
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -83,7 +92,7 @@ class Prior:
     def to(self, device: torch.device | str) -> Prior:
         """Move the networks, in place, and return the prior."""
         self.autoencoder.to(device)
-        self.transformer.to(device)
+        self.network.to(device)
         return self
 
     def hold(self, precision: str) -> Prior:
@@ -96,7 +105,7 @@ class Prior:
         """
         if (dtype := HELD.get(precision)) is None:
             return self
-        for network in (self.transformer, self.autoencoder):
+        for network in (self.network, self.autoencoder):
             overflows = network is self.autoencoder and network.config.get("force_upcast", False)
             if dtype is torch.bfloat16 or not overflows:
                 torch.nn.Module.to(network, dtype)  # diffusers' own prints a notice each time
@@ -151,15 +160,32 @@ class Prior:
 
     def denoise(self, x_t: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
         """The denoiser of the sampler's contract: ``[B, C, H, W]`` -> ``[B, C or 2C, H, W]``."""
-        return self.transformer(x_t.to(self.transformer.dtype), timestep=timesteps, class_labels=labels).sample.float()
+        seen = x_t.to(self.network.dtype)
+        if self.text is not None:
+            return self.text.denoise(self.network, seen, timesteps, labels).float()
+        return self.network(seen, timestep=timesteps, class_labels=labels).sample.float()
+
+    @property
+    def num_blocks(self) -> int:
+        """Transformer blocks that :meth:`block_features` goes through.
+
+        Raises:
+            UserError: the prior has no features of this kind.
+        """
+        if self.text is not None:
+            raise UserError(
+                f"prior {self.name}: features of a denoiser are those of a transformer that is told a label, and this "
+                "prior is told words; set clusterer/space=pooled, or another guidance"
+            )
+        return len(self.network.transformer_blocks)
 
     def block_features(self, x_t: Tensor, timesteps: Tensor, labels: Tensor, blocks: int) -> Tensor:
         """Token means ``[B, E]`` after the first ``blocks`` blocks of the transformer; the others are not run.
 
-        Arguments as for :meth:`denoise`; ``blocks`` is 1 ... the transformer's number of blocks.
+        Arguments as for :meth:`denoise`; ``blocks`` is 1 ... :attr:`num_blocks`.
         """
-        tokens = self.transformer.pos_embed(x_t.to(self.transformer.dtype))
-        for block in self.transformer.transformer_blocks[:blocks]:
+        tokens = self.network.pos_embed(x_t.to(self.network.dtype))
+        for block in self.network.transformer_blocks[:blocks]:
             tokens = block(tokens, timestep=timesteps, class_labels=labels)
         return tokens.mean(1)
 

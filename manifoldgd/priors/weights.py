@@ -81,14 +81,15 @@ def _hub_hash(blob: Path) -> str:
     return blob.name
 
 
-def weights_key(transformer: Path, autoencoder: Path, scheduler: Path) -> Key:
+def weights_key(transformer: Path, autoencoder: Path, scheduler: Path, *others: Path) -> Key:
     """What caches and results know a prior by: a hash of all files that decide what it computes.
 
     Those are the weights and configurations of both networks, whole, and the scheduler's configuration, which holds the
-    noise levels. The first version hashed both ends of the files of the networks; that hash is the former one.
+    noise levels; of a prior that is told words, ``others`` are its text encoders. The first version hashed both ends of
+    the files of the networks; that hash is the former one.
     """
     digest = hashlib.blake2b(digest_size=16)
-    for part, folder in (("transformer", transformer), ("vae", autoencoder)):
+    for part, folder in (("transformer", transformer), ("vae", autoencoder), *((each.name, each) for each in others)):
         for file in _loaded(folder):
             digest.update(f"{part}/{file.name}:{content_hash(file)}\n".encode())
     digest.update(f"scheduler:{content_hash(scheduler)}\n".encode())

@@ -48,7 +48,7 @@ def prior(tiny_prior):
     with torch.no_grad():
         for each in deep.parameters():
             each.copy_(torch.randn(each.shape, generator=source) * 0.3)
-    return dataclasses.replace(loaded, transformer=deep.requires_grad_(False))
+    return dataclasses.replace(loaded, network=deep.requires_grad_(False))
 
 
 @pytest.fixture(scope="module")
@@ -112,11 +112,11 @@ def test_components_are_those_of_each_class_for_itself(encoded, features):
 def test_denoiser_features_are_what_the_block_puts_out(prior, encoded, features):
     """An independent way to them: a hook on the whole transformer."""
     held = []
-    handle = prior.transformer.transformer_blocks[1].register_forward_hook(lambda *call: held.append(call[-1]))
+    handle = prior.network.transformer_blocks[1].register_forward_hook(lambda *call: held.append(call[-1]))
     noise = torch.randn(2, 4, 4, generator=module_noise(50))
     signal = float(torch.cumprod(1 - prior.schedule.betas, 0)[50])
     x_t = signal**0.5 * encoded.latents + (1 - signal) ** 0.5 * noise
-    prior.transformer(x_t, timestep=torch.full((len(x_t),), 50), class_labels=encoded.labels)
+    prior.network(x_t, timestep=torch.full((len(x_t),), 50), class_labels=encoded.labels)
     handle.remove()
     torch.testing.assert_close(features(SPACES["denoiser"]).load(), held[0].mean(1), atol=1e-5, rtol=1e-4)
 

@@ -54,7 +54,7 @@ def train(folder, *, autoencoder=AUTOENCODER, denoiser=DENOISER, seed=0, said=No
 
 def weights(folder):
     prior = load_prior(path=str(folder), autoencoder=None, cfg_scale=None, cfg_channels=None)
-    return {**prior.transformer.state_dict(), **{f"vae.{n}": v for n, v in prior.autoencoder.state_dict().items()}}
+    return {**prior.network.state_dict(), **{f"vae.{n}": v for n, v in prior.autoencoder.state_dict().items()}}
 
 
 @pytest.fixture(scope="module")

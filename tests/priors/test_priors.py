@@ -31,10 +31,10 @@ def test_a_written_prior_comes_back(tiny_prior):
     assert float(prior.schedule.betas[0]) == pytest.approx(1e-4)
     assert float(prior.schedule.betas[-1]) == pytest.approx(0.02)
     assert prior.autoencoder.config.scaling_factor == 1.5
-    assert all(not each.requires_grad for each in prior.transformer.parameters())
+    assert all(not each.requires_grad for each in prior.network.parameters())
     assert not prior.autoencoder.training
-    assert not prior.transformer.training
-    assert next(prior.transformer.parameters()).dtype == torch.float32  # stored in half precision
+    assert not prior.network.training
+    assert next(prior.network.parameters()).dtype == torch.float32  # stored in half precision
 
 
 def test_dit_lookalike(dit_lookalike):
@@ -213,7 +213,7 @@ def test_loading_leaves_global_randomness_alone(tiny_prior):
 
 def test_transformer_is_the_saved_one(tiny_prior):
     twin = DiTTransformer2DModel.from_pretrained(tiny_prior, subfolder="transformer", low_cpu_mem_usage=False)
-    loaded = load(tiny_prior).transformer.state_dict()
+    loaded = load(tiny_prior).network.state_dict()
     assert all(torch.equal(value.float(), loaded[name]) for name, value in twin.state_dict().items())
 
 
@@ -230,7 +230,7 @@ def test_a_prior_held_in_half_precision_gives_single_precision_close_by(tmp_path
     folder = write_tiny_prior(tmp_path / "prior")
     whole, half = load(folder), load(folder).hold(precision)
     assert whole.hold("32-true") is whole
-    assert half.transformer.dtype == HELD[precision]
+    assert half.network.dtype == HELD[precision]
     # diffusers takes autoencoders to overflow in float16 unless their configuration says otherwise
     assert half.autoencoder.dtype == (torch.bfloat16 if precision == "bf16-true" else torch.float32)
     images = torch.arange(128, dtype=torch.uint8).view(2, 1, 8, 8)

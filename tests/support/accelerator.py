@@ -278,7 +278,7 @@ def main():
         guidances = {name: build(compose([f"guidance={name}"]).values, "guidance") for name in GUIDED}
         guidances["noised"] = build(compose(["guidance=manifold", "guidance.estimator=noised"]).values, "guidance")
     with audited():
-        there(prior.transformer)
+        there(prior.network)
         set_energies = energies(students["student"].protocol.augmentation)
     for name, guidance in guidances.items():
         found[name] = sampling(prior, guidance)
