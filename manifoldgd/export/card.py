@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from manifoldgd import __version__
 from manifoldgd.artifacts import DistilledSet
-from manifoldgd.data.imagenet import readable
+from manifoldgd.data.imagenet import names_by_wnid, readable
 from manifoldgd.dataset import judging_split
 from manifoldgd.report.card import size_category
 from manifoldgd.store.set_sources import ELSEWHERE
@@ -19,17 +19,23 @@ if TYPE_CHECKING:
     from manifoldgd.export.folder import Judgement
 
 UNKNOWN = "unknown"
-# Terms as the publishers state them, by what a dataset's reader is called: the Hub's word, and the sentence.
+IMAGENET_USE = "for non-commercial research and educational purposes only"
+# Terms as the publishers state them, by what a dataset's reader is called: the Hub's word, and the sentence. Those that
+# state none (CIFAR) are missing.
 DATA_TERMS = {
-    "digits": ("cc-by-4.0", "CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits)"),
-    "fashion_mnist": ("mit", "MIT (Zalando SE)"),
-    "svhn": (UNKNOWN, "for non-commercial use only (Stanford, SVHN)"),
-    "imagenet": (UNKNOWN, "ImageNet's terms of access: non-commercial research and education"),
-    "tiny_imagenet": (UNKNOWN, "ImageNet's terms of access: non-commercial research and education"),
+    "digits": ("cc-by-4.0", "CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits, E. Alpaydin and C. Kaynak)"),
+    "fashion_mnist": ("mit", "MIT (copyright 2017 Zalando SE)"),
+    "svhn": (UNKNOWN, "custom, non-commercial (as the Hub has it, ufldl-stanford/svhn)"),
+    "imagenet": (UNKNOWN, f"ImageNet's terms of access: {IMAGENET_USE}"),
+    "tiny_imagenet": (UNKNOWN, f"not known here; its images are of ImageNet, whose terms of access say {IMAGENET_USE}"),
 }
+OPEN_RAIL_M = ("creativeml-openrail-m", "CreativeML OpenRAIL-M (Stable Diffusion 1)")
 PRIOR_TERMS = {
     "bundled:": ("apache-2.0", "Apache-2.0, as part of this package"),
-    "facebook/DiT-XL-2-": ("cc-by-nc-4.0", "CC BY-NC 4.0 (Meta)"),
+    "facebook/DiT-XL-2-": ("cc-by-nc-4.0", "CC BY-NC 4.0 (facebookresearch/DiT)"),
+    "CompVis/stable-diffusion-v1-": OPEN_RAIL_M,
+    "runwayml/stable-diffusion-v1-5": OPEN_RAIL_M,
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": OPEN_RAIL_M,
 }
 HOW_TO_LOAD = {
     "hf": 'from datasets import load_dataset\ndataset = load_dataset("{place}", split="train")  # image, label',
@@ -82,7 +88,8 @@ class Facts:
         known = manifest.get("dataset") or (judged[0]["dataset"] if judged else None) or data.get("name") or reader
         prior = (config.get("prior") or {}).get("path")
         kind = next((each for each in (reader, str(known)) if each in DATA_TERMS), reader)
-        kind = "imagenet" if str(known).startswith("imagen") else kind
+        if kind not in DATA_TERMS and set(made.class_names) <= names_by_wnid().keys():
+            kind = "imagenet"  # all its subsets are read from folders that are called by ImageNet's ids
         data_word, data_terms = DATA_TERMS.get(kind, (UNKNOWN, "not known here; see where the data came from"))
         found = next((terms for start, terms in PRIOR_TERMS.items() if prior and prior.startswith(start)), None)
         prior_word, prior_terms = found or (
@@ -193,7 +200,7 @@ Exported by [manifoldgd](https://arxiv.org/abs/2602.23295) {__version__}.
 def _head(facts: Facts) -> str:
     """The YAML that the Hub reads; every value is JSON, which is YAML too."""
     paths = {"hf": "data/train-*.parquet", "parquet": "*.parquet", "webdataset": "*.tar"}
-    lines = {
+    lines: dict[str, Any] = {
         "pretty_name": facts.title,
         "license": facts.license,
         "task_categories": ["image-classification"],

@@ -284,11 +284,11 @@ def _tensor(picture: Image.Image) -> Tensor:
 def _arrays(place: Path, reading: Reading) -> Found:
     with np.load(place, allow_pickle=False) as held:
         pair = next((pair for pair in CALLED if pair[0] in held and pair[1] in held), None)
-        require(
-            pair is not None,
-            f"set: {place} holds {some(sorted(held), 12)}; expected images and labels under one of the pairs "
-            f"{', '.join(map(' and '.join, CALLED))}",
-        )
+        if pair is None:
+            raise UserError(
+                f"set: {place} holds {some(sorted(held), 12)}; expected images and labels under one of the pairs "
+                f"{', '.join(map(' and '.join, CALLED))}"
+            )
         images, labels = torch.from_numpy(held[pair[0]]), torch.from_numpy(held[pair[1]])
         names = next((held[name].astype(str).tolist() for name in NAMED if name in held), None)
     if images.ndim == 3:
@@ -305,16 +305,15 @@ def _tensors(place: Path, reading: Reading) -> Found:
         held = held["data"]
     if isinstance(held, dict):
         pair = next((pair for pair in CALLED if pair[0] in held and pair[1] in held), None)
-        require(pair is not None, f"set: {place} holds {some(sorted(map(str, held)), 12)}; {_tensor_forms()}")
+        if pair is None:
+            raise UserError(f"set: {place} holds {some(sorted(map(str, held)), 12)}; {_tensor_forms()}")
         names = next((list(map(str, held[name])) for name in NAMED if name in held), None)
         held = (held[pair[0]], held[pair[1]])
     elif isinstance(held, Tensor):
-        labels, names = _labels_beside(place), None
-        require(
-            labels is not None,
-            f"set: {place} holds images only; put its labels beside it, as images_*.pt and labels_*.pt",
-        )
-        held = (held, _loaded(labels))
+        beside, names = _labels_beside(place), None
+        if beside is None:
+            raise UserError(f"set: {place} holds images only; put its labels beside it, as images_*.pt and labels_*.pt")
+        held = (held, _loaded(beside))
     else:
         names = None
     if _is_pair(held):
@@ -323,11 +322,8 @@ def _tensors(place: Path, reading: Reading) -> Found:
         runs = held if isinstance(held, list | tuple) and len(held) > 0 else []
         require(bool(runs) and all(map(_is_pair, runs)), f"set: {place} holds no images and labels; {_tensor_forms()}")
         run = 0 if reading.run is None and len(runs) == 1 else reading.run
-        require(
-            run is not None and run < len(runs),
-            f"{place} holds the sets of {len(runs)} runs; choose one, 0 to {len(runs) - 1}",
-            key="run",
-        )
+        if run is None or run >= len(runs):
+            raise UserError(f"{place} holds the sets of {len(runs)} runs; choose one, 0 to {len(runs) - 1}", key="run")
         used |= {"run"}
         images, labels = runs[run][0], runs[run][1]
     found = _of_tensors(images.detach(), labels.detach(), names, place, reading)
@@ -343,8 +339,10 @@ def _tensor_forms() -> str:
 
 def _loaded(place: Path) -> Any:
     # Accuracies that are saved beside the tensors are NumPy's numbers, which hold no code.
-    scalar, types = np.float64(0).__reduce__()[0], [type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4")]
-    known = [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *types]
+    scalar: Any = np.float64(0).__reduce__()[0]
+    types = [type(np.dtype(kind)) for kind in ("f8", "f4", "i8", "i4")]
+    known: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [np.dtype, *types]
+    known += [scalar, (scalar, "numpy.core.multiarray.scalar")]
     try:
         with torch.serialization.safe_globals(known):
             return torch.load(place, map_location="cpu", weights_only=True)
