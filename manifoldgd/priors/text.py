@@ -66,6 +66,11 @@ class TextConditioning:
         self.kind, self.folder, self.index, self.pixels = kind, folder, index, pixels
         self.prompt: Prompt = PROMPT if prompt is None else prompt
         self.negative = negative
+        require(
+            len(self.prompt) > 0,
+            f'expected a text, several, or texts by class, got {self.prompt!r}; write "{PROMPT}", or leave it out',
+            key="prompt",
+        )
         if not isinstance(self.prompt, dict):
             for text in [self.prompt] if isinstance(self.prompt, str) else self.prompt:
                 require(

@@ -25,7 +25,7 @@ MEANINGFUL = {
     "prior.cfg_* sampler.cfg_scale machine.threads machine.neighbours": "null",
     "guidance.then.pool_seed": "0 null",
     "guidance.scale": "0 null",  # of guidances that hold others: the parts' own
-    "student.protocol.image_size teacher.width": "null",
+    "student.protocol.image_size teacher.width recipe.autoencoder.image_size": "null",
     "*.teacher.architecture *.teacher.width *.teacher.depth": "null",
     "cell": "null",
     "dataset.train_per_class dataset.validation dataset.white dataset.prior_labels dataset.expected_counts": "null",
@@ -34,6 +34,7 @@ MEANINGFUL = {
     "reading.*": "null",
     "reading.run": "0 H",  # texts and numbers of what it may hold are for its own tests
     "output set table sweep license push logger.entity logger.group prior.autoencoder prior.*revision": "abc null",
+    "prior.negative_prompt": "abc null",
     "dataset.name dataset.obtain dataset.test_labels dataset.group_by dataset.revision": "abc null",
     "dataset.train dataset.test dataset.file dataset.image dataset.label": "abc",
     "embedding.weights embedding.model": "abc",
@@ -49,7 +50,8 @@ OF_DATA = (
     "dataset.classes",
     "dataset.names",
     "dataset.folder",
-)  # refused where the dataset is built: its tests
+    "prior.prompt",
+)  # refused where the dataset is built, or the prior: their tests
 
 
 def meaningful(key: str) -> set[str]:

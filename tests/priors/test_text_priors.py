@@ -108,6 +108,7 @@ def test_prompts_are_rows_and_embedded_once(tmp_path, monkeypatch):
     assert prior.text.table["tokens"] is table
     for prompt, message in (
         ("a photo", r"^prompt: expected \{class\} in each text, got 'a photo'"),
+        ([], r"^prompt: expected a text"),
         ({"x": "a cat"}, r"^prompt: no text for class 'y'"),
     ):
         with pytest.raises(UserError, match=message):
