@@ -17,12 +17,11 @@ from manifoldgd.files import atomic_write_json
 from manifoldgd.store.sets import class_folder
 
 CONFORMS_TO = "http://mlcommons.org/croissant/1.0"
-# The vocabulary of the format, as its specification gives it for every file.
+# The vocabulary of the format, whole: mlcroissant warns of a file whose context lacks any of it.
 TERMS = (
-    *("citeAs", "column", "dataBiases", "dataCollection", "extract", "field", "fileProperty", "fileObject", "fileSet"),
-    *("format", "includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet"),
-    *("personalSensitiveInformation", "references", "regex", "repeated", "replace", "separator", "source", "subField"),
-    "transform",
+    *("citeAs", "column", "equivalentProperty", "extract", "field", "fileProperty", "fileObject", "fileSet", "format"),
+    *("includes", "isLiveDataset", "jsonPath", "key", "md5", "parentField", "path", "recordSet", "references", "regex"),
+    *("repeated", "replace", "samplingRate", "separator", "source", "subField", "transform"),
 )
 CONTEXT: dict[str, Any] = {
     "@language": "en",
@@ -138,14 +137,14 @@ def _layout(facts: Facts, files: Sequence[str]) -> tuple[list[dict[str, Any]], l
     if facts.form == "webdataset":
         image = {"fileSet": {"@id": "pictures"}, "extract": {"fileProperty": "content"}}
         key = {"extract": {"fileProperty": "filename"}, "transform": {"regex": r"(\d+_\d+)\."}}
-        label = {"fileSet": {"@id": "labels"}, "extract": {"fileProperty": "content"}}
+        label = {"fileSet": {"@id": "label_files"}, "extract": {"fileProperty": "content"}}
         same = {"references": {"field": {"@id": "labels/key"}}}
         labels = {
             "@type": "cr:RecordSet",
             "@id": "labels",
             "name": "labels",
             "field": [
-                _field("labels/key", "sc:Text", {"fileSet": {"@id": "labels"}, **key}),
+                _field("labels/key", "sc:Text", {"fileSet": {"@id": "label_files"}, **key}),
                 _field("labels/label", "sc:Integer", label, **LABEL),
             ],
         }
@@ -155,7 +154,7 @@ def _layout(facts: Facts, files: Sequence[str]) -> tuple[list[dict[str, Any]], l
         )
         inside = [
             _inside("pictures", files, "*.png", "image/png"),
-            _inside("labels", files, "*.cls", "text/plain"),
+            _inside("label_files", files, "*.cls", "text/plain"),
         ]
         return inside, [images, labels]
     return [], []

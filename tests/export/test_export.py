@@ -219,6 +219,8 @@ def test_the_metadata_is_croissant(form, exports):
             assert each["@type"] == "cr:FileSet"
             assert each["includes"]
             assert {inner["@id"] for inner in each["containedIn"]} <= places
+    ids = [each["@id"] for each in held["distribution"] + held["recordSet"]]
+    assert len(set(ids)) == len(ids)
     fields = {field["@id"]: field for records in held["recordSet"] for field in records["field"]}
     for records in held["recordSet"]:
         assert records["@type"] == "cr:RecordSet"
