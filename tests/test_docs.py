@@ -59,6 +59,9 @@ def test_commands_of_the_pages_compose(words, hydra, tmp_path, monkeypatch):
     if words[0] in ("-sc", "--version", "--help"):
         return
     command = words[0]
+    if words[:2] == ("prior", "import"):  # no job: it takes a file and its own keys
+        assert {word.partition("=")[0] for word in words[3:]} <= {"output", "path", "heads"}
+        return
     assert command in COMMANDS
     if command == "table":
         overrides = [word for word in words[1:] if not word.startswith("-") and word != "job"]

@@ -38,7 +38,7 @@ class FlowSchedule:
 
     Example:
         >>> FlowSchedule.training(num_timesteps=1000, shift=3.0).respaced(3, "flow").timesteps.tolist()
-        [8.928571701049805, 751.1215209960938, 1000.0]
+        [8.928571701049805, 751.12109375, 1000.0]
     """
 
     times: Tensor

@@ -98,6 +98,7 @@ def load_prior(
     vae_key = "autoencoder" if autoencoder else "path"
     nested = {"subfolder": "vae"} if (vae_folder / "vae").is_dir() else {}
     scheduler_file, index_file = folder / "scheduler" / "scheduler_config.json", folder / "model_index.json"
+    _check_own(folder, "path", path, {"index": index_file})  # before it is read
     index = _json(index_file)
     kind = _kind(index, path)
     require(
@@ -109,7 +110,7 @@ def load_prior(
     parts = {network_folder: folder / network_folder, "vae": vae_folder / nested.get("subfolder", "")}
     if kind:
         parts |= {name: folder / name for name in kind.encoders if (folder / name).is_dir()}
-    _check_own(folder, "path", path, {**parts, "scheduler": scheduler_file, "index": index_file})
+    _check_own(folder, "path", path, {**parts, "scheduler": scheduler_file})
     if vae_folder != folder:
         _check_own(vae_folder, vae_key, str(autoencoder), {})
     scheduler = _json(scheduler_file)

@@ -23,13 +23,13 @@ TRAIN = sum(name.startswith("train") for name in SAMPLES)
 def decodings(monkeypatch):
     """The names of the pictures that are decoded, in whatever way."""
     names = []
-    opened = image_files._opened
+    opened = image_files.opened
 
     def watched(data):
         names.append(len(data))
         return opened(data)
 
-    monkeypatch.setattr(image_files, "_opened", watched)
+    monkeypatch.setattr(image_files, "opened", watched)
     return names
 
 
@@ -193,11 +193,11 @@ from data_parts import load_folder
 from manifoldgd.data import decoded, image_dataset, image_files
 decoded.WRITE_EVERY = 0.2
 image_dataset.record_of = lambda folder: __import__("pathlib").Path(sys.argv[2])
-slow = image_files._opened
+slow = image_files.opened
 def opened(data):
     __import__("time").sleep(0.1)
     return slow(data)
-image_files._opened, image_files.THREADS = opened, 1
+image_files.opened, image_files.THREADS = opened, 1
 load_folder(sys.argv[1], cache=__import__("pathlib").Path(sys.argv[3]))
 """
 

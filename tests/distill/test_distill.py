@@ -137,7 +137,7 @@ def test_a_killed_run_continues_to_the_same_files(prior, dataset, tmp_path, monk
 
 def test_a_complete_set_is_read_and_not_made(prior, dataset, tmp_path):
     first = make(tmp_path / "s", dataset, prior, NoGuidance(), guided=False)
-    broken = dataclasses.replace(prior, transformer=None)
+    broken = dataclasses.replace(prior, network=None)
     again = distil(tmp_path / "s", dataset, broken, SAMPLER, NoGuidance(), None, ipc=2, seed=0, machine=cpu(), facts={})
     assert torch.equal(first.images, again.images)
 

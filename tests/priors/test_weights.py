@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+from fnmatch import fnmatch
 
 import pytest
 from tiny import write_tiny_prior
@@ -133,6 +134,10 @@ def test_damage_to_what_the_hub_s_client_keeps_is_found(tiny_prior, tmp_path, na
         load(folder)
 
 
+def taken(patterns, file):
+    return any(fnmatch(file, pattern) for pattern in patterns)
+
+
 def snapshots(monkeypatch, cached):
     import huggingface_hub
 
@@ -149,8 +154,10 @@ def snapshots(monkeypatch, cached):
 def test_the_hub_is_asked_for_a_revision_and_for_safetensors(monkeypatch, tiny_prior):
     asked = snapshots(monkeypatch, tiny_prior)
     load("me/prior", revision="abc", autoencoder="me/vae", autoencoder_revision="def")
-    wanted = ("*.json", "*.safetensors")
-    assert asked == [("me/prior", "abc", wanted), ("me/vae", "def", wanted)]
+    assert [each[:2] for each in asked] == [("me/prior", "abc"), ("me/vae", "def")]
+    for *_, patterns in asked:
+        assert taken(patterns, "transformer/diffusion_pytorch_model.safetensors")
+        assert not taken(patterns, "transformer/diffusion_pytorch_model.bin")
 
 
 def test_pickles_are_taken_when_asked_for(monkeypatch, dit_lookalike):
@@ -158,7 +165,7 @@ def test_pickles_are_taken_when_asked_for(monkeypatch, dit_lookalike):
     with pytest.raises(UserError, match=r"me/prior holds no weights as safetensors; set allow_bin=true"):
         load("me/prior")
     assert load("me/prior", allow_bin=True).variance == "learned_range"
-    assert asked[-1][2] == ("*.json", "*.safetensors", "*.bin")
+    assert taken(asked[-1][2], "transformer/diffusion_pytorch_model.bin")
 
 
 def test_pickles_are_read_as_weights_alone(dit_lookalike, tmp_path):
