@@ -54,7 +54,11 @@ CORE_MAY_IMPORT = {
     "torchmetrics",
 } | sys.stdlib_module_names
 # One owner each: nobody else imports these.
-OWNERS = {"wandb": {"tracking"}, "wandb_workspaces": {"tracking"}, "hydra": {"cli"}, "torchvision": set()}
+OWNERS = {
+    **{name: {"tracking"} for name in ("wandb", "wandb_workspaces", "tensorboard")},
+    "hydra": {"cli"},
+    "torchvision": set(),
+}
 
 FILES = sorted(ROOT.rglob("*.py"))
 

@@ -323,6 +323,7 @@ def _run_facts(setup: Setup, folder: Path, distilled: DistilledSet) -> dict[str,
     named = {key: {**config[key], "name": facts[key]} for key in ("dataset", "student")}
     return {
         "name": name,
+        "folder": folder,
         "group": group,
         "job_type": job_type,
         "config": {**config, **facts, **named},

@@ -59,7 +59,7 @@ REGISTERED = {
     "recipe.autoencoder": _of("priors.training", "AutoencoderRecipe"),
     "recipe.denoiser": _of("priors.training", "DenoiserRecipe"),
     "machine": _of("machine", "Machine"),
-    "logger": _of("tracking", "NoTracker", "WandbTracker"),
+    "logger": _of("tracking", "NoTracker", "CSVTracker", "TensorBoardTracker", "WandbTracker"),
     "small": _CLASSIFIERS,  # the two of conf/scores.yaml
     "large": _CLASSIFIERS,
 }

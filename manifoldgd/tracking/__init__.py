@@ -1,10 +1,11 @@
 """Where curves, pictures and tables go besides the disk. The only package that imports wandb, and only when asked to.
 
-Weights & Biases never decides whether a run succeeds: what it cannot take is said in one line and lies on disk.
+A tracker never decides whether a run succeeds: what it cannot take is said in one line, and the result is on disk.
 """
 
+from manifoldgd.tracking.file_tracker import CSVTracker, TensorBoardTracker
 from manifoldgd.tracking.tables import track_table
 from manifoldgd.tracking.tracker import NoTracker, Tracker
 from manifoldgd.tracking.wandb_tracker import WandbTracker
 
-__all__ = ["NoTracker", "Tracker", "WandbTracker", "track_table"]
+__all__ = ["CSVTracker", "NoTracker", "TensorBoardTracker", "Tracker", "WandbTracker", "track_table"]

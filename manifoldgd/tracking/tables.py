@@ -31,7 +31,7 @@ def track_table(tracker: Tracker, result: TableResult, figures: Path, *, group: 
     Args:
         tracker: not in use by another run.
         result: finished or not.
-        figures: folder of the rendered pictures.
+        figures: folder of the rendered pictures, in the table's own.
         group: of the cells' runs.
 
     Returns:
@@ -43,7 +43,7 @@ def track_table(tracker: Tracker, result: TableResult, figures: Path, *, group: 
     tags = {tag for one in result.columns for tag in run_tags({name: getattr(one, name) for name in TAGGED})}
     config = {"table": result.name, **_facts(result)}
     place = {"name": group, "group": group, "job_type": JOB_TYPE, "run_id": f"table-{key_of(result.name, group)}"}
-    with tracker.tracking(**place, config=config, tags=sorted(tags)):
+    with tracker.tracking(**place, folder=figures.parent, config=config, tags=sorted(tags)):
         url = tracker.url
         tracker.finish(
             summary={"cells/finished": len(cells), "sets/failed": len(result.failed), **_numbers(cells)},

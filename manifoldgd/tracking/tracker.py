@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.loggers import Logger
 from PIL import Image
 
 Columns = Mapping[str, Sequence[Any]]  # a table, column by column
 Points = Sequence[Mapping[str, float]]  # of curves: each a horizontal position (epoch or guidance/step) and values
+EPOCH = "epoch"  # from 1: horizontal axis of what students did
+GUIDANCE_STEP = "guidance/step"  # from 0, the noisiest: that of what guidance did
 LONGEST_TAG = 64  # characters, W&B's limit
 
 
@@ -35,9 +38,10 @@ class Tracker:
         job_type: str,
         config: Mapping[str, Any],
         run_id: str,
+        folder: Path,
         tags: Sequence[str] = (),
     ) -> None:
-        """Open one run, or continue the one that has this ``run_id``."""
+        """Open one run, or continue the one that has this ``run_id``; its results lie in ``folder``."""
 
     def student_logger(self, seed: int) -> Any:
         """A Lightning logger for the student of ``seed``, or ``False``."""
@@ -79,3 +83,29 @@ class Tracker:
 
 class NoTracker(Tracker):
     """Results on disk only."""
+
+
+class CurveLogger(Logger):
+    """Hands what a training records to a function, with the epoch as the horizontal axis.
+
+    Lightning's own loggers would pass their errors, a lost server or a full disk, on to the training.
+    """
+
+    def __init__(self, log: Callable[[Mapping[str, Any]], None], *, version: int) -> None:
+        super().__init__()
+        self.log, self._version = log, version
+
+    @property
+    def name(self) -> str:
+        return "student"
+
+    @property
+    def version(self) -> int:
+        return self._version  # the student's seed
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """One point; ``step`` is the epoch, from 1."""
+        self.log({**metrics, EPOCH: step})
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the run has the configuration."""

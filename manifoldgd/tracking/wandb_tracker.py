@@ -7,16 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from lightning.pytorch.loggers import Logger
 from PIL import Image
 
 from manifoldgd.errors import require
-from manifoldgd.tracking.tracker import Columns, Points, Tracker
+from manifoldgd.tracking.tracker import EPOCH, GUIDANCE_STEP, Columns, CurveLogger, Points, Tracker
 
 MODES = ("auto", "online", "offline")
 INIT_SECONDS = 30.0  # until a server that does not answer counts as unreachable
 FINISH_SECONDS = 60.0  # until an upload that does not end is left to `wandb sync`
-GUIDANCE_STEP = "guidance/step"  # horizontal axis of what guidance did; everything else goes by epochs
 
 
 def has_account() -> bool:
@@ -82,6 +80,7 @@ class WandbTracker(Tracker):
         job_type: str,
         config: Mapping[str, Any],
         run_id: str,
+        folder: Path,
         tags: Sequence[str] = (),
     ) -> None:
         """Open the run of this id, whatever an earlier job of this process left open.
@@ -126,7 +125,7 @@ class WandbTracker(Tracker):
             **facts,
         )
         self.online = mode == "online"
-        self.run.define_metric("student/*", step_metric="epoch")
+        self.run.define_metric("student/*", step_metric=EPOCH)
         for share in ("ratio", "kept"):
             self.run.define_metric(f"guidance/{share}", step_metric=GUIDANCE_STEP)
 
@@ -155,7 +154,7 @@ class WandbTracker(Tracker):
             import wandb
 
             for point in points:
-                if not self.logged.intersection(point.keys() - {"epoch", GUIDANCE_STEP}):
+                if not self.logged.intersection(point.keys() - {EPOCH, GUIDANCE_STEP}):
                     self.run.log(dict(point))
             self.run.summary.update(dict(summary))
             self.run.log({name: wandb.Image(image) for name, image in images.items()})
@@ -192,32 +191,6 @@ class WandbTracker(Tracker):
         except Exception as error:
             print(f"W&B: {failure} ({reason(error)}); {otherwise}")
             self.close(1)
-
-
-class CurveLogger(Logger):
-    """Hands what a training records to a function, with the epoch as the horizontal axis.
-
-    Lightning's own W&B logger counts batches and passes wandb's errors on to the training.
-    """
-
-    def __init__(self, log: Callable[[Mapping[str, Any]], None], *, version: int) -> None:
-        super().__init__()
-        self.log, self._version = log, version
-
-    @property
-    def name(self) -> str:
-        return "student"
-
-    @property
-    def version(self) -> int:
-        return self._version  # the student's seed
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """One point; ``step`` is the epoch, from 1."""
-        self.log({**metrics, "epoch": step})
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the run has the configuration."""
 
 
 def reason(error: Exception) -> str:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import fake_wandb
 import pytest
@@ -107,7 +108,13 @@ def test_online_without_a_key_says_what_to_do():
 
 def started(one, *, name="a", config=None, run_id=None):
     one.start(
-        name=name, group="digits", job_type="run", config=config or {}, run_id=run_id or f"id-{name}", tags=["ipc: 1"]
+        name=name,
+        group="digits",
+        job_type="run",
+        config=config or {},
+        run_id=run_id or f"id-{name}",
+        folder=Path("result"),
+        tags=["ipc: 1"],
     )
     return one
 
@@ -366,11 +373,12 @@ class FirstAnswers(BaseHTTPRequestHandler):
 
 SURVIVOR = """
 import sys
+from pathlib import Path
 from manifoldgd.tracking import WandbTracker, wandb_tracker
 from PIL import Image
 wandb_tracker.FINISH_SECONDS = 2.0
 one = WandbTracker(project="p", entity=None, group=None, mode="auto", folder="out", sets=True)
-one.start(name="a", group="g", job_type="run", config={}, run_id="abc")
+one.start(name="a", group="g", job_type="run", config={}, run_id="abc", folder=Path("o"))
 print("url", one.url, flush=True)
 sys.stdin.readline()  # the server dies meanwhile
 for epoch in range(3):
