@@ -366,7 +366,9 @@ class VisionModel(Embedding):
 def _preprocessing(model: str) -> Mapping[str, Any]:
     from transformers.utils import cached_file
 
-    return json.loads(Path(cached_file(model, "preprocessor_config.json")).read_text("utf-8"))
+    path = cached_file(model, "preprocessor_config.json")
+    assert path is not None  # only if asked not to raise
+    return json.loads(Path(path).read_text("utf-8"))
 
 
 def _seen(numbers: Mapping[str, Any]) -> tuple[int, Fraction, Any, Any]:
