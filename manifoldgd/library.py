@@ -215,7 +215,8 @@ def synthesise(
         prototypes: from :func:`cluster`; ``None`` for unguided sampling.
         guidance: one of ``mgd.guidance``, or one's own (:class:`manifoldgd.diffusion.protocol.Guidance`).
         folder: of the result; holds the set and a note of what it was made of.
-        sampler: DDPM or DDIM of ``mgd.diffusion``; ``None`` for the configuration's own.
+        sampler: DDPM, DDIM or Euler of ``mgd.diffusion``; ``None`` for the one that a prior of its kind is sampled by,
+            DDPM or Euler, as the configuration has them.
         ipc: images a class; ``None`` for as many as there are prototypes.
         seed: distillation seed. The noise of an image depends on it, its class and its rank alone.
         start: where sampling starts, pure noise or the noised prototypes.
@@ -232,7 +233,10 @@ def synthesise(
         RunError: numbers stop being finite.
     """
     machine, folder = machine or _machine(), Path(folder)
-    prior, sampler = prior.to(machine.device), sampler or build("sampler=ddpm")
+    prior, sampler = (
+        prior.to(machine.device),
+        sampler or build("sampler=euler" if prior.prediction == "flow" else "sampler=ddpm"),
+    )
     if ipc is None:
         if prototypes is None:
             raise UserError("expected the number of images a class where there are no prototypes, got None", "ipc")

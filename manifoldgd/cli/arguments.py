@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shlex
@@ -31,6 +32,7 @@ CHOICES = {
 SHOWING = ("--help", "--hydra-help", "--cfg", "--info")  # print something and run nothing
 DRY_RUN = "--dry-run"
 LONGEST_RANGE = 100_000  # jobs
+FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"  # of diffusers, which a prior that is a flow names
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,10 @@ def parse(words: Sequence[str]) -> list[Override]:
 
 
 def with_own_priors(words: Sequence[str], conf: Path) -> list[str]:
-    """Words of a command line, ``prior=FOLDER`` and ``prior=owner/name`` as the two overrides that mean it."""
+    """Words of a command line, ``prior=FOLDER`` and ``prior=owner/name`` as the two overrides that mean it.
+
+    A folder that says of itself that it holds a flow is sampled by ``sampler=euler`` where no sampler is given.
+    """
     found = []
     for word in words:
         key, given, value = word.partition("=")
@@ -140,7 +145,18 @@ def with_own_priors(words: Sequence[str], conf: Path) -> list[str]:
             found += ["prior=folder", override("prior.path", value)]
         else:
             found.append(word)
-    return found
+    paths = [word.partition("=")[2].strip("'\"") for word in found if word.startswith("prior.path=")]
+    sampled = any(word.partition("=")[0] == "sampler" for word in found)
+    return [*found, "sampler=euler"] if paths and not sampled and _holds_a_flow(paths[-1]) else found
+
+
+def _holds_a_flow(path: str) -> bool:
+    """Whether ``path`` is the folder of a flow; what is wrong with it is said later."""
+    try:
+        scheduler = json.loads((Path(path).expanduser() / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(scheduler, dict) and scheduler.get("_class_name") == FLOW_SCHEDULER
 
 
 def check_overrides(arguments: Arguments, conf: Path) -> None:

@@ -37,6 +37,7 @@ DIFFUSION = "diffusion"
 SOURCES = (DIFFUSION, *SELECTIONS)
 
 RECIPE_PARTS = ("autoencoder", "denoiser")
+RECIPE_PATH = "path"  # said once, and told to the denoiser by the configuration
 RECIPE_NUMBERS = {"cfg_scale": Guided, "judge_samples": Million}
 # A student of another seed joins those that a folder holds; it changes nothing about them.
 MANY_IN_A_FOLDER = ("student_seeds",)
@@ -274,8 +275,8 @@ def recipe_of(config: DictConfig) -> dict[str, Any]:
     """
     held = plain(config, "recipe")
     require(
-        isinstance(held, dict) and set(held) == {*RECIPE_PARTS, *RECIPE_NUMBERS},
-        f"recipe: expected {', '.join([*RECIPE_PARTS, *RECIPE_NUMBERS])}, got "
+        isinstance(held, dict) and set(held) - {RECIPE_PATH} == {*RECIPE_PARTS, *RECIPE_NUMBERS},
+        f"recipe: expected {', '.join([RECIPE_PATH, *RECIPE_PARTS, *RECIPE_NUMBERS])}, got "
         f"{', '.join(held) if isinstance(held, dict) else held!r}; choose one with recipe=NAME",
     )
     numbers = {name: held[name] for name in RECIPE_NUMBERS}

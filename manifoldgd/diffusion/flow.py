@@ -117,6 +117,13 @@ class FlowSchedule:
         times = (timesteps.double() - self.clean) / (self.noise - self.clean)
         return 1 - times, times
 
+    def draw_timesteps(self, count: int, draws: torch.Generator) -> Tensor:
+        """What the network is told in training ``[count]`` float32: times uniform between image and noise.
+
+        Lipman et al. 2023, equation 23; SiT (Ma et al. 2024) draws so too. A shift is for sampling and moves none.
+        """
+        return self.clean + (self.noise - self.clean) * torch.rand(count, generator=draws)
+
     def add_noise(self, x0: Tensor, noise: Tensor, index: Tensor) -> Tensor:
         """``(1 - t) x0 + t noise`` for clean latents ``[B, ...]`` and indices ``[B]``."""
         times = self.times[index.cpu()].view(-1, *[1] * (x0.ndim - 1)).to(x0.dtype).to(x0.device)

@@ -283,6 +283,16 @@ class Euler:
         return Transition(x_prev + added, shift, added)
 
 
+def sampler_of(schedule: Schedule, steps: int) -> DDPM | Euler:
+    """The sampler of a prior for which none was asked: DDPM for a diffusion, Euler without noise for a flow.
+
+    Its classifier-free guidance scale is the one that the prior recommends.
+    """
+    if isinstance(schedule, FlowSchedule):
+        return Euler(steps=steps, eta=0.0, cfg_scale=None)
+    return DDPM(steps=steps, cfg_scale=None)
+
+
 def _total(*parts: Tensor | None) -> Tensor | None:
     given = [part for part in parts if part is not None]
     return functools.reduce(torch.add, given) if given else None

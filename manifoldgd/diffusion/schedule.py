@@ -149,6 +149,10 @@ class NoiseSchedule:
         """``alpha_t`` and ``sigma_t`` ``[B]``, float64, of timesteps ``[B]`` of the training schedule."""
         return self.alphas[timesteps], self.sigmas[timesteps]
 
+    def draw_timesteps(self, count: int, draws: torch.Generator) -> Tensor:
+        """Timesteps to train on ``[count]`` int64, each equally likely (Ho et al. 2020, algorithm 1)."""
+        return torch.randint(len(self), (count,), generator=draws)
+
     def as_diffusion(self, x_t: Tensor, index: int) -> tuple[Tensor, float]:
         """What guidances see of ``x_t``: itself and its ``abar``. A flow's schedule shows another latent."""
         return x_t, float(self.alphas_cumprod[index])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.dataset import ImageDataset
-from manifoldgd.diffusion import DDPM
+from manifoldgd.diffusion.samplers import sampler_of
 from manifoldgd.errors import require
 from manifoldgd.files import atomic_write_json, atomic_write_text
 from manifoldgd.guidance import NoGuidance
@@ -30,6 +30,7 @@ from manifoldgd.priors.training import (
     AutoencoderRecipe,
     DenoiserRecipe,
     check_recipe,
+    recorded,
     step_seconds,
     train_prior,
     without_steps,
@@ -92,7 +93,7 @@ def train_and_judge(
         "cfg_scale": cfg_scale,
         "steps": {"autoencoder": autoencoder.steps, "denoiser": denoiser.steps},
         "seed": seed,
-        "recipe": {"autoencoder": vars(autoencoder), "denoiser": vars(denoiser)},
+        "recipe": {"autoencoder": vars(autoencoder), "denoiser": recorded(denoiser)},
     }
     held = _held(folder, asked)
     if held and all(held["steps"][part] >= steps for part, steps in asked["steps"].items()):
@@ -149,7 +150,8 @@ def say_cost(
     print(
         f"prior: {len(dataset.train):,} training images of {len(dataset.class_names)} classes at "
         f"{autoencoder.image_size} pixels a side; the autoencoder has {left['autoencoder']:,} steps of "
-        f"{autoencoder.batch_size} images ahead, the denoiser {left['denoiser']:,} of {denoiser.batch_size} latents "
+        f"{autoencoder.batch_size} images ahead, the denoiser (a {denoiser.path}) {left['denoiser']:,} of "
+        f"{denoiser.batch_size} latents "
         f"of shape {channels}x{cells}x{cells} ({tokens} tokens)",
         flush=True,
     )
@@ -256,7 +258,7 @@ def unguided(
             prior,
             None,
             guidance=NoGuidance(),
-            sampler=DDPM(steps=JUDGE_STEPS, cfg_scale=None),
+            sampler=sampler_of(prior.schedule, JUDGE_STEPS),
             seed=seed,
             machine=machine,
             cache=Path(partial),

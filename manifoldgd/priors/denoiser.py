@@ -1,6 +1,8 @@
 """Training of the class-conditional diffusion transformer on cached latents.
 
-Loss: mean squared error of the predicted noise (Ho et al. 2020, eq. 14). Labels are dropped by hand for classifier-free
+Loss: mean squared error of what is predicted. Of a diffusion that is the noise ``eps`` (Ho et al. 2020, eq. 14), of a
+flow the velocity ``eps - x0`` along straight paths (Lipman et al. 2023, eq. 23; SiT, Ma et al. 2024, whose ``t`` runs
+the other way). Times are drawn uniformly in both. Labels are dropped by hand for classifier-free
 guidance, one draw for the whole network: diffusers' ``LabelEmbedding`` would drop them independently in every block, so
 the transformer is kept in eval mode throughout (it has no other layer that knows the difference).
 """
@@ -15,7 +17,8 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from manifoldgd.diffusion.schedule import NoiseSchedule
+from manifoldgd.diffusion.flow import FlowSchedule
+from manifoldgd.diffusion.samplers import Schedule
 from manifoldgd.priors.autoencoder import exponential_average, warmup_cosine
 from manifoldgd.randomness import generator
 
@@ -23,7 +26,7 @@ from manifoldgd.randomness import generator
 def build_transformer(
     *, latent_shape: tuple[int, int, int], num_classes: int, width: int, heads: int, layers: int, patch_size: int
 ) -> DiTTransformer2DModel:
-    """A DiT (Peebles and Xie 2023) that predicts noise, with adaLN-zero initialisation."""
+    """A DiT (Peebles and Xie 2023) with as many channels out as in, with adaLN-zero initialisation."""
     channels, size, _ = latent_shape
     transformer = DiTTransformer2DModel(
         num_attention_heads=heads,
@@ -57,7 +60,7 @@ class DenoiserTraining(LightningModule):
         transformer: DiTTransformer2DModel,
         latents: Tensor,  # [N, C, H, W] scaled
         labels: Tensor,  # [N]
-        schedule: NoiseSchedule,
+        schedule: Schedule,
         *,
         lr: float,
         class_dropout: float,
@@ -68,10 +71,7 @@ class DenoiserTraining(LightningModule):
         super().__init__()
         self.transformer = transformer
         self.average = AveragedModel(transformer, avg_fn=exponential_average(ema))
-        self.latents, self.labels = latents, labels
-        abar = schedule.alphas_cumprod
-        self.register_buffer("signal", abar.sqrt().float(), persistent=False)
-        self.register_buffer("spread", (1 - abar).sqrt().float(), persistent=False)
+        self.latents, self.labels, self.schedule = latents, labels, schedule
         self.lr, self.class_dropout, self.steps, self.seed = lr, class_dropout, steps, seed
 
     def on_train_start(self) -> None:
@@ -81,13 +81,14 @@ class DenoiserTraining(LightningModule):
         step, positions = batch
         draws = generator(self.seed, "denoiser", step)
         x0, labels = self.latents[positions.cpu()], self.labels[positions.cpu()]
-        t = torch.randint(len(self.signal), (len(x0),), generator=draws)
+        t = self.schedule.draw_timesteps(len(x0), draws)
         noise = torch.randn(x0.shape, generator=draws)
         dropped = torch.rand(len(x0), generator=draws) < self.class_dropout
         labels = torch.where(dropped, self.transformer.config.num_embeds_ada_norm, labels)
-        x0, noise, t, labels = (value.to(self.device) for value in (x0, noise, t, labels))
-        x_t = self.signal[t].view(-1, 1, 1, 1) * x0 + self.spread[t].view(-1, 1, 1, 1) * noise
-        loss = (self.transformer(x_t, timestep=t, class_labels=labels).sample - noise).square().mean()
+        alpha, sigma = (level.float().view(-1, 1, 1, 1) for level in self.schedule.levels(t))
+        x_t, target = alpha * x0 + sigma * noise, noise - x0 if isinstance(self.schedule, FlowSchedule) else noise
+        x_t, target, t, labels = (value.to(self.device) for value in (x_t, target, t, labels))
+        loss = (self.transformer(x_t, timestep=t, class_labels=labels).sample - target).square().mean()
         self.log("mse", loss, prog_bar=True)
         return loss
 

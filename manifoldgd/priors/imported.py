@@ -14,7 +14,7 @@ import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from diffusers import DiTTransformer2DModel
@@ -23,9 +23,9 @@ from torch import Tensor
 from manifoldgd.errors import UserError, require
 from manifoldgd.files import atomic_write_json, atomic_write_text
 from manifoldgd.priors.loading import CARD
+from manifoldgd.priors.training import PathKind
 from manifoldgd.priors.weights import write_checksums
 
-PathKind = Literal["diffusion", "flow"]
 HEADS = {1152: 16, 1024: 16, 768: 12, 384: 6}  # by width: XL, L, B, S
 AUTOENCODER = "stabilityai/sd-vae-ft-ema"  # what both were trained on
 LICENCES = {

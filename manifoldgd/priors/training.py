@@ -1,4 +1,6 @@
-"""Training a small prior from scratch on a dataset's training split: autoencoder, then diffusion transformer.
+"""Training a small prior from scratch on a dataset's training split: autoencoder, then transformer.
+
+The transformer learns a diffusion or a flow; all else is the same.
 
 Everything lands in one folder in diffusers format, written in half precision and only when complete. Checkpoints lie in
 ``<folder>/training``: a run that was stopped continues from them, and so does one that asks for more steps.
@@ -12,14 +14,22 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, DiTPipeline, DiTTransformer2DModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    FlowMatchEulerDiscreteScheduler,
+)
 from torch import Tensor, nn
 
 from manifoldgd.artifacts import Key
 from manifoldgd.dataset import ImageDataset, Split
+from manifoldgd.diffusion.flow import FlowSchedule
+from manifoldgd.diffusion.samplers import Schedule
 from manifoldgd.diffusion.schedule import NoiseSchedule
 from manifoldgd.errors import argument, require
 from manifoldgd.files import atomic_write_json
@@ -35,6 +45,8 @@ from manifoldgd.store.tensors import read_tensors, write_tensors
 
 # DiT's training schedule (Peebles and Xie 2023), so that our priors and theirs go through the same sampler.
 SCHEDULE = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
+FLOW_SCHEDULE = {"num_train_timesteps": 1000, "shift": 1.0}  # SiT's straight path, told in thousandths
+PathKind = Literal["diffusion", "flow"]
 Steps = Annotated[int, Range("[1, 100000000]")]
 MOST_BLOCKS = 8
 TRAINING = "training"  # subfolder of the state of a training
@@ -96,7 +108,7 @@ class AutoencoderRecipe:
 @checked
 @dataclass(frozen=True)
 class DenoiserRecipe:
-    """Size and training of the diffusion transformer; all numbers live in ``conf/recipe``."""
+    """Size and training of the transformer; all numbers live in ``conf/recipe``."""
 
     width: Annotated[int, Range("[4, 8192]")]
     heads: Annotated[int, Range("[1, 256]")]
@@ -107,6 +119,7 @@ class DenoiserRecipe:
     lr: LearningRate
     class_dropout: Annotated[float, Range("[0, 1)")]
     ema: Momentum
+    path: PathKind = "diffusion"  # from images to noise, and with it what is predicted: noise or velocity
 
     def __post_init__(self) -> None:
         require(
@@ -162,7 +175,7 @@ def train_prior(
             "dataset": dataset.train_fingerprint,
             "seed": seed,
             **vars(autoencoder),
-            "denoiser": vars(denoiser),
+            "denoiser": recorded(denoiser),
             "precision": trainer.get("precision"),
         },
     )
@@ -186,7 +199,7 @@ def train_prior(
     vae.register_to_config(scaling_factor=1 / float(latents.std()))
     announce(f"denoiser: {denoiser.steps} steps of {denoiser.batch_size} latents of shape {tuple(latents.shape[1:])}")
     scaled = latents * vae.config.scaling_factor
-    second = _denoiser_training(dataset, scaled, dataset.train.labels, denoiser, seed)
+    second = denoiser_training(dataset, scaled, dataset.train.labels, denoiser, seed)
     dit_fit = fit(
         second,
         folder=work / "denoiser",
@@ -195,7 +208,7 @@ def train_prior(
         steps=denoiser.steps,
         **numbers,
     )
-    write_prior(folder, vae, second.average.module.eval(), dataset.class_names)
+    write_prior(folder, vae, second.average.module.eval(), dataset.class_names, denoiser.path)
     return {"autoencoder": vae_fit, "denoiser": dit_fit}
 
 
@@ -217,7 +230,7 @@ def step_seconds(
     labels = dataset.train.labels[: 2 * denoiser.batch_size]
     latents = torch.randn(len(labels), *autoencoder.latent_shape)
     first = _autoencoder_training(dataset, autoencoder, seed)
-    second = _denoiser_training(dataset, latents, labels, denoiser, seed)
+    second = denoiser_training(dataset, latents, labels, denoiser, seed)
     numbers: dict[str, Any] = {"seed": seed, "trainer": trainer}
     return {
         "autoencoder": seconds_a_step(
@@ -228,12 +241,20 @@ def step_seconds(
 
 
 def write_prior(
-    folder: Path, vae: AutoencoderKL, transformer: DiTTransformer2DModel, class_names: tuple[str, ...]
+    folder: Path,
+    vae: AutoencoderKL,
+    transformer: DiTTransformer2DModel,
+    class_names: tuple[str, ...],
+    path: PathKind = "diffusion",
 ) -> None:
     """Write a prior in diffusers format, half precision; ``model_index.json`` comes last."""
     partial = folder / TRAINING / "weights"
     shutil.rmtree(partial, ignore_errors=True)
-    scheduler = DDPMScheduler(**SCHEDULE, variance_type="fixed_small", clip_sample=False, timestep_spacing="linspace")
+    scheduler: Any = FlowMatchEulerDiscreteScheduler(**FLOW_SCHEDULE)
+    if path == "diffusion":
+        scheduler = DDPMScheduler(
+            **SCHEDULE, variance_type="fixed_small", clip_sample=False, timestep_spacing="linspace"
+        )
     id2label = {str(label): name for label, name in enumerate(class_names)}
     pipeline = DiTPipeline(transformer.half(), vae.half(), scheduler, id2label=id2label)
     pipeline.save_pretrained(partial)
@@ -287,6 +308,14 @@ def _claim(work: Path, recipe: dict[str, Any]) -> None:
     atomic_write_json(note, recipe)
 
 
+def recorded(denoiser: DenoiserRecipe) -> dict[str, Any]:
+    """The numbers of a recipe as records hold them: those of diffusions are older than the choice of a path."""
+    numbers = dict(vars(denoiser))
+    if denoiser.path == "diffusion":
+        del numbers["path"]
+    return numbers
+
+
 def without_steps(recipe: dict[str, Any]) -> dict[str, Any]:
     """A recipe in plain containers without its numbers of steps, on every level."""
     return {
@@ -318,7 +347,7 @@ def _autoencoder_training(dataset: ImageDataset, recipe: AutoencoderRecipe, seed
     return AutoencoderTraining(_seeded(build, seed, "prior"), dataset.train, **numbers, seed=seed)
 
 
-def _denoiser_training(
+def denoiser_training(
     dataset: ImageDataset, latents: Tensor, labels: Tensor, recipe: DenoiserRecipe, seed: int
 ) -> DenoiserTraining:
     """Latents ``[N, C, H, W]``, scaled, with their labels ``[N]``."""
@@ -334,12 +363,14 @@ def _denoiser_training(
         )
 
     numbers = {"lr": recipe.lr, "class_dropout": recipe.class_dropout, "ema": recipe.ema, "steps": recipe.steps}
-    schedule = NoiseSchedule.training(
-        beta_start=SCHEDULE["beta_start"],
-        beta_end=SCHEDULE["beta_end"],
-        kind=SCHEDULE["beta_schedule"],
-        num_timesteps=SCHEDULE["num_train_timesteps"],
-    )
+    schedule: Schedule = FlowSchedule.training(num_timesteps=FLOW_SCHEDULE["num_train_timesteps"])
+    if recipe.path == "diffusion":
+        schedule = NoiseSchedule.training(
+            beta_start=SCHEDULE["beta_start"],
+            beta_end=SCHEDULE["beta_end"],
+            kind=SCHEDULE["beta_schedule"],
+            num_timesteps=SCHEDULE["num_train_timesteps"],
+        )
     return DenoiserTraining(_seeded(build, seed, "denoiser"), latents, labels, schedule, **numbers, seed=seed)
 
 

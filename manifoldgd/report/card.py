@@ -83,8 +83,15 @@ def size_category(images: int) -> str:
 
 def prior_card(facts: Mapping[str, Any]) -> str:
     """The README.md of a trained prior."""
-    seconds = facts["seconds"]
-    return f"""# Latent diffusion prior: {facts["dataset"]}
+    seconds, path = facts["seconds"], facts["recipe"]["denoiser"].get("path", "diffusion")
+    predicts, sampler = {
+        "diffusion": ("the noise of a diffusion (DDPM)", "`sampler=ddpm` or `ddim`"),
+        "flow": (
+            "the velocity, noise less image, of a flow along straight paths, times drawn uniformly in training",
+            "`sampler=euler`, which `prior=FOLDER` chooses by itself; diffusers' own pipeline of DiT draws no flows",
+        ),
+    }[path]
+    return f"""# Latent {path} prior: {facts["dataset"]}
 
 Class-conditional DiT on the latents of a small autoencoder, trained from scratch on the training split of
 {facts["dataset"]} ({facts["train_images"]:,} images, {facts["num_classes"]} classes; the test split was never seen).
@@ -92,6 +99,8 @@ Half precision, diffusers format: `transformer/`, `vae/`, `scheduler/`.
 
 | | |
 |---|---|
+| predicts | {predicts} |
+| sampler | {sampler} |
 | parameters | autoencoder {facts["parameters"]["autoencoder"]:,}, denoiser {facts["parameters"]["denoiser"]:,} |
 | latents | {facts["latent_shape"]} |
 | training steps | autoencoder {facts["steps"]["autoencoder"]:,}, denoiser {facts["steps"]["denoiser"]:,} |

@@ -3,21 +3,27 @@
 import dataclasses
 import itertools
 import json
+import math
 import re
 import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny import cpu
 
+from manifoldgd.cli.compose import compose
 from manifoldgd.data import digits
+from manifoldgd.diffusion import FlowSchedule
+from manifoldgd.diffusion.toy import GaussianMixtureDenoiser
 from manifoldgd.errors import RunError, UserError
 from manifoldgd.pipeline.prior import say_cost, some_of, train_and_judge
 from manifoldgd.priors import fit as fitting
 from manifoldgd.priors import load_prior
 from manifoldgd.priors.autoencoder import exponential_average, warmup_cosine
 from manifoldgd.priors.batches import StepBatches
+from manifoldgd.priors.denoiser import DenoiserTraining
 from manifoldgd.priors.loading import CARD
 from manifoldgd.priors.training import AutoencoderRecipe, DenoiserRecipe, train_prior
 from manifoldgd.priors.weights import CHECKSUMS
@@ -162,6 +168,7 @@ def test_checkpoints_of_another_recipe_are_refused(tmp_path, monkeypatch):
     for changes, named in (
         ({"autoencoder": dataclasses.replace(AUTOENCODER, lr=2e-3)}, "lr"),
         ({"denoiser": dataclasses.replace(DENOISER, layers=2)}, "denoiser"),
+        ({"denoiser": dataclasses.replace(DENOISER, path="flow")}, "denoiser"),
         ({"seed": 1}, "seed"),
         ({"count": 4}, "dataset"),
         ({"precision": "bf16-mixed"}, "precision"),
@@ -229,6 +236,10 @@ def test_the_same_command_again_finds_the_finished_prior(shared_cache, tmp_path)
         ),
         (lambda: dataclasses.replace(AUTOENCODER, steps=0), r"steps: expected .*, got 0"),
         (lambda: dataclasses.replace(DENOISER, heads=3), r"^heads: expected a divisor of width=8"),
+        (
+            lambda: dataclasses.replace(DENOISER, path="line"),
+            r"DenoiserRecipe\.path: expected one of diffusion, flow, got .line.",
+        ),
         (lambda: dataclasses.replace(DENOISER, steps=0), r"DenoiserRecipe\.steps"),
         (lambda: dataclasses.replace(DENOISER, class_dropout=1.0), r"DenoiserRecipe\.class_dropout"),
     ],
@@ -285,6 +296,69 @@ def test_a_recipe_without_a_size_follows_the_images():
     sizes = [recipe.for_images((3, *shape)).image_size for shape in ((32, 32), (30, 27), (3, 3))]
     assert sizes == [32, 32, 4]
     assert dataclasses.replace(recipe, image_size=64).for_images((3, 32, 32)).image_size == 64
+
+
+class ExactVelocity(torch.nn.Module):
+    """The best that a network can predict of a flow from ``N(mean, std^2)``, times ``factor``."""
+
+    def __init__(self, mean, std, schedule, factor):
+        super().__init__()
+        self.config, self.factor = SimpleNamespace(num_embeds_ada_norm=1), factor
+        means, stds, ones = torch.tensor([mean]).view(1, 1, 1, 1), torch.tensor([std]), torch.ones(1)
+        labels = torch.zeros(1, dtype=torch.long)
+        self.exact = GaussianMixtureDenoiser(means, stds, ones, labels, schedule, null_class=1, prediction="flow")
+
+    def forward(self, x_t, timestep, class_labels):
+        return SimpleNamespace(sample=self.factor * self.exact(x_t, timestep, class_labels))
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.5, 0.4)])
+def test_the_loss_of_a_flow_is_least_for_the_exact_velocity(mean, std):
+    r"""There it is ``E Var(eps - x0 | x_t) = \int_0^1 s^2 / (t^2 + (1 - t)^2 s^2) dt = s pi / 2``, ``t`` uniform."""
+    schedule = FlowSchedule.training(num_timesteps=1000)
+    count = 40_000
+    latents = mean + std * torch.randn(count, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+    numbers = {"lr": 1e-3, "class_dropout": 0.1, "ema": 0.9, "steps": 1, "seed": 0}
+
+    def loss(factor):
+        network = ExactVelocity(mean, std, schedule, factor)
+        labels = torch.zeros(count, dtype=torch.long)
+        training = DenoiserTraining(network, latents, labels, schedule, **numbers)
+        training.log = lambda *args, **named: None
+        return float(training.training_step((0, torch.arange(count))))
+
+    least = loss(1.0)
+    assert least == pytest.approx(math.pi / 2 * std, rel=0.02)
+    assert least < min(loss(0.9), loss(1.1))
+
+
+def test_a_flow_is_trained_judged_and_sampled_by_euler(trained, shared_cache, tmp_path):
+    flow = dataclasses.replace(DENOISER, path="flow")
+    folder = tmp_path / "my prior"
+    shutil.copytree(trained[0] / "training" / "autoencoder", folder / "training" / "autoencoder")
+    dataset = digits(train_per_class=5, validation=None)
+    numbers = {"cfg_scale": 1.5, "judge_samples": 10, "seed": 0, "machine": cpu(), "cache": shared_cache}
+    facts = train_and_judge(folder, dataset, autoencoder=AUTOENCODER, denoiser=flow, **numbers)
+    assert facts["recipe"]["denoiser"]["path"] == "flow"
+    assert facts["judge"]["samples"] == 10
+    prior = load_prior(path=str(folder), autoencoder=None, cfg_scale=None, cfg_channels=None)
+    assert prior.prediction == "flow"
+    assert isinstance(prior.schedule, FlowSchedule)
+    before, after = weights(trained[0]), weights(folder)  # the same but for what was learned of the path
+    assert torch.equal(before["vae.encoder.conv_in.weight"], after["vae.encoder.conv_in.weight"])
+    assert not torch.equal(before["proj_out_2.weight"], after["proj_out_2.weight"])
+    card = (folder / "README.md").read_text()
+    assert "Latent flow prior" in card
+    assert "sampler=euler" in card
+    for words, target in (
+        ([f"prior={folder}"], "Euler"),
+        (["prior=folder", f"prior.path='{folder}'"], "Euler"),
+        ([f"prior={folder}", "sampler=ddpm"], "DDPM"),  # as told; the run will say that it does not fit
+        ([f"prior={trained[0]}"], "DDPM"),
+    ):
+        assert compose(words).values.sampler._target_.endswith(target)
+    with pytest.raises(UserError, match="already holds a trained prior"):
+        train_and_judge(folder, dataset, autoencoder=AUTOENCODER, denoiser=DENOISER, **numbers)
 
 
 def test_every_epoch_shows_every_image_once():
