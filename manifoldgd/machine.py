@@ -33,6 +33,7 @@ EXPECTED_WARNINGS = (
     "Checkpoint directory .* exists and is not empty",
     "The dirpath has changed from",
     "is not writable",
+    "`srun` command is available",  # advised for every stage of a Trainer on a machine with Slurm
 )
 
 
@@ -153,17 +154,20 @@ def faiss_library(*, gpu: bool = False, key: str | None = None) -> Any:
         several = f"{' and '.join(names)} overwrite each other's files: uninstall all, then " if len(names) > 1 else ""
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"FAISS cannot be imported ({reason}); {several}{remedy}", key) from error
-    require(
-        not gpu or (hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0),
-        f"faiss-gpu needs a CUDA device and FAISS built for it, got that of {' and '.join(installed_faiss())}; "
-        f"uninstall it, then {remedy}, or choose faiss or exact",
-        key,
-    )
+    if gpu and not (hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0):
+        raise UserError(
+            f"faiss-gpu needs a CUDA device and FAISS built for it, got that of {' and '.join(installed_faiss())}; "
+            f"uninstall it, then {remedy}, or choose faiss or exact",
+            key,
+        )
     return faiss
 
 
 def installed_faiss() -> list[str]:
-    """Names of the installed distributions that bring a module faiss; more than one overwrite each other."""
+    """Names of the installed distributions that bring a module faiss; more than one overwrite each other.
+
+    Takes a second or so: the files of every installed distribution are looked through.
+    """
     return sorted(importlib.metadata.packages_distributions().get("faiss", ["an unknown distribution"]))
 
 

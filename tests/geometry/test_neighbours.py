@@ -99,6 +99,14 @@ def test_a_gpu_that_faiss_was_not_built_for_is_answered():
     assert {cpu(neighbours=name).neighbours for name in ("faiss", "exact", None)} == {"faiss", "exact", None}
 
 
+def test_a_search_does_not_look_through_what_is_installed(monkeypatch):
+    def slow():
+        raise AssertionError("the files of every installed distribution were looked through")
+
+    monkeypatch.setattr(machine, "installed_faiss", slow)
+    assert hasattr(machine.faiss_library(), "IndexFlatL2")
+
+
 def test_two_distributions_of_faiss_are_named_where_it_cannot_be_imported(monkeypatch, tmp_path):
     (tmp_path / "faiss.py").write_text("raise ImportError('undefined symbol: _ZN5faiss')")
     monkeypatch.delitem(sys.modules, "faiss")
