@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Protocol
 
@@ -175,27 +176,22 @@ class DDPM:
             scaled = None if pull.scaled is None else sigma * pull.scaled
             shift = _total(scaled, pull.plain, None if pull.clean is None else weights[0] * pull.clean)
             x_prev = x_prev if shift is None else x_prev + shift
-        if not self.draws_noise(index):
-            return Transition(x_prev, shift, None)
-        added = sigma * _given(noise)
-        return Transition(x_prev + added, shift, added)
+        return _noised(x_prev, shift, sigma if self.draws_noise(index) else None, noise)
 
 
-@checked
 @dataclass(frozen=True, kw_only=True)
-class DDIM:
-    """Implicit sampling (Song et al. 2021, equation 12) on integer-stride respacing.
+class _Implicit:
+    """A step along ``x0' = x0 + pull.scaled + pull.plain + pull.clean`` and the noise that ``x0'`` implies.
 
     Attributes:
-        steps: denoising steps; an integer stride through the training timesteps must give exactly that many.
-        eta: share of DDPM's noise, in [0, 1]; 0 is deterministic, 1 has the posterior variance.
+        steps: denoising steps.
+        eta: share of the ancestral step's noise, in [0, 1]; 0 is deterministic, 1 has the posterior variance.
         cfg_scale: classifier-free guidance scale; ``None`` for the one the prior recommends. Resolved by the caller.
     """
 
     steps: Steps
     eta: Share
     cfg_scale: Guided | None
-    spacing: ClassVar[Spacing] = "ddim"
 
     def draws_noise(self, index: int) -> bool:
         """Every step but the last, unless ``eta`` is 0."""
@@ -203,84 +199,74 @@ class DDIM:
 
     def step(
         self,
-        schedule: NoiseSchedule,
+        schedule: Any,
         index: int,
         x_t: Tensor,
         prediction: Prediction,
         pull: Pull | None,
         noise: Tensor | None,
     ) -> Transition:
-        """``x_prev = sqrt(abar_prev) x0' + sqrt(1 - abar_prev - sigma_t^2) eps' + sigma_t * noise``.
+        """``x_prev`` as the class says, with no noise at index 0."""
+        towards, response, spread = self._path(schedule, index, x_t)
+        shift = None if pull is None else _total(pull.scaled, pull.plain, pull.clean)
+        x_prev = towards(prediction.x0 if shift is None else prediction.x0 + shift)
+        moved = None if shift is None else response * shift
+        return _noised(x_prev, moved, spread if self.draws_noise(index) else None, noise)
 
-        ``x0' = x0 + pull.scaled + pull.plain + pull.clean`` and ``eps'`` is the noise that ``x0'`` implies, so a pull
-        moves ``x_prev`` by ``sqrt(abar_prev) - sqrt(1 - abar_prev - sigma_t^2) sqrt(abar / (1 - abar))`` times itself.
-        """
+    def _path(self, schedule: Any, index: int, x_t: Tensor) -> tuple[Callable[[Tensor], Tensor], float, float]:
+        """``x_prev`` less its new noise as a function of ``x0'``, its slope, and the deviation of that noise."""
+        raise NotImplementedError
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class DDIM(_Implicit):
+    """Implicit sampling (Song et al. 2021, equation 12), respaced by an integer stride that gives exactly the steps.
+
+    ``x_prev = sqrt(abar_prev) x0' + sqrt(1 - abar_prev - sigma_t^2) eps' + sigma_t noise``, so a pull moves ``x_prev``
+    by ``sqrt(abar_prev) - sqrt(1 - abar_prev - sigma_t^2) sqrt(abar / (1 - abar))`` times itself.
+    """
+
+    spacing: ClassVar[Spacing] = "ddim"
+
+    def _path(
+        self, schedule: NoiseSchedule, index: int, x_t: Tensor
+    ) -> tuple[Callable[[Tensor], Tensor], float, float]:
         alpha_bar, before = float(schedule.alphas_cumprod[index]), float(schedule.alphas_cumprod_prev[index])
         sigma = self.eta * math.sqrt((1 - before) / (1 - alpha_bar) * (1 - alpha_bar / before))
         to_noise = math.sqrt(max(1 - before - sigma**2, 0.0))
-        shift = None if pull is None else _total(pull.scaled, pull.plain, pull.clean)
-        x0 = prediction.x0 if shift is None else prediction.x0 + shift
-        x_prev = math.sqrt(before) * x0 + to_noise * schedule.noise_from_x0(x_t, x0, index)
-        if shift is not None:
-            shift = (math.sqrt(before) - to_noise * math.sqrt(alpha_bar / (1 - alpha_bar))) * shift
-        if not self.draws_noise(index):
-            return Transition(x_prev, shift, None)
-        added = sigma * _given(noise)
-        return Transition(x_prev + added, shift, added)
+        return (
+            lambda x0: math.sqrt(before) * x0 + to_noise * schedule.noise_from_x0(x_t, x0, index),
+            math.sqrt(before) - to_noise * math.sqrt(alpha_bar / (1 - alpha_bar)),
+            sigma,
+        )
 
 
 @checked
 @dataclass(frozen=True, kw_only=True)
-class Euler:
+class Euler(_Implicit):
     """Euler's method along a flow, with or without noise.
 
-    Without noise a step is ``x_prev = x_t + (t_prev - t) v``, an Euler step of the flow's differential equation. With
-    noise it goes to ``q(x_prev | x_t, x0)``, as DDIM does: at ``eta`` 1 the ancestral step, whose limit is the
-    stochastic equation of the same marginals. As a diffusion (:mod:`manifoldgd.diffusion.flow`) the step is DDIM's.
-
-    Attributes:
-        steps: denoising steps, 1 to the prior's training timesteps.
-        eta: share of the ancestral step's noise, in [0, 1]; 0 is deterministic.
-        cfg_scale: classifier-free guidance scale; ``None`` for the one the prior recommends. Resolved by the caller.
+    ``x_prev = alpha_prev x0' + sqrt(sigma_prev^2 - added^2) eps' + added * noise`` with ``eps' = (x_t - alpha_t x0') /
+    sigma_t``. Without noise that is ``x_t + (t_prev - t) v``, an Euler step of the flow's differential equation; with
+    noise it goes to ``q(x_prev | x_t, x0)``: at ``eta`` 1 the ancestral step, whose limit is the stochastic equation of
+    the same marginals. As a diffusion (:mod:`manifoldgd.diffusion.flow`) the step is DDIM's.
     """
 
-    steps: Steps
-    eta: Share
-    cfg_scale: Guided | None
     spacing: ClassVar[Spacing] = "flow"
 
-    def draws_noise(self, index: int) -> bool:
-        """Every step but the last, unless ``eta`` is 0."""
-        return index > 0 and self.eta > 0
-
-    def step(
-        self,
-        schedule: FlowSchedule,
-        index: int,
-        x_t: Tensor,
-        prediction: Prediction,
-        pull: Pull | None,
-        noise: Tensor | None,
-    ) -> Transition:
-        """``x_prev = alpha_prev x0' + sqrt(sigma_prev^2 - added^2) eps' + added * noise``.
-
-        ``x0' = x0 + pull.scaled + pull.plain + pull.clean`` and ``eps' = (x_t - alpha_t x0') / sigma_t``.
-        """
+    def _path(self, schedule: FlowSchedule, index: int, x_t: Tensor) -> tuple[Callable[[Tensor], Tensor], float, float]:
         alpha, sigma = float(schedule.alphas[index]), float(schedule.sigmas[index])
         alpha_prev, sigma_prev = 1.0, 0.0
         if index > 0:
             alpha_prev, sigma_prev = float(schedule.alphas[index - 1]), float(schedule.sigmas[index - 1])
         spread = self.eta * math.sqrt(float(schedule.posterior_variance[index]))
         to_noise = math.sqrt(max(sigma_prev**2 - spread**2, 0.0))
-        shift = None if pull is None else _total(pull.scaled, pull.plain, pull.clean)
-        x0 = prediction.x0 if shift is None else prediction.x0 + shift
-        x_prev = alpha_prev * x0 + to_noise / sigma * (x_t - alpha * x0)
-        if shift is not None:
-            shift = (alpha_prev - to_noise * alpha / sigma) * shift
-        if not self.draws_noise(index):
-            return Transition(x_prev, shift, None)
-        added = spread * _given(noise)
-        return Transition(x_prev + added, shift, added)
+        return (
+            lambda x0: alpha_prev * x0 + to_noise / sigma * (x_t - alpha * x0),
+            alpha_prev - to_noise * alpha / sigma,
+            spread,
+        )
 
 
 def sampler_of(schedule: Schedule, steps: int) -> DDPM | Euler:
@@ -298,7 +284,11 @@ def _total(*parts: Tensor | None) -> Tensor | None:
     return functools.reduce(torch.add, given) if given else None
 
 
-def _given(noise: Tensor | None) -> Tensor:
+def _noised(x_prev: Tensor, shift: Tensor | None, sigma: Tensor | float | None, noise: Tensor | None) -> Transition:
+    """The end of a step, with noise of deviation ``sigma``; ``None``: without."""
+    if sigma is None:
+        return Transition(x_prev, shift, None)
     if noise is None:
         raise ValueError("noise: expected standard normal draws for this step, got None")
-    return noise
+    added = sigma * noise
+    return Transition(x_prev + added, shift, added)
