@@ -35,7 +35,7 @@ from manifoldgd.stopping import check_lost
 from manifoldgd.store.keys import key_of
 from manifoldgd.store.results import check_claim, claim_result
 from manifoldgd.store.set_sources import BUNDLED, read_set, told
-from manifoldgd.tracking.tracker import run_tags
+from manifoldgd.tracking.tracker import RunFacts, RunResult, run_tags
 
 CELL_KEYS = {"table", "method", "column", "seed"}  # what names a table's cell
 LARGE_STUDENTS = ("resnetap10",)  # that datasets of image files choose by themselves ...
@@ -259,7 +259,7 @@ def _judge(setup: Setup, folder: Path, distilled: DistilledSet) -> Judged:
     metrics = evaluation.finished(*what, **wanted)
     if metrics is None:
         tracker = setup.tracker
-        with tracker.tracking(**_run_facts(setup, folder, distilled)):
+        with tracker.tracking(_run_facts(setup, folder, distilled)):
             metrics = evaluation.evaluate(
                 *what,
                 machine=setup.machine,
@@ -270,7 +270,7 @@ def _judge(setup: Setup, folder: Path, distilled: DistilledSet) -> Judged:
                 run_url=tracker.url,
             )
             images = _write_pages(setup, folder, metrics, distilled)
-            tracker.finish(**pages.tracked(metrics), images=images, set_folder=distilled.folder)
+            tracker.finish(RunResult(**pages.tracked(metrics), images=images, set_folder=distilled.folder))
     elif not (folder / PAGE).is_file():  # killed while it was drawn
         _write_pages(setup, folder, metrics, distilled)
     return Judged(folder, distilled, metrics)
@@ -304,7 +304,7 @@ def _known_full_data(setup: Setup) -> float | None:
     return known_full_data_accuracy(setup.dataset, setup.student, build(scores, recipe), setup.cache)
 
 
-def _run_facts(setup: Setup, folder: Path, distilled: DistilledSet) -> dict[str, Any]:
+def _run_facts(setup: Setup, folder: Path, distilled: DistilledSet) -> RunFacts:
     """What a tracker is told of a run: its place among others, what it is, and an id that the same result has again."""
     cell, sweep = setup.config.cell, os.environ.get(FOLDER_VARIABLE)
     name, group, job_type = folder.name, Path(sweep).name if sweep else setup.dataset.name, setup.command
@@ -321,15 +321,15 @@ def _run_facts(setup: Setup, folder: Path, distilled: DistilledSet) -> dict[str,
         "scale": guidance_scale(made["config"]),
     }
     named = {key: {**config[key], "name": facts[key]} for key in ("dataset", "student")}
-    return {
-        "name": name,
-        "folder": folder,
-        "group": group,
-        "job_type": job_type,
-        "config": {**config, **facts, **named},
-        "tags": run_tags(facts),
-        "run_id": key_of(group, name, distilled.fingerprint, setup.key_of(setup.evaluation_config)),
-    }
+    return RunFacts(
+        name=name,
+        folder=folder,
+        group=group,
+        job_type=job_type,
+        config={**config, **facts, **named},
+        tags=run_tags(facts),
+        run_id=key_of(group, name, distilled.fingerprint, setup.key_of(setup.evaluation_config)),
+    )
 
 
 def guidance_scale(config: Mapping[str, Any]) -> float | None:

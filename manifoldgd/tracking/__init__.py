@@ -5,7 +5,16 @@ A tracker never decides whether a run succeeds: what it cannot take is said in o
 
 from manifoldgd.tracking.file_tracker import CSVTracker, TensorBoardTracker
 from manifoldgd.tracking.tables import track_table
-from manifoldgd.tracking.tracker import NoTracker, Tracker
+from manifoldgd.tracking.tracker import NoTracker, RunFacts, RunResult, Tracker
 from manifoldgd.tracking.wandb_tracker import WandbTracker
 
-__all__ = ["CSVTracker", "NoTracker", "TensorBoardTracker", "Tracker", "WandbTracker", "track_table"]
+__all__ = [
+    "CSVTracker",
+    "NoTracker",
+    "RunFacts",
+    "RunResult",
+    "TensorBoardTracker",
+    "Tracker",
+    "WandbTracker",
+    "track_table",
+]

@@ -18,8 +18,7 @@ from wandb_workspaces import expr
 from manifoldgd.errors import UserError, require
 from manifoldgd.study.results import TableResult
 from manifoldgd.tracking.tables import FIGURES, JOB_TYPE, PER_CLASS, TABLE
-from manifoldgd.tracking.tracker import GUIDANCE_STEP, run_tags
-from manifoldgd.tracking.wandb_tracker import reason
+from manifoldgd.tracking.tracker import GUIDANCE_STEP, reason, run_tags
 
 CELL_TYPE = "cell"  # job type of the runs of a table's cells
 ACCURACY = wr.SummaryMetric("last_top1")

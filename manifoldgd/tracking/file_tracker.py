@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
@@ -13,10 +13,9 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from PIL import Image
 
 from manifoldgd.errors import UserError
-from manifoldgd.tracking.tracker import EPOCH, GUIDANCE_STEP, Columns, CurveLogger, Points, Tracker
+from manifoldgd.tracking.tracker import EPOCH, GUIDANCE_STEP, CurveLogger, Points, RunFacts, RunResult, Tracker
 
 LOGS = "logs"  # in a result's folder; below it a folder for each kind of files
 RUN = "run"  # configuration and summary
@@ -41,50 +40,32 @@ class FileTracker(Tracker):
         self.config: dict[str, Any] = {}
         self.loggers: dict[str, Logger] = {}  # of the folders written since the start
 
-    def start(
-        self,
-        *,
-        name: str,
-        group: str,
-        job_type: str,
-        config: Mapping[str, Any],
-        run_id: str,
-        folder: Path,
-        tags: Sequence[str] = (),
-    ) -> None:
+    def start(self, run: RunFacts) -> None:
         """Write into the folder from now on."""
         self.close(1)
-        self.folder, self.config = folder / LOGS / self.kind, dict(config)
+        self.folder, self.config = run.folder / LOGS / self.kind, dict(run.config)
 
     def student_logger(self, seed: int) -> Any:
         """Curves of one student over its epochs, on disk after each."""
-        return CurveLogger(lambda point: self._try(lambda: self._log(point)), version=seed)
+        return CurveLogger(lambda point: self._write(lambda: self._log(point)), version=seed)
 
-    def finish(
-        self,
-        *,
-        summary: Mapping[str, Any],
-        tables: Mapping[str, Columns],
-        images: Mapping[str, Image.Image],
-        points: Points = (),
-        set_folder: Path | None = None,
-    ) -> None:
+    def finish(self, result: RunResult) -> None:
         """Record summary, pictures, and the curves that neither grew in this process nor lie there already."""
 
         def record() -> None:
-            for place, curve in groupby(points, key=_place):
+            for place, curve in groupby(result.points, key=_place):
                 missing = list(curve)
                 if place not in self.loggers and not self._holds(place, missing):
                     for point in missing:
                         self._log(point)
-            self._record(self._logger(RUN), summary, images)
+            self._record(self._logger(RUN), result)
 
-        self._try(record)
+        self._write(record)
 
     def close(self, exit_code: int) -> None:
         """Close the files."""
-        self._try(lambda: self._finalize("failed" if exit_code else "success"))
-        self.folder, self.loggers = None, {}
+        self._write(lambda: self._finalize("failed" if exit_code else "success"))
+        self._abandon()
 
     def _finalize(self, status: str) -> None:
         for logger in self.loggers.values():
@@ -115,16 +96,13 @@ class FileTracker(Tracker):
             for step, name, value in _entries(point)
         )
 
-    def _try(self, act: Callable[[], None]) -> None:
-        """Write something of the open run; if that fails, whatever is raised, say so and write no more of it."""
-        if self.folder is None:
-            return
-        try:
-            act()
-        except Exception as error:
-            said = " ".join(str(error).split()) or type(error).__name__
-            print(f"logger: {self.folder} cannot be written ({said}); the run goes on without it")
-            self.folder, self.loggers = None, {}
+    def _abandon(self) -> None:
+        self.folder, self.loggers = None, {}
+
+    def _write(self, act: Callable[[], None]) -> None:
+        """Write something of the open run, if there is one."""
+        if self.folder is not None:
+            self._try(f"logger: {self.folder} cannot be written", act, otherwise="the run goes on without it")
 
     def _new(self, folder: Path, place: str) -> Logger:
         """Lightning's logger that writes into ``folder/place``."""
@@ -134,7 +112,7 @@ class FileTracker(Tracker):
         """Step, name and value of every entry of a folder."""
         raise NotImplementedError
 
-    def _record(self, logger: Any, summary: Mapping[str, Any], images: Mapping[str, Image.Image]) -> None:
+    def _record(self, logger: Any, result: RunResult) -> None:
         """Write configuration, summary and pictures."""
         raise NotImplementedError
 
@@ -153,9 +131,9 @@ class CSVTracker(FileTracker):
                 step = int(row.pop("step"))
                 yield from ((step, name, float(value)) for name, value in row.items() if value)
 
-    def _record(self, logger: Any, summary: Mapping[str, Any], images: Mapping[str, Image.Image]) -> None:
+    def _record(self, logger: Any, result: RunResult) -> None:
         logger.log_hyperparams(self.config)
-        logger.log_metrics(dict(summary), step=0)
+        logger.log_metrics(dict(result.summary), step=0)
         logger.save()
 
 
@@ -190,9 +168,9 @@ class TensorBoardTracker(FileTracker):
             for name in events.Tags()["scalars"]:
                 yield from ((event.step, name, event.value) for event in events.Scalars(name))
 
-    def _record(self, logger: Any, summary: Mapping[str, Any], images: Mapping[str, Image.Image]) -> None:
-        logger.log_hyperparams(self.config, dict(summary), step=0)
-        for name, image in images.items():
+    def _record(self, logger: Any, result: RunResult) -> None:
+        logger.log_hyperparams(self.config, dict(result.summary), step=0)
+        for name, image in result.images.items():
             logger.experiment.add_image(name, np.asarray(image.convert("RGB")), 0, dataformats="HWC")
         logger.save()
 

@@ -11,7 +11,7 @@ from manifoldgd.pipeline.pages import picture
 from manifoldgd.store.keys import key_of
 from manifoldgd.study.results import TableResult
 from manifoldgd.study.statistics import Summary, computing_seconds
-from manifoldgd.tracking.tracker import Tracker, run_tags
+from manifoldgd.tracking.tracker import RunFacts, RunResult, Tracker, run_tags
 
 JOB_TYPE = "table"  # of this run; the cells' runs are of the type "cell"
 TAGGED = ("dataset", "student", "ipc")
@@ -42,13 +42,23 @@ def track_table(tracker: Tracker, result: TableResult, figures: Path, *, group: 
     tables = {TABLE: cells, PER_CLASS: _per_class(summary)}
     tags = {tag for one in result.columns for tag in run_tags({name: getattr(one, name) for name in TAGGED})}
     config = {"table": result.name, **_facts(result)}
-    place = {"name": group, "group": group, "job_type": JOB_TYPE, "run_id": f"table-{key_of(result.name, group)}"}
-    with tracker.tracking(**place, folder=figures.parent, config=config, tags=sorted(tags)):
+    run = RunFacts(
+        name=group,
+        group=group,
+        job_type=JOB_TYPE,
+        config=config,
+        run_id=f"table-{key_of(result.name, group)}",
+        folder=figures.parent,
+        tags=sorted(tags),
+    )
+    with tracker.tracking(run):
         url = tracker.url
         tracker.finish(
-            summary={"cells/finished": len(cells), "sets/failed": len(result.failed), **_numbers(cells)},
-            tables={name: table.to_dict("list") for name, table in tables.items() if len(table)},
-            images={f"{FIGURES}{file.stem}": picture(file) for file in sorted(figures.glob("*.png"))},
+            RunResult(
+                summary={"cells/finished": len(cells), "sets/failed": len(result.failed), **_numbers(cells)},
+                tables={name: table.to_dict("list") for name, table in tables.items() if len(table)},
+                images={f"{FIGURES}{file.stem}": picture(file) for file in sorted(figures.glob("*.png"))},
+            )
         )
     return url
 

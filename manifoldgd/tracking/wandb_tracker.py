@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image
-
 from manifoldgd.errors import require
-from manifoldgd.tracking.tracker import EPOCH, GUIDANCE_STEP, Columns, CurveLogger, Points, Tracker
+from manifoldgd.tracking.tracker import EPOCH, GUIDANCE_STEP, CurveLogger, RunFacts, RunResult, Tracker, reason
 
 MODES = ("auto", "online", "offline")
 INIT_SECONDS = 30.0  # until a server that does not answer counts as unreachable
+ON_DISK = "results are on disk"
 FINISH_SECONDS = 60.0  # until an upload that does not end is left to `wandb sync`
 
 
@@ -72,36 +71,26 @@ class WandbTracker(Tracker):
     def url(self) -> str | None:
         return self.run.url if self.run is not None and self.online else None
 
-    def start(
-        self,
-        *,
-        name: str,
-        group: str,
-        job_type: str,
-        config: Mapping[str, Any],
-        run_id: str,
-        folder: Path,
-        tags: Sequence[str] = (),
-    ) -> None:
+    def start(self, run: RunFacts) -> None:
         """Open the run of this id, whatever an earlier job of this process left open.
 
         An id that the server knows continues its run. Offline, each try has a folder of its own under the same id, so
         ``wandb sync`` leads to the one run.
         """
         facts = {
-            "name": name,
-            "group": self.group or group,
-            "job_type": job_type,
-            "config": dict(config),
-            "id": run_id,
-            "tags": list(tags),
+            "name": run.name,
+            "group": self.group or run.group,
+            "job_type": run.job_type,
+            "config": dict(run.config),
+            "id": run.run_id,
+            "tags": list(run.tags),
         }
         self.logged = set()
         if self.mode == "online" or (self.mode == "auto" and has_account()):
             unreached = "the run is recorded offline"
-            self._try("cannot be reached", lambda: self._open("online", facts), otherwise=unreached)
+            self._try("W&B: cannot be reached", lambda: self._open("online", facts), otherwise=unreached)
         if self.run is None:
-            self._try("cannot record", lambda: self._open("offline", facts))
+            self._try("W&B: cannot record", lambda: self._open("offline", facts), otherwise=ON_DISK)
 
     def _open(self, mode: Literal["online", "offline"], facts: dict[str, Any]) -> None:
         import wandb
@@ -137,37 +126,31 @@ class WandbTracker(Tracker):
         """One point of the curves."""
         if self.run is not None:
             self.logged.update(values)
-            self._try("takes no more curves", lambda: self.run.log(dict(values)))
+            self._try("W&B: takes no more curves", lambda: self.run.log(dict(values)), otherwise=ON_DISK)
 
-    def finish(
-        self,
-        *,
-        summary: Mapping[str, Any],
-        tables: Mapping[str, Columns],
-        images: Mapping[str, Image.Image],
-        points: Points = (),
-        set_folder: Path | None = None,
-    ) -> None:
+    def finish(self, result: RunResult) -> None:
         """Set the summary; log pictures, tables, the set, and the curves that did not grow in this process."""
 
         def record() -> None:
             import wandb
 
-            for point in points:
+            for point in result.points:
                 if not self.logged.intersection(point.keys() - {EPOCH, GUIDANCE_STEP}):
                     self.run.log(dict(point))
-            self.run.summary.update(dict(summary))
-            self.run.log({name: wandb.Image(image) for name, image in images.items()})
-            if self.sets and set_folder is not None:
+            self.run.summary.update(dict(result.summary))
+            self.run.log({name: wandb.Image(image) for name, image in result.images.items()})
+            if self.sets and result.set_folder is not None:
                 made = wandb.Artifact(f"set-{self.run.id}", "distilled-set")
-                made.add_dir(str(set_folder), policy="immutable", skip_cache=True)  # or wandb copies every image twice
+                made.add_dir(
+                    str(result.set_folder), policy="immutable", skip_cache=True
+                )  # or wandb copies every image twice
                 self.run.log_artifact(made)
-            for name, columns in tables.items():  # last: online, wandb asks the server about each, and waits
+            for name, columns in result.tables.items():  # last: online, wandb asks the server about each, and waits
                 rows = [list(row) for row in zip(*columns.values(), strict=True)]
                 self.run.log({name: wandb.Table(columns=list(columns), data=rows)})
 
         if self.run is not None:
-            self._try("takes no result", record)
+            self._try("W&B: takes no result", record, otherwise=ON_DISK)
 
     def close(self, exit_code: int) -> None:
         """Finish the run; say how to upload what has not been."""
@@ -184,15 +167,5 @@ class WandbTracker(Tracker):
         if not self.online:
             print(f"W&B: recorded offline; {upload}")
 
-    def _try(self, failure: str, act: Callable[[], None], *, otherwise: str = "results are on disk") -> None:
-        """Do something with wandb; if it raises, whatever it raises, say so and have no more to do with its run."""
-        try:
-            act()
-        except Exception as error:
-            print(f"W&B: {failure} ({reason(error)}); {otherwise}")
-            self.close(1)
-
-
-def reason(error: Exception) -> str:
-    """What an error of wandb says, on one line of at most 200 characters."""
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    def _abandon(self) -> None:
+        self.close(1)

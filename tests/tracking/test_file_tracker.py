@@ -10,7 +10,7 @@ from command import manifoldgd, quick
 from PIL import Image
 
 from manifoldgd.students import Student
-from manifoldgd.tracking import CSVTracker, TensorBoardTracker
+from manifoldgd.tracking import CSVTracker, RunFacts, RunResult, TensorBoardTracker
 
 
 def of_csv(folder):
@@ -50,7 +50,8 @@ def kind(request):
 
 def started(kind, folder):
     one = kind()
-    one.start(name="a", group="g", job_type="run", config={"ipc": 10, "a": {"b": None}}, run_id="x", folder=folder)
+    config = {"ipc": 10, "a": {"b": None}}
+    one.start(RunFacts(name="a", group="g", job_type="run", config=config, run_id="x", folder=folder))
     return one
 
 
@@ -64,7 +65,8 @@ def train(one, seed, curve, *, loss):
 
 def finish(one):
     images = {"set": Image.new("L", (6, 4))}
-    one.finish(summary={"last_top1": 0.5, "set/coverage": 1.0}, tables={"t": {"a": [1]}}, images=images, points=POINTS)
+    summary, tables = {"last_top1": 0.5, "set/coverage": 1.0}, {"t": {"a": [1]}}
+    one.finish(RunResult(summary=summary, tables=tables, images=images, points=POINTS))
     one.close(0)
 
 

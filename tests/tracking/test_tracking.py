@@ -17,7 +17,7 @@ from PIL import Image
 from manifoldgd.cli.commands import guidance_scale
 from manifoldgd.errors import UserError
 from manifoldgd.students import Student
-from manifoldgd.tracking import NoTracker, WandbTracker
+from manifoldgd.tracking import NoTracker, RunFacts, RunResult, WandbTracker
 
 
 @pytest.fixture(autouse=True)
@@ -108,22 +108,23 @@ def test_online_without_a_key_says_what_to_do():
 
 def started(one, *, name="a", config=None, run_id=None):
     one.start(
-        name=name,
-        group="digits",
-        job_type="run",
-        config=config or {},
-        run_id=run_id or f"id-{name}",
-        folder=Path("result"),
-        tags=["ipc: 1"],
+        RunFacts(
+            name=name,
+            group="digits",
+            job_type="run",
+            config=config or {},
+            run_id=run_id or f"id-{name}",
+            folder=Path("result"),
+            tags=["ipc: 1"],
+        )
     )
     return one
 
 
 def finish(one, **more):
     table = {"seed": [0, 1], "last_top1": [0.5, 0.6]}
-    one.finish(
-        summary={"last_top1": 0.55}, tables={"students": table}, images={"set": Image.new("RGB", (4, 4))}, **more
-    )
+    images = {"set": Image.new("RGB", (4, 4))}
+    one.finish(RunResult(summary={"last_top1": 0.55}, tables={"students": table}, images=images, **more))
 
 
 POINTS = [
@@ -374,16 +375,16 @@ class FirstAnswers(BaseHTTPRequestHandler):
 SURVIVOR = """
 import sys
 from pathlib import Path
-from manifoldgd.tracking import WandbTracker, wandb_tracker
+from manifoldgd.tracking import RunFacts, RunResult, WandbTracker, wandb_tracker
 from PIL import Image
 wandb_tracker.FINISH_SECONDS = 2.0
 one = WandbTracker(project="p", entity=None, group=None, mode="auto", folder="out", sets=True)
-one.start(name="a", group="g", job_type="run", config={}, run_id="abc", folder=Path("o"))
+one.start(RunFacts(name="a", group="g", job_type="run", config={}, run_id="abc", folder=Path("o")))
 print("url", one.url, flush=True)
 sys.stdin.readline()  # the server dies meanwhile
 for epoch in range(3):
     one.student_logger(0).log_metrics({"student/0/loss": 1.0}, step=epoch + 1)
-one.finish(summary={"last_top1": 0.5}, tables={}, images={"set": Image.new("L", (8, 8))})
+one.finish(RunResult(summary={"last_top1": 0.5}, tables={}, images={"set": Image.new("L", (8, 8))}))
 one.close(0)
 print("survived")
 """
