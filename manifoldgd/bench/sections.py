@@ -26,7 +26,7 @@ from manifoldgd.priors.prior import Prior
 from manifoldgd.prototypes import BisectingTree, Divisive, RawLatents, cluster_classes
 from manifoldgd.randomness import RowKey, RowNoise, generator
 from manifoldgd.store.tensors import read_tensors, write_tensors
-from manifoldgd.students.networks import ConvNet
+from manifoldgd.students.convnets import ConvNet
 from manifoldgd.students.student import Student
 
 Row = dict[str, Any]

@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from manifoldgd.diffusion.protocol import Anchors, Pull, Step
+from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, Pull, Step
 from manifoldgd.geometry.annealing import Annealing, annealing_multiplier
 from manifoldgd.geometry.kernels import Kernel
 from manifoldgd.geometry.neighbourhoods import Neighbourhoods
@@ -84,14 +84,18 @@ class ManifoldGuidance:
         )
         return max(self.neighbours, round(self.neighbourhood * multiplier / self.max_multiplier))
 
-    def tangents(self, points: Tensor) -> NoisedTangents | PosteriorTangents:
+    def tangents(self, points: Tensor) -> Tangents:
         """The tangent spaces that the estimator finds in real neighbourhoods ``[B, M, D]``."""
         if self.estimator == "noised":
             return NoisedTangents(points, self.neighbours, self.tangent_dim)
+        return self.posterior_tangents(points)
+
+    def posterior_tangents(self, points: Tensor) -> PosteriorTangents:
+        """Those of the ``clean`` and the ``posterior`` estimator."""
         share = 1.0 if self.estimator == "clean" else self.uniform_share
         return PosteriorTangents(Neighbourhoods(points), self.neighbours, self.tangent_dim, share)
 
-    def bind(self, anchors: Anchors) -> _BoundManifold:
+    def bind(self, anchors: Anchors) -> BoundGuidance:
         """The guidance towards ``anchors.prototypes`` along ``anchors.neighbourhoods`` ``[B, M, D]``."""
         points = bind_neighbourhoods(anchors, self.neighbourhood)
         return _BoundManifold(self, anchors.prototypes, self.tangents(points) if self.scale > 0 else None)

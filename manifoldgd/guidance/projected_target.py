@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from manifoldgd.diffusion.protocol import Anchors, Pull, Step
+from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, Pull, Step
 from manifoldgd.errors import require
 from manifoldgd.guidance.manifold import ManifoldGuidance
 from manifoldgd.guidance.mode import mode_vector
@@ -40,10 +40,11 @@ class ProjectedTargetGuidance(ManifoldGuidance):
             key="estimator",
         )
 
-    def bind(self, anchors: Anchors) -> _BoundProjectedTarget:
+    def bind(self, anchors: Anchors) -> BoundGuidance:
         """The guidance towards ``anchors.prototypes`` on the planes of ``anchors.neighbourhoods`` ``[B, M, D]``."""
         points = bind_neighbourhoods(anchors, self.neighbourhood)
-        return _BoundProjectedTarget(self, anchors.prototypes, self.tangents(points) if self.scale > 0 else None)
+        tangents = self.posterior_tangents(points) if self.scale > 0 else None
+        return _BoundProjectedTarget(self, anchors.prototypes, tangents)
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ class Descent:
         """The guidance down ``anchors.energy``."""
         if anchors.energy is None and self.rate > 0:
             raise ValueError("energy: expected the set energy of the batch, got None")
-        return _BoundDescent(self, anchors.energy)
+        return _BoundDescent(self, anchors.energy if self.rate > 0 else None)
 
 
 def gradient_of(energy: SetEnergy, x0: Tensor, draw: int) -> Tensor:
@@ -111,15 +111,15 @@ class _BoundDescent:
     second: Tensor | float = field(default=0.0)
 
     def __call__(self, step: Step) -> Pull | None:
-        method = self.method
-        if method.rate == 0 or step.index >= round(method.t_start * step.num_steps):
+        method, energy = self.method, self.energy
+        if energy is None or step.index >= round(method.t_start * step.num_steps):
             return None
         # Counted from here down to 0: a batch that starts from prototypes may take fewer steps than t_start allows.
         self.total = self.total or (step.index + 1) * method.inner_steps
         x0 = step.x0
         for _ in range(method.inner_steps):
             rate = method.rate_at(self.count / self.total)
-            x0 = x0 - rate * self._direction(gradient_of(self.energy, x0, self.count))
+            x0 = x0 - rate * self._direction(gradient_of(energy, x0, self.count))
         return Pull(scaled=None, plain=None, kept=None, clean=x0 - step.x0)
 
     def _direction(self, gradient: Tensor) -> Tensor:

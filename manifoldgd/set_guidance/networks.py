@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from manifoldgd.dataset import ImageDataset, check_statistics
@@ -22,7 +22,8 @@ from manifoldgd.randomness import generator
 from manifoldgd.ranges import Million, Range, Seed, Width, checked
 from manifoldgd.set_guidance.descent import Descent, OnStep, RealSide
 from manifoldgd.students.augmentation import Augmentation
-from manifoldgd.students.networks import ConvNet, ImageShape
+from manifoldgd.students.convnets import ConvNet
+from manifoldgd.students.network import ImageShape
 
 LEAST_SIDE = 3  # pixels a side of the deepest feature map: depth 3 at 28 pixels, 6 at 224, as in the literature
 CHUNK = 256  # images embedded at once; bounds memory
@@ -210,9 +211,10 @@ class NetworkDescent(Descent):
         return real.cached(kind, numbers, make, self.networks)
 
 
-def _network(image_shape: ImageShape, width: int, source: torch.Generator) -> nn.Module:
+def _network(image_shape: ImageShape, width: int, source: torch.Generator) -> ConvNet:
     network = ConvNet(image_shape, 1, width=width, depth=depth_for(image_shape), generator=source)
-    return network.eval().requires_grad_(False)
+    network.eval().requires_grad_(False)
+    return network
 
 
 @torch.no_grad()
@@ -273,7 +275,7 @@ def _drawn(networks: RandomNetworks, dataset: ImageDataset, label: int, count: i
 
 def _mean(networks: RandomNetworks, index: int, images: Tensor, device: torch.device) -> Tensor:
     parts = (networks.embed(index, _as_pixels(part, device)) for part in images.split(CHUNK))
-    return (sum(part.sum(0) for part in parts) / len(images)).cpu()
+    return (sum((part.sum(0) for part in parts), torch.zeros((), device=device)) / len(images)).cpu()
 
 
 def _as_pixels(images: Tensor, device: torch.device) -> Tensor:

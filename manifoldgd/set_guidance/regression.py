@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from manifoldgd.diffusion.protocol import Decode, EnergyOf, Together
+from manifoldgd.diffusion.protocol import Decode, Together
 from manifoldgd.errors import require
 from manifoldgd.ranges import Range, checked
 from manifoldgd.set_guidance.descent import RealSide
@@ -63,7 +63,7 @@ class RegressionGuidance(NetworkDescent):
         """Half a cosine from ``rate`` to 0."""
         return self.rate * (1 + math.cos(math.pi * share)) / 2
 
-    def prepare(self, real: RealSide) -> EnergyOf:
+    def prepare(self, real: RealSide) -> partial[RegressionEnergy]:
         """The pool, and real images in its features."""
         networks = self.pool(real)
         return partial(
@@ -92,7 +92,7 @@ class AugmentedRegressionGuidance(RegressionGuidance):
     def __post_init__(self) -> None:
         require(self.augmentation is not None, "expected what makes the copies, got null", key="augmentation")
 
-    def prepare(self, real: RealSide) -> EnergyOf:
+    def prepare(self, real: RealSide) -> partial[RegressionEnergy]:
         """As that of the plain regression, with the copies; mirrored ones only where they keep their class."""
         augmentation = self.augmentation if real.dataset.flip else self.augmentation.without_flip()
         return partial(super().prepare(real), copies=self.copies, augmentation=augmentation)

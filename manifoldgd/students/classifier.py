@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from manifoldgd.machine import SINGLE, half_precision
 from manifoldgd.randomness import generator
-from manifoldgd.students.networks import ImageShape, Network, network_name, seeded
+from manifoldgd.students.architectures import network_name
+from manifoldgd.students.network import ImageShape, Network, seeded
 from manifoldgd.students.objectives import class_labels
 from manifoldgd.students.recipe import STANDARD, Recipe, own_depth, untrained
 from manifoldgd.students.training import Pixels, ShuffledIndices, Supervised, fit, outputs

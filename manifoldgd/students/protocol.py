@@ -227,5 +227,5 @@ class SoftLabel(LabelProtocol):
         """AdamW in two groups: matrices and kernels are decayed, vectors are not."""
         decayed = [each for each in network.parameters() if each.ndim > 1]
         others = [each for each in network.parameters() if each.ndim <= 1]
-        groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
         return torch.optim.AdamW(groups, lr=self.learning_rate, weight_decay=self.weight_decay)

@@ -19,8 +19,9 @@ from torch import Generator, Tensor
 from manifoldgd.errors import require
 from manifoldgd.randomness import generator
 from manifoldgd.ranges import Batch, LearningRate, Million, Momentum, Range, Share, Width, checked
+from manifoldgd.students.architectures import TIMM, build_network, check_architecture
 from manifoldgd.students.augmentation import Augmentation, Space
-from manifoldgd.students.networks import TIMM, Depth, ImageShape, Network, build_network, check_architecture
+from manifoldgd.students.network import Depth, ImageShape, Network
 
 
 @checked

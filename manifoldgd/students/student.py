@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.loggers import Logger
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from manifoldgd.artifacts import StudentResult
@@ -18,18 +18,9 @@ from manifoldgd.errors import require, under
 from manifoldgd.machine import half_precision
 from manifoldgd.randomness import generator
 from manifoldgd.ranges import Width, checked
+from manifoldgd.students.architectures import TIMM, build_network, check_architecture, network_name, timm_library
 from manifoldgd.students.classifier import Classifier
-from manifoldgd.students.networks import (
-    TIMM,
-    Depth,
-    ImageShape,
-    Network,
-    build_network,
-    check_architecture,
-    network_name,
-    seeded,
-    timm_library,
-)
+from manifoldgd.students.network import Depth, ImageShape, Network, seeded
 from manifoldgd.students.protocol import LabelProtocol
 from manifoldgd.students.recipe import Recipe, own_depth, untrained
 from manifoldgd.students.training import Pixels, ShuffledIndices, Supervised, fit, outputs
@@ -63,7 +54,7 @@ def _shape(images: Tensor) -> ImageShape:
 class Judge:
     """A network under training, and how images are shown to it."""
 
-    network: nn.Module
+    network: Network
     pixels: Pixels
     size: tuple[int, int]
     cover: Fraction
@@ -127,7 +118,7 @@ class Student:
     """A network trained from scratch on a set and tested on real images.
 
     Args:
-        architecture: A key of :data:`manifoldgd.students.networks.ARCHITECTURES`.
+        architecture: A key of :data:`manifoldgd.students.architectures.ARCHITECTURES`.
         width: Filters of the first block, units of an MLP's layers, or the width of a transformer's tokens.
         depth: Blocks of a ConvNet or a transformer, layers of the others.
         protocol: How it is trained.
@@ -190,6 +181,7 @@ class Student:
         )
         teacher, seen = self.teacher_recipe, self.input_shape(image_shape)
         if teacher is not None:
+            assert teacher.architecture is not None  # this student's own where the protocol names none
             depth = teacher.depth or own_depth(seen)
             with under("protocol.teacher"):
                 untrained(teacher.architecture, teacher.width, depth, seen, num_classes, seed=0)

@@ -24,6 +24,7 @@ from manifoldgd.machine import single_process
 from manifoldgd.progress import progress_bar
 from manifoldgd.students.augmentation import Augmentation, constant
 from manifoldgd.students.cutmix import cutmix
+from manifoldgd.students.network import Network
 from manifoldgd.students.objectives import Batch, Objective
 
 # Pixels seen at once in a test pass, and images at most. A first block of 64 filters at full size, a ResNetAP's, then
@@ -87,6 +88,9 @@ class Supervised(L.LightningModule):
         after_epoch: Called with the epoch (from 1) and its mean training loss; returns what the logger shall record.
         name: What is trained, for messages.
     """
+
+    images: Tensor
+    labels: Tensor
 
     def __init__(
         self,
@@ -154,7 +158,7 @@ class Supervised(L.LightningModule):
             with suppress(NotFinite):  # the last step of an epoch may be the one that spoils the weights
                 metrics = self.after_epoch(self.current_epoch + 1, loss)
         if metrics is None:
-            group = self.optimizers().optimizer.param_groups[0]
+            group = self.trainer.optimizers[0].param_groups[0]
             rate = group.get("max_lr", group["initial_lr"])  # as configured: the schedule moves "lr"
             raise RunError(
                 f"{self.name}: the training diverged in epoch {self.current_epoch + 1} (loss {loss:.3g}, or outputs "
@@ -168,12 +172,12 @@ class Supervised(L.LightningModule):
 class EpochBar(L.Callback):
     """Progress counted in epochs, of which a real training split takes minutes each."""
 
-    def __init__(self, title: str) -> None:
-        self.title, self.stack = title, ExitStack()
+    def __init__(self, title: str, epochs: int) -> None:
+        self.title, self.epochs, self.stack = title, epochs, ExitStack()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show the bar."""
-        bar = progress_bar(self.title, trainer.max_epochs, enabled=True, unit="epochs", transient=True)
+        bar = progress_bar(self.title, self.epochs, enabled=True, unit="epochs", transient=True)
         self.advance = self.stack.enter_context(bar)
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
@@ -222,7 +226,7 @@ def fit(
             precision=precision,
             plugins=single_process(),
             logger=logger,
-            callbacks=[EpochBar(title)] if title else [],
+            callbacks=[EpochBar(title, epochs)] if title else [],
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -248,7 +252,7 @@ def centre_view(images: Tensor, size: tuple[int, int], cover: Fraction) -> Tenso
 
 @torch.no_grad()  # not inference mode: its tensors could never meet autograd again
 def outputs(
-    network: nn.Module,
+    network: Network,
     images: Tensor,
     pixels: Pixels,
     size: tuple[int, int],

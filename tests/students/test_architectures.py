@@ -9,7 +9,7 @@ from student_parts import MEAN, STD, hundred_digits, source, student
 
 from manifoldgd.errors import UserError
 from manifoldgd.students import Recipe, TimmStudent, train_classifier
-from manifoldgd.students.networks import TimmNetwork
+from manifoldgd.students.architectures import TimmNetwork
 from manifoldgd.students.objectives import TeacherOutputs
 from manifoldgd.students.recipe import STANDARD
 from manifoldgd.students.training import Pixels, outputs

@@ -8,8 +8,11 @@ import torch.nn.functional as F
 from student_parts import count, source
 
 from manifoldgd.errors import UserError
+from manifoldgd.students.architectures import build_network, network_name
+from manifoldgd.students.convnets import ConvNet
 from manifoldgd.students.fused import ConvNormReluPool
-from manifoldgd.students.networks import ConvNet, ResNet, ResNetAP, build_network, network_name, seeded
+from manifoldgd.students.network import seeded
+from manifoldgd.students.resnets import ResNet, ResNetAP
 
 
 @pytest.mark.parametrize(
