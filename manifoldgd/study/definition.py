@@ -255,7 +255,11 @@ def _check_choices(where: str, value: Any) -> None:
     """Refuse paths as choices."""
     for each in value if isinstance(value, list) else [value]:
         named = isinstance(each, str) and CHOICE_NAME.fullmatch(each) is not None
-        require(named, f"{where}: expected the name of a choice, got {each!r}; correct it")
+        require(
+            named,
+            f"{where}: expected the name of a choice, got {each!r}; a folder of yours is given by prior: folder with "
+            "prior.path, or dataset: image_folder with dataset.folder",
+        )
 
 
 def _check_values(where: str, value: Any) -> None:
