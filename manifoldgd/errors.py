@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar, cast
 
+Value = TypeVar("Value")
 _MARK = "\x1f"  # around the name of an argument in a text; no message has this character otherwise
 
 
@@ -61,6 +63,12 @@ def require(condition: bool, text: str, key: str | None = None) -> None:
     """Raise :class:`UserError` with ``text`` about ``key`` unless ``condition`` holds."""
     if not condition:
         raise UserError(text, key)
+
+
+def required(value: Value | None, text: str, key: str | None = None) -> Value:
+    """The value; raises :class:`UserError` with ``text`` about ``key`` where it is ``None``."""
+    require(value is not None, text, key)
+    return cast(Value, value)
 
 
 def nearest(name: str, known: Iterable[str], *, otherwise: str) -> str:

@@ -97,10 +97,10 @@ class Setup:
         where: dict[str, Any] = {"machine": self.machine, "cache": self.cache}
         encoded, _ = latents.encode(self.dataset, self.prior, **where)
         space = self.clusterer.space.features
-        features = spaces.features_of(space, self.dataset, self.prior, encoded, **where)
+        seen = None if space is None else spaces.features_of(space, self.dataset, self.prior, encoded, **where)
         described = as_recorded(plain(self.config, "clusterer"))
         numbers = {"ipc": self.config.ipc, "seed": self.config.seed, **where}
-        return latents.cluster(encoded, self.clusterer, described, features, **numbers)[0]
+        return latents.cluster(encoded, self.clusterer, described, seen, **numbers)[0]
 
     @property
     def guided(self) -> bool:

@@ -11,7 +11,7 @@ import numpy as np
 
 from manifoldgd.data.image_dataset import Found, ImageOptions, check_options, image_dataset, some
 from manifoldgd.dataset import ImageDataset
-from manifoldgd.errors import UserError, argument, require
+from manifoldgd.errors import UserError, argument, require, required
 
 # What images and labels are called: Keras's files, MedMNIST's, scripts of the field's.
 CALLED = (
@@ -95,9 +95,8 @@ def _pair(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images ``[N, h, w]`` or ``[N, h, w, 3]`` uint8 and labels ``[N]`` of a split."""
     pairs = [(images.format(split), labels.format(split)) for images, labels in CALLED] + list(others)
-    pair = next(((images, labels) for images, labels in pairs if images in arrays and labels in arrays), None)
-    require(
-        pair is not None,
+    pair = required(
+        next(((images, labels) for images, labels in pairs if images in arrays and labels in arrays), None),
         f"expected arrays {' or '.join(map(' and '.join, pairs))} in {place}, found "
         f"{some(sorted(arrays), 12)}; rename them, set {argument('train')} and {argument('test')} to how splits are "
         "called, or "

@@ -108,13 +108,17 @@ def _python(root: Path, checksums: bool, key: bytes) -> Callable[[str], tuple[np
     def read(name: str) -> tuple[np.ndarray, np.ndarray]:
         held = _pickled(root / name, checksums)
         pixels, labels = held.get(b"data"), held.get(key)
-        fits = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape[1:] == (PIXELS,)
-        require(
-            fits and isinstance(labels, list) and len(labels) == len(pixels),
+        if (
+            isinstance(pixels, np.ndarray)
+            and isinstance(labels, list)
+            and pixels.dtype == np.uint8
+            and pixels.shape == (len(labels), PIXELS)
+        ):
+            return pixels, np.array(labels, np.int64)
+        raise UserError(
             f"expected pixels and {key.decode()} in {root / name}, got {_kinds(held)}; unpack the archive again",
             key="folder",
         )
-        return pixels, np.array(labels, np.int64)
 
     return read
 

@@ -131,7 +131,8 @@ class Adding:
     """
 
     def __init__(self, store: DecodedStore) -> None:
-        self._store, self._rows, self._since = store, {}, time.monotonic()
+        self._store, self._since = store, time.monotonic()
+        self._rows: dict[bytes, tuple[bytes, np.ndarray]] = {}  # by content, with the checksum
 
     def add(self, content: bytes, image: Tensor) -> bool:
         """Take the tensor of a picture, given the hash of its bytes; return whether all so far is on the disk."""
@@ -156,7 +157,7 @@ class Adding:
             np.lib.format.write_array_header_1_0(stream, header)
             for content, (checksum, pixels) in self._rows.items():
                 stream.write(content + checksum)
-                stream.write(pixels)
+                stream.write(pixels.data)
         self._rows = {}
         self._store.refresh()
 
@@ -167,7 +168,7 @@ def _steps(count: int) -> range:
 
 def _checksum(content: bytes, pixels: np.ndarray) -> bytes:
     digest = hashlib.blake2b(content, digest_size=DIGEST)
-    digest.update(pixels)
+    digest.update(pixels.data)
     return digest.digest()
 
 

@@ -167,5 +167,5 @@ def _digest(*tensors: Tensor) -> str:
     """Hash of the contents: a folder may hold other images in the same number."""
     digest = hashlib.blake2b(digest_size=16)
     for tensor in tensors:
-        digest.update(tensor.numpy())
+        digest.update(tensor.numpy().data)
     return digest.hexdigest()

@@ -38,7 +38,7 @@ from manifoldgd.dataset import (
     fingerprint_of,
     hold_out,
 )
-from manifoldgd.errors import UserError, argument, require
+from manifoldgd.errors import UserError, argument, require, required
 from manifoldgd.ranges import Range
 
 # Per channel over ImageNet's training images, pixels in [0, 1]; what most published students subtract.
@@ -93,6 +93,12 @@ class Found:
         """The images at some positions, in that order."""
         images = self.images[positions] if isinstance(self.images, np.ndarray) else _at(self.images, positions)
         return replace(self, images=images, labels=self.labels[positions])
+
+    @property
+    def pictures(self) -> Sequence[Picture]:
+        """The images, where they are encoded pictures: all splits of a reader are of one kind."""
+        assert not isinstance(self.images, np.ndarray)
+        return self.images
 
     @cached_property
     def names(self) -> list[str]:
@@ -168,7 +174,7 @@ def image_dataset(
         f"a name that ends in {VALIDATION} says that the judging images are held out, got {name!r}; set another one",
         key="name",
     )
-    names, (train, test) = _of_classes(options["classes"], class_names, (train, test))
+    names, train, test = _of_classes(options["classes"], class_names, train, test)
     train, test = _test_split(train, test, names, options["test_share"], options["group_by"])
     counts = {"train": len(train.labels), "test": len(test.labels)}
     _check_counts(options["expected_counts"], counts, place, name, options["obtain"])
@@ -177,18 +183,20 @@ def image_dataset(
     treatment = Treatment(options["image_size"], options["channels"], options["white"], options["fit"])
     _check_apart(train, test, held_out=options["validation"] is not None)
     train, test, contents = _looked_at(train, test, treatment, place, options)
-    settings = (VERSION, treatment.size, treatment.channels, names)
+    settings: tuple[Any, ...] = (VERSION, treatment.size, treatment.channels, names)
     settings += () if treatment.white is None else (treatment.white,)
     settings += () if treatment.fit is None else (treatment.fit,)
     splits = [
-        Split(torch.from_numpy(found.labels), held.load, lambda held=held: held.pictures)
+        Split(torch.from_numpy(found.labels), held.load, held.digests)
         for found, held in zip((train, test), contents, strict=True)
     ]
-    keys = tuple(
+    learned, judged = (
         f"{kind}-{fingerprint_of(split.labels, held.files, *settings)}"
         for split, held in zip(splits, contents, strict=True)
     )
-    names_before = former(train, test, settings, keys) if former is not None and treatment.white is None else ()
+    names_before = (
+        former(train, test, settings, (learned, judged)) if former is not None and treatment.white is None else ()
+    )
     mean, std = statistics_of(options)
     whole = ImageDataset(
         name=name,
@@ -199,8 +207,8 @@ def image_dataset(
         mean=mean,
         std=std,
         flip=options["flip"],
-        train_fingerprint=Key(keys[0], names_before),
-        test_fingerprint=Key(keys[1], names_before),
+        train_fingerprint=Key(learned, names_before),
+        test_fingerprint=Key(judged, names_before),
         prior_labels=prior_labels,
         treatment=(mean, std, options["flip"]),
     )
@@ -209,10 +217,8 @@ def image_dataset(
 
 def statistics_of(options: ImageOptions) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation a channel, those of ImageNet where none are given."""
-    return tuple(
-        _statistic(options[key], imagenet, options["channels"])
-        for key, imagenet in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
-    )  # type: ignore[return-value]
+    channels = options["channels"]
+    return _statistic(options["mean"], IMAGENET_MEAN, channels), _statistic(options["std"], IMAGENET_STD, channels)
 
 
 def _statistic(given: Sequence[float] | None, imagenet: tuple[float, ...], channels: int) -> tuple[float, ...]:
@@ -223,11 +229,11 @@ def _statistic(given: Sequence[float] | None, imagenet: tuple[float, ...], chann
 
 
 def _of_classes(
-    wanted: Sequence[str | int] | None, found: Sequence[str], splits: tuple[Found, Found | None]
-) -> tuple[tuple[str, ...], list[Found | None]]:
+    wanted: Sequence[str | int] | None, found: Sequence[str], train: Found, test: Found | None
+) -> tuple[tuple[str, ...], Found, Found | None]:
     """The classes to use, and their images with labels in that order."""
     if wanted is None or tuple(map(str, wanted)) == tuple(found):
-        return tuple(found), list(splits)
+        return tuple(found), train, test
     names = tuple(map(str, wanted))
     require(
         bool(names) and len(set(names)) == len(names),
@@ -238,7 +244,7 @@ def _of_classes(
     require(not missing, f"no class {some(missing)} among {some(list(found))}; correct it", key="classes")
     label_of = np.full(len(found), -1)
     label_of[[list(found).index(name) for name in names]] = np.arange(len(names))
-    return names, [split and _relabelled(split, label_of) for split in splits]
+    return names, _relabelled(train, label_of), None if test is None else _relabelled(test, label_of)
 
 
 def _relabelled(split: Found, label_of: np.ndarray) -> Found:
@@ -252,9 +258,8 @@ def _test_split(
     if test is not None:
         require(share is None, "there is a test split already; set it to null to be judged by it", key="test_share")
         return train, test
-    require(
-        share is not None, "there is no test split; set it to 0.2 to split a fifth of each class off", key="test_share"
-    )
+    no_split = "there is no test split; set it to 0.2 to split a fifth of each class off"
+    share = required(share, no_split, key="test_share")
     tests = split_off(train.names, train.labels, names, share, group_by)
     return train.take(np.flatnonzero(~tests)), replace(train.take(np.flatnonzero(tests)), faults=())
 
@@ -274,15 +279,20 @@ class _Contents:
     pictures: list[bytes]  # hash of what each shows
     load: Callable[[Tensor], Tensor]
 
+    def digests(self) -> list[bytes]:
+        """See :class:`manifoldgd.dataset.Split`."""
+        return self.pictures
+
 
 def _looked_at(
     train: Found, test: Found, treatment: Treatment, place: Path, options: ImageOptions
 ) -> tuple[Found, Found, tuple[_Contents, _Contents]]:
     """Both splits without bad images, and what is in the others."""
-    if isinstance(train.images, np.ndarray):
+    if isinstance(train.images, np.ndarray) and isinstance(test.images, np.ndarray):
         return train, test, (_of_pixels(train.images, treatment), _of_pixels(test.images, treatment))
-    store = _store(options.get("cache"), treatment, len(train.images) + len(test.images))
-    found, faults = contents_of([*train.images, *test.images], record_of(place), store)
+    pictures = [*train.pictures, *test.pictures]
+    store = _store(options.get("cache"), treatment, len(pictures))
+    found, faults = contents_of(pictures, record_of(place), store)
     faults = [*train.faults, *test.faults, *faults]
     _check_faults(faults, len(found), options["skip_bad"])
     kept: list[tuple[Found, list[Content]]] = []
@@ -290,9 +300,13 @@ def _looked_at(
         good = np.array([place for place, each in enumerate(contents) if each is not None], np.int64)
         kept.append((split.take(good), [each for each in contents if each is not None]))
     both = [each for _, contents in kept for each in contents]
-    _check_depth(both, [picture for split, _ in kept for picture in split.images], treatment.white)
-    held = tuple(_of_pictures(split.images, contents, treatment, store) for split, contents in kept)
-    return kept[0][0], kept[1][0], held
+    _check_depth(both, [picture for split, _ in kept for picture in split.pictures], treatment.white)
+    (train, of_train), (test, of_test) = kept
+    held = (
+        _of_pictures(train.pictures, of_train, treatment, store),
+        _of_pictures(test.pictures, of_test, treatment, store),
+    )
+    return train, test, held
 
 
 def _store(cache: Path | None, treatment: Treatment, pictures: int) -> DecodedStore | None:

@@ -296,9 +296,9 @@ def _decoded(picture: Picture, data: bytes, digest: bytes, treatment: Treatment 
             peak = UPPER_BYTES
         image.load()
         colours = eight_bit(upright(image), 3) if samples is None else None
-        pixels = samples if colours is None else np.asarray(colours)
+        pixels = np.asarray(colours) if samples is None else samples
         hashed = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=DIGEST)
-        hashed.update(np.ascontiguousarray(pixels))
+        hashed.update(np.ascontiguousarray(pixels).data)
         content = Content(digest, hashed.digest(), peak)
         if treatment is None or (treatment.white is not None and peak != SHALLOW):
             return content, None  # of the deep ones the samples are asked for before anything is decoded

@@ -21,7 +21,7 @@ from manifoldgd.data.image_dataset import Found, ImageOptions, check_options, im
 from manifoldgd.data.image_files import EXTENSIONS, ImageFile, class_files, shown, visible_entries
 from manifoldgd.data.label_lists import find_list, read_list
 from manifoldgd.dataset import ImageDataset
-from manifoldgd.errors import argument, require
+from manifoldgd.errors import argument, require, required
 
 
 def image_folder(
@@ -85,14 +85,14 @@ def _listed(root: Path, places: Sequence[Path], test_labels: str | None) -> dict
         if not unsorted:
             continue
         given = Path(test_labels).expanduser() if test_labels is not None else find_list(root)
-        require(
-            given is not None and place != places[0],
+        labels = required(
+            None if place == places[0] else given,
             f"{place} has {unsorted:,} images and no class folders, so they are unsorted; make "
             "a folder in it for each class, named as in the other split, and move each image into that of its class, "
             f"by the list of labels that came with them, or give that list as {argument('test_labels')}",
             key="folder",
         )
-        found[place] = {place / name: name_of for name, name_of in read_list(given).items()}
+        found[place] = {place / name: name_of for name, name_of in read_list(labels).items()}
     require(
         test_labels is None or bool(found),
         f"for images without class folders, and those in {places[-1]} have some; set it to null",

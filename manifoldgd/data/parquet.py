@@ -127,7 +127,7 @@ def _located(folder: str, revision: str | None, download: bool) -> tuple[Path, s
     from huggingface_hub import snapshot_download
 
     tables = ["*.parquet", "*.arrow"]
-    asked = {"repo_type": "dataset", "revision": revision, "allow_patterns": tables}
+    asked: dict[str, Any] = {"repo_type": "dataset", "revision": revision, "allow_patterns": tables}
     try:
         try:
             place = snapshot_download(folder, local_files_only=True, **asked)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from manifoldgd.errors import UserError, argument, require
+from manifoldgd.errors import UserError, argument, require, required
 
 STEM = "stem"
 
@@ -89,9 +89,8 @@ def group_of(name: str, group_by: str | None) -> str:
     if group_by == STEM:
         stem = name.rpartition(".")[0] or name
         return re.split(r"[ _(-]+(?=[^ _(-]*$)", stem, maxsplit=1)[0]
-    found = re.search(group_by, name)
-    require(
-        found is not None,
+    found = required(
+        re.search(group_by, name),
         f"{group_by!r} matches nothing in the name {name!r}; set an expression that all names match",
         key="group_by",
     )

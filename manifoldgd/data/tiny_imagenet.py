@@ -13,7 +13,7 @@ from manifoldgd.data.image_dataset import ImageOptions, check_options, image_dat
 from manifoldgd.data.image_folder import in_folders, in_list
 from manifoldgd.data.label_lists import read_list
 from manifoldgd.dataset import ImageDataset
-from manifoldgd.errors import require
+from manifoldgd.errors import require, required
 
 
 def tiny_imagenet(*, folder: str, **options: Unpack[ImageOptions]) -> ImageDataset:
@@ -28,9 +28,8 @@ def tiny_imagenet(*, folder: str, **options: Unpack[ImageOptions]) -> ImageDatas
     """
     check_options(**options)
     given = Path(folder).expanduser()
-    root = next((place for place in (given, given / "tiny-imagenet-200") if (place / "wnids.txt").is_file()), None)
-    require(
-        root is not None,
+    root = required(
+        next((place for place in (given, given / "tiny-imagenet-200") if (place / "wnids.txt").is_file()), None),
         f"expected Tiny-ImageNet with wnids.txt, train and val in {given}, found no wnids.txt; unpack "
         "cs231n.stanford.edu/tiny-imagenet-200.zip and set it to it",
         key="folder",

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from PIL import ExifTags, Image
+from PIL.ImageFile import ImageFile
 from torch import Tensor
 
 # Part of every dataset fingerprint: change it when the pixels that come out change.
@@ -37,7 +38,7 @@ _LOWER_BYTES = {
 _WITH_ALPHA = {"RGBA", "LA", "PA", "RGBa"}
 
 # What turns the stored picture upright, by EXIF orientation (EXIF 2.3, tag 0x0112).
-_UPRIGHT = {
+_UPRIGHT: dict[Any, Image.Transpose] = {  # by the EXIF orientation, whatever stands there
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -133,6 +134,8 @@ def deep_samples(image: Image.Image) -> np.ndarray | None:
         return None
     if image.mode in _DEEP_GREY:
         return np.asarray(image).astype(np.uint16)
+    if not isinstance(image, ImageFile):  # pixels out of an array
+        return None
     layouts = {_layout(tile) for tile in image.tile}
     if not any(";16" in layout for layout in layouts):
         return None
@@ -151,18 +154,19 @@ def _layout(tile: Any) -> str:
     return tile.args if isinstance(tile.args, str) else str(tile.args[0]) if tile.args else ""
 
 
-def _decoded_as(image: Image.Image, layouts: dict[str, str]) -> np.ndarray:
+def _decoded_as(image: ImageFile, layouts: dict[str, str]) -> np.ndarray:
     """The pixels of an image's file, read anew with its samples taken to lie otherwise; the image can be read on."""
+
+    def otherwise(args: Any) -> Any:
+        return layouts[args] if isinstance(args, str) else (layouts[args[0]], *args[1:])
+
     file = image.fp
+    assert file is not None
+    assert image.format is not None  # it is open, and was read
     place = file.tell()
     file.seek(0)
     with Image.open(file, formats=[image.format]) as other:
-        other.tile = [
-            tile._replace(
-                args=layouts[tile.args] if isinstance(tile.args, str) else (layouts[tile.args[0]], *tile.args[1:])
-            )
-            for tile in other.tile
-        ]
+        other.tile = [tile._replace(args=otherwise(tile.args)) for tile in other.tile]
         pixels = np.array(other)
     file.seek(place)
     return pixels

@@ -63,15 +63,15 @@ def _called(labels: set[int | str], names: Sequence[str | int] | None, root: Pat
         f"expected labels of one kind in {root}, got numbers and texts; write all of them as one",
         key="folder",
     )
-    ordered = sorted(labels)
-    if names is not None and kinds == {int}:
+    numbers = sorted(label for label in labels if isinstance(label, int))
+    if names is not None and numbers:
         require(
-            ordered[0] >= 0 and ordered[-1] < len(names),
+            numbers[0] >= 0 and numbers[-1] < len(names),
             f"expected a name for each label, got {some(list(map(str, names)))} for labels up to "
-            f"{ordered[-1]}; add the others",
+            f"{numbers[-1]}; add the others",
             key="names",
         )
-    return ordered
+    return [*numbers, *sorted(label for label in labels if isinstance(label, str))]
 
 
 def _samples(root: Path, key: str, pattern: str, label: str) -> Iterator[tuple[Part, int | str]]:
@@ -110,18 +110,20 @@ def samples_in(shard: Path, label: str = "label") -> Iterator[tuple[Part, int | 
 
 
 def _samples_of(archive: tarfile.TarFile, file: ImageFile, label: str) -> Iterator[tuple[Part, int | str]]:
-    key, picture, of_class = None, None, None
+    key: tuple[PurePosixPath, str] | None = None
+    picture: Part | None = None
+    of_class: int | str | None = None
     for member in (*(each for each in archive if each.isfile()), None):
         name = PurePosixPath("" if member is None else member.name)
         stem, _, kind = name.name.partition(".")
         if member is None or (name.parent, stem) != key:
             if picture is not None:
-                require(
-                    of_class is not None,
-                    f"{picture.place} has no label; expected a .cls, or a .json with the entry "
-                    f"{label!r}, of the same name beside it",
-                    key="label",
-                )
+                if of_class is None:
+                    raise UserError(
+                        f"{picture.place} has no label; expected a .cls, or a .json with the entry "
+                        f"{label!r}, of the same name beside it",
+                        key="label",
+                    )
                 yield picture, of_class
             key, picture, of_class = (name.parent, stem), None, None
         if member is None or name.name.startswith("."):
@@ -130,8 +132,9 @@ def _samples_of(archive: tarfile.TarFile, file: ImageFile, label: str) -> Iterat
             fetch = partial(_bytes_at, file.path, member.offset_data, member.size)
             picture = Part(file, member.name, name.name, member.size, fetch)
         elif kind in ("cls", "json"):
-            said = archive.extractfile(member).read()
-            found = _label(said, kind, label, f"{file.place} ({member.name})")
+            file_in = archive.extractfile(member)
+            assert file_in is not None  # it is a file
+            found = _label(file_in.read(), kind, label, f"{file.place} ({member.name})")
             of_class = of_class if found is None else found
 
 

@@ -76,7 +76,10 @@ class BoundGuidance(Protocol):
 class Guidance(Protocol):
     """A guidance method: its scientific numbers only. One that holds others names them in ``parts``."""
 
-    neighbourhood: int  # real latents wanted around each prototype, 0 for none
+    @property
+    def neighbourhood(self) -> int:
+        """Real latents wanted around each prototype, 0 for none."""
+        ...
 
     def bind(self, anchors: Anchors) -> BoundGuidance:
         """The guidance for one batch."""

@@ -56,9 +56,17 @@ class Transition:
 class Sampler(Protocol):
     """A way to step from ``x_t`` to ``x_prev``."""
 
-    steps: int
-    cfg_scale: float | None
     spacing: ClassVar[Spacing]
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps."""
+        ...
+
+    @property
+    def cfg_scale(self) -> float | None:
+        """Classifier-free guidance scale; ``None`` for the one the prior recommends."""
+        ...
 
     def draws_noise(self, index: int) -> bool:
         """Whether the step at this respaced index adds noise."""

@@ -59,6 +59,6 @@ def encode_split(
     """
     if start == len(split):
         return
-    loader = DataLoader(torch.arange(start, len(split)), batch_size=batch_size)
+    positions: Any = torch.arange(start, len(split))  # dataset enough for a loader
     runner = Trainer(callbacks=[LatentWriter(append)], **trainer)
-    runner.predict(Encoder(prior, split), loader, return_predictions=False)
+    runner.predict(Encoder(prior, split), DataLoader(positions, batch_size=batch_size), return_predictions=False)

@@ -89,5 +89,6 @@ def transformer_features(
         trainer: arguments of Lightning's Trainer (accelerator, devices, precision, progress).
     """
     module = TransformerFeatures(prior, latents, labels, timestep=timestep, blocks=blocks, on_batch=on_batch)
-    loader = DataLoader(torch.arange(len(latents)), batch_size=batch_size)
-    return torch.cat(Trainer(**trainer).predict(module, loader))
+    positions: Any = torch.arange(len(latents))  # dataset enough for a loader
+    found: Any = Trainer(**trainer).predict(module, DataLoader(positions, batch_size=batch_size))
+    return torch.cat(found)

@@ -85,7 +85,7 @@ def train_and_judge(
     """
     autoencoder = autoencoder.for_images(dataset.image_shape)
     check_recipe(dataset, autoencoder, denoiser)
-    asked = {
+    asked: dict[str, Any] = {
         "dataset": dataset.name,
         "train_fingerprint": dataset.train_fingerprint,
         "train_images": len(dataset.train),

@@ -74,7 +74,7 @@ class RealImages:
         Raises:
             UserError: a class has fewer images.
         """
-        prior, rows = self.prior, []
+        prior, rows = self._seen_by, []
         for label, name in enumerate(self._encoded.class_names):
             own = self._encoded.indices_of(label)
             require(
@@ -95,9 +95,14 @@ class RealImages:
 
         return table.load()[torch.stack(rows)], embed
 
+    @property
+    def _seen_by(self) -> Prior:
+        assert self.prior is not None  # it is left out where only random networks look
+        return self.prior
+
     @cached_property
     def _encoded(self) -> LatentSet:
-        return latents.encode(self.dataset, self.prior, self.machine, self.cache)[0]
+        return latents.encode(self.dataset, self._seen_by, self.machine, self.cache)[0]
 
 
 def _former_name(space: ClusteringSpace) -> str:

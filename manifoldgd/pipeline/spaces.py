@@ -57,9 +57,9 @@ def check_space(space: Features | None, dataset: ImageDataset, prior: Prior) -> 
 
 
 def features_of(
-    space: Features | None, dataset: ImageDataset, prior: Prior, encoded: LatentSet, machine: Machine, cache: Path
-) -> FeatureTable | None:
-    """The features that a clustering space asks for; ``None`` where latents will do.
+    space: Features, dataset: ImageDataset, prior: Prior, encoded: LatentSet, machine: Machine, cache: Path
+) -> FeatureTable:
+    """The features that a clustering space asks for.
 
     Args:
         space: what is asked for, with its numbers.
@@ -69,8 +69,6 @@ def features_of(
         machine: where to run.
         cache: keeps them under ``features/``.
     """
-    if space is None:
-        return None
     if isinstance(space, PrincipalComponents):
         key = key_of("components", encoded.key, space.components)
         return _kept(cache, key, lambda: _components(space, encoded, machine))

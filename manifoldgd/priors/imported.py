@@ -107,7 +107,7 @@ def _read(file: Path) -> dict[str, Tensor]:
         ) from error
     if isinstance(held, dict) and isinstance(held.get("ema"), dict):  # a training's checkpoint
         held = held["ema"]
-    usable = isinstance(held, dict) and held and all(isinstance(each, Tensor) for each in held.values())
+    usable = isinstance(held, dict) and bool(held) and all(isinstance(each, Tensor) for each in held.values())
     require(usable, f"{file} holds no weights by name; give a state dict of DiT or SiT", key="import")
     return held
 

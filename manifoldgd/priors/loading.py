@@ -282,7 +282,7 @@ def _from_hub(path: str, key: str, revision: str | None, allow_bin: bool) -> Pat
     from huggingface_hub import snapshot_download
 
     weights = ["*.safetensors", *(["*.bin"] if allow_bin else [])]
-    wanted = {"revision": revision, "allow_patterns": [*FETCHED, *weights[1:]]}
+    wanted: dict[str, Any] = {"revision": revision, "allow_patterns": [*FETCHED, *weights[1:]]}
     place = f"{path}{'' if revision is None else f' at {revision}'}"
     with suppress(OSError, ValueError):
         folder = Path(snapshot_download(path, **wanted, local_files_only=True))

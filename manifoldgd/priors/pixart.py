@@ -35,7 +35,7 @@ def _embed(folder: Path, index: Mapping[str, Any], prompts: Sequence[str | None]
 
 
 def _denoise(network: Any, x_t: Tensor, timesteps: Tensor, told: Condition, pixels: int) -> Tensor:
-    sizes = {"resolution": None, "aspect_ratio": None}
+    sizes: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
     if network.use_additional_conditions:
         sizes = {"resolution": x_t.new_full((len(x_t), 2), pixels), "aspect_ratio": x_t.new_ones(len(x_t), 1)}
     return network(
