@@ -99,5 +99,11 @@ def energies(energy_on: Any, latents: Tensor, device: torch.device) -> Row:
 
 def machine(device: torch.device) -> Machine:
     """Single precision on a device."""
-    numbers = {"precision": "32-true", "student_precision": "32-true", "batch_size": 64}
-    return Machine(accelerator=device.type, threads=None, progress=False, **numbers)
+    return Machine(
+        accelerator=device.type,
+        threads=None,
+        progress=False,
+        precision="32-true",
+        student_precision="32-true",
+        batch_size=64,
+    )

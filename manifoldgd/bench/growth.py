@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from manifoldgd.artifacts import LatentSet
+from manifoldgd.artifacts import Key, LatentSet
 from manifoldgd.geometry.neighbours import neighbourhood_indices
 from manifoldgd.prototypes import Divisive, RawLatents, cluster_classes
 from manifoldgd.randomness import generator
@@ -67,13 +67,13 @@ def _prototypes(classes: int, each: int) -> dict[str, float]:
         latents=torch.randn(classes * each, *LATENT, generator=generator("bench", "growth")),
         labels=torch.arange(classes).repeat_interleave(each),
         class_names=tuple(map(str, range(classes))),
-        key="bench",
+        key=Key("bench"),
     )
     started = time.perf_counter()
     clusterer = Divisive(criterion="sse", representative="nearest", space=RawLatents(), restarts=10)
-    found = cluster_classes(latents, clusterer, IPC, 0, "bench")
+    found = cluster_classes(latents, clusterer, IPC, 0, Key("bench"))
     clustered = time.perf_counter()
-    numbers = {"class_names": latents.class_names}
+    numbers: dict[str, Any] = {"class_names": latents.class_names}
     neighbourhood_indices(found.prototypes, found.labels, latents.latents, latents.labels, NEIGHBOURS, **numbers)
     return {"cluster_seconds": clustered - started, "neighbours_seconds": time.perf_counter() - clustered}
 

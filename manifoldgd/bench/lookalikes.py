@@ -6,6 +6,7 @@ import torch
 from diffusers import AutoencoderKL, DiTTransformer2DModel
 from torch import nn
 
+from manifoldgd.artifacts import Key
 from manifoldgd.diffusion.schedule import NoiseSchedule
 from manifoldgd.priors.prior import Prior
 
@@ -53,7 +54,7 @@ def prior(transformer: nn.Module, autoencoder: nn.Module) -> Prior:
     """Both as a prior with DiT's schedule and numbers."""
     return Prior(
         name="lookalike",
-        key="lookalike",
+        key=Key("lookalike"),
         autoencoder=autoencoder,
         network=transformer,
         schedule=NoiseSchedule.training(beta_start=1e-4, beta_end=0.02, kind="linear", num_timesteps=1000),

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from manifoldgd.artifacts import LatentSet
+from manifoldgd.artifacts import Key, LatentSet
 from manifoldgd.bench.timing import Work, alternating, median_seconds, seconds
 from manifoldgd.diffusion import DDPM, ClassifierFreeGuidance, sample
 from manifoldgd.diffusion.protocol import Anchors, Guidance
@@ -86,7 +86,7 @@ def guidance_steps(
     labels = torch.arange(batch) % 10
     draws = generator("bench")
 
-    def run(guidance: Guidance | None) -> Tensor:
+    def run(guidance: Guidance | None) -> Work:
         size = 0 if guidance is None else guidance.neighbourhood
         anchors = Anchors(
             torch.randn(batch, *prior.latent_shape, generator=draws).to(device),
@@ -226,10 +226,10 @@ def classes_in_processes(classes: int, points: int, shape: tuple[int, int, int],
         latents=torch.randn(classes * points, *shape, generator=generator("bench", "classes")),
         labels=torch.arange(classes).repeat_interleave(points),
         class_names=tuple(map(str, range(classes))),
-        key="bench",
+        key=Key("bench"),
     )
     clusterer = Divisive(criterion="sse", representative="nearest", space=RawLatents(), restarts=10)
-    cluster = partial(cluster_classes, latents, clusterer, 10, 0, "bench")
+    cluster = partial(cluster_classes, latents, clusterer, 10, 0, Key("bench"))
     one, shared = alternating(cluster, partial(cluster, apply=in_processes(processes)), torch.device("cpu"), 1)
     return {"classes": classes, "points": points, "processes": processes, "ratio": one / shared}
 
@@ -269,7 +269,8 @@ def students(student: Student, device: torch.device, images: Tensor, labels: Ten
             accelerator=device.type,
         )
 
-    network = student.network(tuple(images.shape[1:]), classes, seed=0)
+    shape = images.shape[1], images.shape[2], images.shape[3]
+    network = student.network(shape, classes, seed=0)
     if isinstance(network, ConvNet):
         network.fused = False
     network.to(device).train()
@@ -279,9 +280,7 @@ def students(student: Student, device: torch.device, images: Tensor, labels: Ten
         optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
         for _ in range(epochs):
             for rows in torch.randperm(len(held), device=device).split(batch):
-                pixels = functional.interpolate(
-                    held[rows].float() / 255, student.input_shape(tuple(images.shape[1:]))[1:]
-                )
+                pixels = functional.interpolate(held[rows].float() / 255, student.input_shape(shape)[1:])
                 loss = functional.cross_entropy(network((pixels.flip(3) - 0.3) / 0.3), targets[rows])
                 optimizer.zero_grad()
                 loss.backward()

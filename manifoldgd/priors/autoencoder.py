@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
@@ -91,7 +92,7 @@ class AutoencoderTraining(LightningModule):
         super().optimizer_step(*given, **named)
         self.average.update_parameters(self.autoencoder)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(self.autoencoder.parameters(), lr=self.lr, weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: warmup_cosine(step, warmup=min(100, self.steps // 10 + 1), total=self.steps)

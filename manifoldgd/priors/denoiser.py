@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from diffusers import DiTTransformer2DModel
 from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -96,7 +97,7 @@ class DenoiserTraining(LightningModule):
         super().optimizer_step(*given, **named)
         self.average.update_parameters(self.transformer)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = torch.optim.AdamW(self.transformer.parameters(), lr=self.lr, betas=(0.9, 0.99), weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: warmup_cosine(step, warmup=min(200, self.steps // 10 + 1), total=self.steps)

@@ -199,12 +199,12 @@ def _renamed(weights: Mapping[str, Tensor], depth: int) -> dict[str, Tensor]:
             for block in range(depth):
                 found[f"transformer_blocks.{block}.norm1.emb.{inner}.{kind}"] = each
         elif stem.startswith("blocks."):
-            _, block, part = stem.split(".", 2)
+            _, number, part = stem.split(".", 2)
             if part == "attn.qkv":
                 for letter, third in zip("qkv", each.chunk(3), strict=False):
-                    found[f"transformer_blocks.{block}.attn1.to_{letter}.{kind}"] = third
+                    found[f"transformer_blocks.{number}.attn1.to_{letter}.{kind}"] = third
             else:
-                found[f"transformer_blocks.{block}.{_OF_BLOCK.get(part, part)}.{kind}"] = each
+                found[f"transformer_blocks.{number}.{_OF_BLOCK.get(part, part)}.{kind}"] = each
         else:
             found[name] = each  # of no such network
     return found

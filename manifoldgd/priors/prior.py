@@ -54,7 +54,11 @@ class Prior:
         ``schedule``: steps, first, mean and last beta; of a flow, times, shift, and what the network is told at both
         ends. A prediction that is not of noise is named.
         """
-        facts = {"cfg_scale": self.cfg_scale, "cfg_channels": self.cfg_channels, "variance": self.variance}
+        facts: dict[str, Any] = {
+            "cfg_scale": self.cfg_scale,
+            "cfg_channels": self.cfg_channels,
+            "variance": self.variance,
+        }
         if isinstance(self.schedule, FlowSchedule):
             flow = self.schedule
             facts["schedule"] = [len(flow), flow.shift, flow.clean, flow.noise]

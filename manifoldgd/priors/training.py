@@ -44,8 +44,13 @@ from manifoldgd.ranges import Batch, LearningRate, Momentum, Range, Width, check
 from manifoldgd.store.tensors import read_tensors, write_tensors
 
 # DiT's training schedule (Peebles and Xie 2023), so that our priors and theirs go through the same sampler.
-SCHEDULE = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
-FLOW_SCHEDULE = {"num_train_timesteps": 1000, "shift": 1.0}  # SiT's straight path, told in thousandths
+SCHEDULE: dict[str, Any] = {
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "num_train_timesteps": 1000,
+}
+FLOW_SCHEDULE: dict[str, Any] = {"num_train_timesteps": 1000, "shift": 1.0}  # SiT's straight path, told in thousandths
 PathKind = Literal["diffusion", "flow"]
 Steps = Annotated[int, Range("[1, 100000000]")]
 MOST_BLOCKS = 8
@@ -194,7 +199,8 @@ def train_prior(
         steps=autoencoder.steps,
         **numbers,
     )
-    vae = first.average.module.eval()
+    vae: AutoencoderKL = first.average.module
+    vae.eval()
     latents = _latents(vae, dataset.train, work / LATENTS)
     vae.register_to_config(scaling_factor=1 / float(latents.std()))
     announce(f"denoiser: {denoiser.steps} steps of {denoiser.batch_size} latents of shape {tuple(latents.shape[1:])}")
@@ -343,7 +349,7 @@ def _autoencoder_training(dataset: ImageDataset, recipe: AutoencoderRecipe, seed
             layers_per_block=recipe.layers_per_block,
         )
 
-    numbers = {"lr": recipe.lr, "kl_weight": recipe.kl_weight, "ema": recipe.ema, "steps": recipe.steps}
+    numbers: dict[str, Any] = {"lr": recipe.lr, "kl_weight": recipe.kl_weight, "ema": recipe.ema, "steps": recipe.steps}
     return AutoencoderTraining(_seeded(build, seed, "prior"), dataset.train, **numbers, seed=seed)
 
 
@@ -354,7 +360,7 @@ def denoiser_training(
 
     def build() -> DiTTransformer2DModel:
         return build_transformer(
-            latent_shape=tuple(latents.shape[1:]),
+            latent_shape=(latents.shape[1], latents.shape[2], latents.shape[3]),
             num_classes=len(dataset.class_names),
             width=recipe.width,
             heads=recipe.heads,
@@ -362,7 +368,12 @@ def denoiser_training(
             patch_size=recipe.patch_size,
         )
 
-    numbers = {"lr": recipe.lr, "class_dropout": recipe.class_dropout, "ema": recipe.ema, "steps": recipe.steps}
+    numbers: dict[str, Any] = {
+        "lr": recipe.lr,
+        "class_dropout": recipe.class_dropout,
+        "ema": recipe.ema,
+        "steps": recipe.steps,
+    }
     schedule: Schedule = FlowSchedule.training(num_timesteps=FLOW_SCHEDULE["num_train_timesteps"])
     if recipe.path == "diffusion":
         schedule = NoiseSchedule.training(
