@@ -289,6 +289,7 @@ def _looked_at(
 ) -> tuple[Found, Found, tuple[_Contents, _Contents]]:
     """Both splits without bad images, and what is in the others."""
     if isinstance(train.images, np.ndarray) and isinstance(test.images, np.ndarray):
+        _check_depth((), (), treatment.white)
         return train, test, (_of_pixels(train.images, treatment), _of_pixels(test.images, treatment))
     pictures = [*train.pictures, *test.pictures]
     store = _store(options.get("cache"), treatment, len(pictures))

@@ -262,6 +262,7 @@ def test_arrays_are_scaled_and_turned_grey_as_pictures_are(tmp_path):
         found = load("npz", *here).train.images()
         wanted = torch.stack([image_tensor(Image.fromarray(each), size, channels) for each in pixels(9)])
         assert torch.equal(found, wanted)
+    assert "white: expected null, as no image has 16 bits" in message_of(load, "npz", *here, "dataset.white=4095")
 
 
 @pytest.mark.parametrize(
