@@ -31,7 +31,7 @@ from manifoldgd.priors.loading import CARD
 from manifoldgd.priors.training import TRAINING, DenoiserRecipe, denoiser_training, write_prior
 
 HOME = Path(__file__).parent
-STEPS = {"digits": 1000, "fashion_mnist": 500}  # of the denoiser: a sixth and a ninth of the bundled priors'
+STEPS = {"digits": 400, "fashion_mnist": 300}  # of the denoiser: a fifteenth of those of the bundled priors'
 JUDGED = 500  # unguided samples
 SAMPLERS = {"diffusion": ("ddpm", "ddim"), "flow": ("euler",)}
 

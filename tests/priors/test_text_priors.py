@@ -3,6 +3,7 @@
 import json
 
 import diffusers
+import numpy as np
 import pytest
 import torch
 from command import manifoldgd
@@ -68,16 +69,29 @@ def test_the_guided_prediction_is_that_of_diffusers_pipeline(kind, negative):
     assert prior.variance == ("learned_range" if name == "pixart" else "fixed_small")
 
 
-def test_each_makes_a_set(kind, tmp_path, capsys):
+# Between them every prior is guided, towards prototypes and along each kind of tangent space.
+TANGENTS = ["guidance.neighbourhood=4", "guidance.neighbours=3", "guidance.tangent_dim=1"]
+GUIDANCES = {
+    "stable_diffusion": ["guidance=mode"],
+    "stable_diffusion_2": ["guidance=manifold", "guidance.estimator=clean", *TANGENTS],
+    "stable_diffusion_xl": ["guidance=posterior", "guidance.tangent_scale=0.1", *TANGENTS],
+    "stable_diffusion_3": ["guidance=manifold", "guidance.estimator=posterior", *TANGENTS],
+    "pixart": ["guidance=manifold_released"],
+}
+
+
+def test_each_makes_a_guided_set(kind, tmp_path, capsys):
+    """A flow is sampled by Euler unasked."""
     name, folder = kind
-    sampler = "euler" if name == "stable_diffusion_3" else "ddpm"
-    words = [f"prior={folder}", f"sampler={sampler}", "sampler.steps=2", "ipc=2", "guidance=none"]
+    words = [f"prior={folder}", "sampler.steps=2", "ipc=2", *GUIDANCES[name], "guidance.t_stop=0"]
+    draw = np.random.default_rng(0)
     for split in ("train", "test"):
         for label in ("zero", "one"):
             place = tmp_path / "images" / split / label
             place.mkdir(parents=True)
-            for number in range(3):
-                Image.new("RGB", (8, 8), (40 * number, 90, 10)).save(place / f"{split}{number}{label}.png")
+            for number in range(6):
+                pixels = draw.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(place / f"{split}{number}{label}.png")
     more = [
         "dataset=image_folder",
         f"dataset.folder={tmp_path / 'images'}",
@@ -88,6 +102,9 @@ def test_each_makes_a_set(kind, tmp_path, capsys):
     several = 'prior.prompt={zero: ["a zero", "one zero"], one: "a one"}'
     assert manifoldgd("distill", *words, *more, several) == 0, capsys.readouterr().err
     manifest = json.loads((tmp_path / "set" / "set" / "manifest.json").read_text())
+    assert ("Euler" in manifest["config"]["sampler"]["_target_"]) == (name == "stable_diffusion_3")
+    for image in manifest["images"]:  # it was pulled: by how much of the noise of a step, and what the projection kept
+        assert sum(value or 0 for value in image["guidance"]["ratio"]) > 0
     assert manifest["prompts"] == {"one": ["a one"], "zero": ["a zero", "one zero"]}
     assert sorted(each.name for each in (tmp_path / "set" / "set").rglob("*.png")) == [
         "00000.png",
