@@ -24,6 +24,11 @@ from manifoldgd.students.training import centre_view
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in [0, 1]
 AT_ONCE = 50  # images in the network
+# Where the files lie that the field measures with, by what reads them.
+PUBLISHED = {
+    f"{__name__}.Inception": "https://github.com/mseitzer/pytorch-fid/releases, pt_inception-2015-12-05-6726825d.pth",
+    f"{__name__}.ResNet18": "https://download.pytorch.org/models/resnet18-f37072fd.pth",
+}
 
 
 class OwnClassifier:
@@ -72,6 +77,11 @@ class Embedding:
     def describe(self) -> dict[str, Any]:
         """What a result says of it."""
         return {"name": self.name, "size": self.size, "layer": self.layer, "weights": self.source}
+
+
+def described(embedding: Embedding | OwnClassifier) -> dict[str, Any]:
+    """What a record says of an embedding before it is at work."""
+    return embedding.describe() if isinstance(embedding, Embedding) else {"name": "classifier"}
 
 
 # ResNet-18
@@ -131,7 +141,7 @@ class ResNet18(Embedding):
 
     def __init__(self, *, weights: str) -> None:
         network = ResNet18Network()
-        self.source = load_weights(network, weights, "https://download.pytorch.org/models/resnet18-f37072fd.pth")
+        self.source = load_weights(network, weights, PUBLISHED[f"{__name__}.ResNet18"])
         super().__init__(network)
 
     def shown(self, images: Tensor) -> Tensor:
@@ -287,8 +297,7 @@ class Inception(Embedding):
 
     def __init__(self, *, weights: str) -> None:
         network = InceptionNetwork()
-        where = "https://github.com/mseitzer/pytorch-fid/releases, pt_inception-2015-12-05-6726825d.pth"
-        self.source = load_weights(network, weights, where)
+        self.source = load_weights(network, weights, PUBLISHED[f"{__name__}.Inception"])
         super().__init__(network)
 
     def shown(self, images: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ cannot work, before long work starts.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,12 +25,12 @@ from manifoldgd.diffusion.protocol import Guidance
 from manifoldgd.diffusion.samplers import Sampler
 from manifoldgd.diffusion.start import PURE_NOISE, Start
 from manifoldgd.distill.overgeneration import Overgeneration
-from manifoldgd.embeddings import Embedding
+from manifoldgd.embeddings import described as described_embedding
 from manifoldgd.errors import UserError, require, under
 from manifoldgd.files import one_at_a_time
 from manifoldgd.machine import Machine
 from manifoldgd.pipeline import distillation, evaluation
-from manifoldgd.pipeline.evaluation import Judged
+from manifoldgd.pipeline.evaluation import Embeddings, Judged
 from manifoldgd.pipeline.latents import cluster as find_prototypes
 from manifoldgd.pipeline.latents import encode as find_latents
 from manifoldgd.pipeline.spaces import features_of
@@ -266,7 +266,7 @@ def evaluate(
     seeds: Sequence[int] = (0, 1),
     measures: bool = False,
     save_students: bool = False,
-    embedding: Embedding | None = None,
+    embedding: Embeddings | None = None,
     folder: str | Path | None = None,
     machine: Machine | None = None,
     cache: str | Path | None = None,
@@ -281,7 +281,8 @@ def evaluate(
         seeds: one student each; a student that was trained is not trained again.
         save_students: whether to keep the trained networks in ``folder/students``, for :func:`load_student`.
         measures: whether to measure the set in the embeddings of a classifier of the real images too.
-        embedding: in whose features to measure, from ``build("embedding=...")``; ``None``: in that classifier's.
+        embedding: in whose features to measure, from ``build("embedding=...")``, or several by name; ``None``: in that
+            classifier's.
         folder: of the judgement; ``None`` for one beside the set, named by student and dataset.
         machine: see :func:`encode`.
         cache: see :func:`encode`; holds teachers and that classifier.
@@ -302,7 +303,12 @@ def evaluate(
         "student_seeds": list(seeds),
         "set": distilled.manifest.get("config"),
     }
-    judged |= {"embedding": embedding.describe()} if measures and embedding else {}
+    if measures and embedding:
+        judged["embedding"] = (
+            {name: described_embedding(each) for name, each in embedding.items()}
+            if isinstance(embedding, Mapping)
+            else described_embedding(embedding)
+        )
     key = key_of({name: value for name, value in judged.items() if name != "student_seeds"})[:8]
     place = Path(folder) if folder is not None else evaluation.beside(distilled, key)
     with _alone_in(place):

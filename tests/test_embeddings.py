@@ -5,12 +5,15 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
+from command import quick
 from soft_parts import few_digits
 
 import manifoldgd as mgd
 from manifoldgd.embeddings import Inception, InceptionNetwork, ResNet18, ResNet18Network, VisionModel, stretched
 from manifoldgd.errors import UserError
 from manifoldgd.pipeline.evaluation import measure
+from manifoldgd.report.measures import by_embedding
+from manifoldgd.report.measures import measure as known_measure
 
 
 def images(channels=3, side=20, count=3):
@@ -174,3 +177,31 @@ def test_sets_are_measured_in_a_pretrained_embedding(models):
     found = measure(made, dataset, embedding)
     assert found["frechet_distance"] >= 0
     assert (found["num_synthetic"], found["num_real"]) == (30, 300)
+
+
+def test_a_set_is_measured_in_several_embeddings_of_which_those_that_are_missing_are_named(resnet, tmp_path, capsys):
+    there = f"embedding.resnet18.weights={resnet}"
+    here = ("embedding=imagenet", there, "embedding.inception.weights=/nowhere", "dataset.train_per_class=2")
+    words = (*here, "source=random", "ipc=1", "student_seeds=[0]")
+    assert quick("run", None, tmp_path / "cache", tmp_path / "out", *words) == 0
+    assert "not in inception: /nowhere is not there; get it from https://github.com/mseitzer" in capsys.readouterr().err
+    result = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert set(by_embedding(result["set_metrics"])) == {"resnet18"}
+    assert result["set_metrics"]["resnet18/num_real"] == 20
+    assert result["embedding"]["resnet18"]["size"] == 512
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "embeddings of ResNet-18 of ImageNet" in page
+    # More of them there, and none: what is finished stays finished.
+    assert quick("run", None, tmp_path / "cache", tmp_path / "out", *words) == 0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == result
+    gone = [each.replace(there, "embedding.resnet18.weights=/nowhere") for each in words]
+    assert quick("run", None, tmp_path / "cache", tmp_path / "bare", *gone) == 0
+    assert json.loads((tmp_path / "bare" / "metrics.json").read_text())["set_metrics"] == {}
+
+
+def test_measures_of_several_embeddings_are_told_apart_by_name():
+    measures = {"dino/kid": 1.0, "dino/recall": 0.5, "inception/kid": None}
+    assert by_embedding(measures) == {"dino": {"kid": 1.0, "recall": 0.5}, "inception": {"kid": None}}
+    assert by_embedding({"kid": 1.0}) == {"": {"kid": 1.0}}
+    assert known_measure("inception/frechet_distance").title == "Fréchet distance (inception)"
+    assert known_measure("inception/frechet_distance").better == known_measure("frechet_distance").better == "low"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -255,9 +256,11 @@ def _make_set(setup: Setup, folder: Path) -> DistilledSet:
 def _judge(setup: Setup, folder: Path, distilled: DistilledSet) -> Judged:
     config = setup.config
     what = (folder, distilled, setup.dataset, setup.student, config.student_seeds)
-    wanted = {"measures": config.measures, "save_students": config.save_students}
+    wanted = {"measures": setup.measures, "save_students": config.save_students}
     metrics = evaluation.finished(*what, **wanted)
     if metrics is None:
+        for name, reason in setup.missing_embeddings.items() if config.measures else ():
+            print(f"measures: not in {name}: {reason}", file=sys.stderr)
         tracker = setup.tracker
         with tracker.tracking(_run_facts(setup, folder, distilled)):
             metrics = evaluation.evaluate(
@@ -265,7 +268,7 @@ def _judge(setup: Setup, folder: Path, distilled: DistilledSet) -> Judged:
                 machine=setup.machine,
                 cache=setup.cache,
                 **wanted,
-                embedding=setup.embedding if config.measures else None,
+                embedding=setup.embeddings if setup.measures else None,
                 logger_of=tracker.student_logger,
                 run_url=tracker.url,
             )

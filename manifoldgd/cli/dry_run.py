@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
 
+from manifoldgd.cli.components import TARGET
 from manifoldgd.cli.plan import Plan, Row
 from manifoldgd.cli.setup import DIFFUSION
 from manifoldgd.errors import UserError
@@ -51,6 +52,7 @@ def describe(plan: Plan, left: list[Cell]) -> str:
         column = row.described()
         methods = [each.method for each in plan.rows if each.column == key]
         lines.append(f"  {key}: {column.title}, {column.label_protocol}: {', '.join(methods)}")
+    lines += _measured_in(plan)
     cells = len(runs(plan.cells))
     students = " or ".join(map(str, sorted({len(row.config.student_seeds) for row in plan.columns.values()})))
     once = "" if cells == len(plan.cells) else " (one cell for all of them where nothing is drawn)"
@@ -60,6 +62,19 @@ def describe(plan: Plan, left: list[Cell]) -> str:
         f"{cells - len(left)} finished, {len(left)} left"
     )
     return "\n".join(lines)
+
+
+def _measured_in(plan: Plan) -> list[str]:
+    """Where rows have several embeddings, which of them sets are measured in, and what to do for the others."""
+    found: dict[str, None] = {}
+    for row in plan.rows:
+        node = row.config.embedding
+        if row.config.measures and TARGET not in node:
+            absent = row.setup.missing_embeddings
+            there = ", ".join(str(name) for name in node if name not in absent)
+            found |= {f"measured in: {there or 'nothing, accuracies alone'}": None}
+            found |= {f"  not in {name}: {reason}": None for name, reason in absent.items()}
+    return list(found)
 
 
 def missing(plan: Plan, *, here: bool) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from manifoldgd.cli.commands import check_keys
-from manifoldgd.cli.components import build
+from manifoldgd.cli.components import build, plain
 from manifoldgd.cli.compose import Config, composing
 from manifoldgd.cli.setup import DIFFUSION, MANY_IN_A_FOLDER, Setup
 from manifoldgd.cli.targets import KEY, allowed
@@ -59,9 +59,13 @@ class CellSetup(Setup):
         """The latent diffusion model."""
         return self.once("prior", self.config)
 
+    def built(self, group: str) -> Any:
+        """As for one run; pretrained embeddings are read once for all rows."""
+        return self.once(group, self.config)
+
     def once(self, group: str, config: DictConfig) -> Any:
         """What a group describes, built the first time only."""
-        key = key_of(group, OmegaConf.to_container(config[group], resolve=True))
+        key = key_of(group, plain(config, group))
         if key not in self._built:
             try:
                 self._built[key] = build(config, group, cache=self.cache)
@@ -257,7 +261,7 @@ def plan_row(
                     overrides=(*texts, override("seed", seed)),
                     set_config=setup.set_config,
                     judge_config=judge,
-                    measures=composed.values.measures,
+                    measures=setup.measures,
                 )
             )
     return Row(method=method, column=column, composed=composed, setup=setup, cells=tuple(cells))

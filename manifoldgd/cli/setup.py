@@ -10,14 +10,14 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from manifoldgd.artifacts import PrototypeSet
-from manifoldgd.cli.components import build, plain
+from manifoldgd.cli.components import TARGET, build, plain
 from manifoldgd.cli.compose import Config
 from manifoldgd.dataset import judging_split
 from manifoldgd.diffusion import Start
 from manifoldgd.diffusion.protocol import judges_in
 from manifoldgd.diffusion.samplers import Sampler
 from manifoldgd.distill.overgeneration import Overgeneration
-from manifoldgd.embeddings import Embedding, OwnClassifier
+from manifoldgd.embeddings import PUBLISHED, Embedding, OwnClassifier
 from manifoldgd.errors import require, under
 from manifoldgd.machine import SINGLE, Machine, check_faiss
 from manifoldgd.pipeline import classifiers, distillation, latents, spaces
@@ -85,9 +85,38 @@ class Setup:
     start: Start = _component("start")
     overgeneration: Overgeneration = _component("overgeneration")
     student: Student = _component("student")
-    embedding: Embedding | OwnClassifier = _component("embedding")
     tracker: Tracker = _component("logger")
     reading: Reading = _component("reading")
+
+    @cached_property
+    def embeddings(self) -> Embedding | OwnClassifier | dict[str, Embedding | OwnClassifier]:
+        """In whose features sets are measured; of several under names, those whose files are there."""
+        if TARGET in self.config.embedding:
+            return self.built("embedding")
+        missing = self.missing_embeddings
+        return {name: self.built(f"embedding.{name}") for name in self.config.embedding if name not in missing}
+
+    def built(self, group: str) -> Any:
+        """What a group of the configuration describes."""
+        return build(self.config, group)
+
+    @cached_property
+    def missing_embeddings(self) -> dict[str, str]:
+        """Of several embeddings those whose file of weights is not there, each with where to get it."""
+        found: dict[str, str] = {}
+        node: Any = plain(self.config, "embedding")
+        for name, each in () if TARGET in node else node.items():
+            weights = each.get("weights") if isinstance(each, dict) else None
+            if isinstance(weights, str) and not Path(weights).expanduser().is_file():
+                where = PUBLISHED.get(each.get(TARGET), "whoever gave it")
+                found[name] = f"{weights} is not there; get it from {where}, or set embedding.{name}.weights"
+        return found
+
+    @property
+    def measures(self) -> bool:
+        """Whether sets are measured: it is asked for, and there is something to measure them in."""
+        known = self.config.embedding
+        return self.config.measures and (TARGET in known or len(self.missing_embeddings) < len(known))
 
     @cached_property
     def prototypes(self) -> PrototypeSet | None:
@@ -203,13 +232,13 @@ class Setup:
         if protocol["image_size"] is None:  # test images are seen as they come
             protocol.pop("test_cover", None)
         keys = ["dataset", "student", "student_seeds"]
-        keys += ["embedding"] if self.config.measures and self.embeds_elsewhere else []
+        keys += ["embedding"] if self.config.measures and not self.embeds_as_ever else []
         return {key: whole[key] for key in keys} | self._not_single("student_precision")
 
     @property
-    def embeds_elsewhere(self) -> bool:
-        """Whether sets are measured in another network than the classifier of the real images."""
-        return self.config.embedding["_target_"] != f"{OwnClassifier.__module__}.{OwnClassifier.__name__}"
+    def embeds_as_ever(self) -> bool:
+        """Whether sets are measured in the classifier of the real images alone, which records do not mention."""
+        return self.config.embedding.get(TARGET) == f"{OwnClassifier.__module__}.{OwnClassifier.__name__}"
 
     def folder(self, *parts: dict[str, Any]) -> Path:
         """Where the result goes: ``output``, or a name made of what the result is."""
@@ -245,9 +274,8 @@ class Setup:
             if config.source == DIFFUSION:
                 parts = {"guidance": self.guidance, "sampler": self.sampler, "start": self.start}
                 distillation.check_parts(self.dataset, self.prior, **parts)
-        if judges and config.measures:
-            _ = self.embedding
-        own = judges and config.measures and not self.embeds_elsewhere
+        found = self.embeddings if judges and config.measures else {}
+        own = any(isinstance(each, OwnClassifier) for each in (found.values() if isinstance(found, dict) else [found]))
         if own or (makes_set and self.needs_classifier):
             classifiers.check_memory(self.dataset, self.cache)
         if judges and makes_set:

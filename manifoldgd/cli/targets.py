@@ -30,7 +30,8 @@ _GUIDANCES = _of(
     *("TransportGuidance", "DenoiserFeatureGuidance"),
 )
 _CLASSIFIERS = _of("students", "Recipe")
-# By key, or by its last part: a guidance inside a guidance is a guidance.
+_EMBEDDINGS = _of("embeddings", "OwnClassifier", "Inception", "ResNet18", "VisionModel")
+# By key, by the place that it is one of, or by its last part: a guidance inside a guidance is a guidance.
 REGISTERED = {
     "guidance": _GUIDANCES,
     "method": _GUIDANCES,
@@ -50,7 +51,8 @@ REGISTERED = {
         *("digits", "fashion_mnist", "image_folder", "parquet", "webdataset", "npz"),
         *("cifar10", "cifar100", "svhn", "tiny_imagenet"),
     ),
-    "embedding": _of("embeddings", "OwnClassifier", "Inception", "ResNet18", "VisionModel"),
+    "embedding": _EMBEDDINGS,
+    "embedding.*": _EMBEDDINGS,  # of several, each under a name of its own
     "prior": _of("priors", "load_prior"),
     "student": _of("students", "Student", "TimmStudent"),
     "protocol": _of("students", "HardLabel", "SoftLabel"),
@@ -98,7 +100,8 @@ def read_allowed(value: object) -> tuple[str, ...]:
 
 def check_target(path: str, name: object) -> None:
     """Raise :class:`UserError` unless ``name`` may be built at ``path``; nothing is imported to find out."""
-    known = REGISTERED.get(path) or REGISTERED.get(path.rpartition(".")[2], ())
+    place, _, last = path.rpartition(".")
+    known = REGISTERED.get(path) or REGISTERED.get(f"{place}.*") or REGISTERED.get(last, ())
     expected = f"one of {', '.join(known)}" if known else "a value, nothing is built here"
     require(
         name in known or name in allowed(),

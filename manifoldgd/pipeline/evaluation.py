@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import stdev
@@ -33,6 +33,7 @@ JUDGED_ON = "dataset_fingerprint"  # of the test split that judged, formerly of 
 LEARNED_FROM = "train_fingerprint"  # of the training split that taught a teacher, or that a set was compared with
 LEAKED = "test_images_in_train"  # how many of the images that judge show, pixel for pixel, what a training image shows
 STUDENTS = "students"  # folder of what is known of each
+Embeddings = Embedding | OwnClassifier | Mapping[str, Embedding | OwnClassifier]  # one, or several by name
 NEIGHBOURS = 5  # of precision, recall, density and coverage (Naeem et al. 2020)
 
 
@@ -224,7 +225,7 @@ def evaluate(
     cache: Path,
     measures: bool,
     save_students: bool = False,
-    embedding: Embedding | OwnClassifier | None = None,
+    embedding: Embeddings | None = None,
     logger_of: Callable[[int], Any] = lambda seed: False,
     run_url: str | None = None,
 ) -> dict[str, Any]:
@@ -240,7 +241,8 @@ def evaluate(
         cache: holds the embedding network, and the teacher where the labels are soft.
         measures: whether to measure the set's embeddings too.
         save_students: whether to keep the trained networks, for :func:`manifoldgd.store.classifiers.load_student`.
-        embedding: in whose features; ``None`` for those of the classifier of the real training split.
+        embedding: in whose features; ``None`` for those of the classifier of the real training split. Of several the
+            metrics are called ``<name>/<metric>``, and ``embedding`` of the result says what each name stands for.
         logger_of: Lightning logger for a student's seed, or ``False``.
         run_url: where the curves can be looked at, if anywhere.
     """
@@ -256,7 +258,12 @@ def evaluate(
     judged = time.perf_counter()
     set_measures: dict[str, float | None] = {}
     described_embedding: dict[str, Any] | None = None
-    if measures:
+    if measures and isinstance(embedding, Mapping):
+        described_embedding = {}
+        for name, each in embedding.items():
+            found, described_embedding[name] = _measured(distilled, dataset, machine, cache, each)
+            set_measures |= {f"{name}/{metric}": value for metric, value in found.items()}
+    elif measures and not isinstance(embedding, Mapping):
         set_measures, described_embedding = _measured(distilled, dataset, machine, cache, embedding)
     seconds = {"teacher": taught} if teacher else {}
     seconds |= {"students": sum(one["seconds"] for one in students), "metrics": time.perf_counter() - judged}

@@ -45,8 +45,22 @@ COUNTS = ("num_synthetic", "num_real")
 
 
 def measure(key: str) -> Measure:
-    """What is known of a measure; one that is not listed is called by its key."""
-    return MEASURES.get(key, Measure(key.replace("_", " ")))
+    """What is known of a measure; one that is not listed is called by its key.
+
+    Of a set that is measured in several embeddings the key is ``<embedding>/<measure>``, and the title names both.
+    """
+    embedding, _, name = key.rpartition("/")
+    known = MEASURES.get(name, Measure(name.replace("_", " ")))
+    return known._replace(title=f"{known.title} ({embedding})") if embedding else known
+
+
+def by_embedding(measures: Mapping[str, float | None]) -> dict[str, dict[str, float | None]]:
+    """Measures of each embedding, by its name; by the empty one where there is but one."""
+    found: dict[str, dict[str, float | None]] = {}
+    for key, value in measures.items():
+        embedding, _, name = key.rpartition("/")
+        found.setdefault(embedding, {})[name] = value
+    return found
 
 
 def check_format(result: Mapping[str, Any]) -> None:

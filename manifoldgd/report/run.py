@@ -23,7 +23,7 @@ from manifoldgd.report.figures import bars, guidance_plot, line_plot
 from manifoldgd.report.grids import image_grid, scale_for
 from manifoldgd.report.html import html
 from manifoldgd.report.latent_map import Cloud, latent_map, latent_map_by_class
-from manifoldgd.report.measures import COUNTS, check_format, measure
+from manifoldgd.report.measures import COUNTS, by_embedding, check_format, measure
 from manifoldgd.report.numbers import ACCURACY, finite, number_format, number_text, plus_minus, seconds_text
 from manifoldgd.report.palette import DARK, LIGHT
 
@@ -320,9 +320,12 @@ def _maps(latents: Latents, class_names: Sequence[str]) -> list[Figure]:
 
 
 def _measures(measures: Mapping[str, Any], embedding: Mapping[str, Any] | None) -> Iterator[Block]:
-    """Distances between the set and the real images, and spread within it."""
-    if not measures:
-        return
+    """Distances between the set and the real images, and spread within it, in each embedding."""
+    for name, values in by_embedding(measures).items():
+        yield from _measures_in(values, (embedding or {}).get(name) if name else embedding)
+
+
+def _measures_in(measures: Mapping[str, Any], embedding: Mapping[str, Any] | None) -> Iterator[Block]:
     if embedding:
         quality = embedding.get("test_accuracy")
         note = f" (test accuracy {number_text(100 * quality, ACCURACY)} %)" if finite(quality) else ""

@@ -27,7 +27,7 @@ from manifoldgd.report.numbers import finite, percent, seconds_text
 from manifoldgd.study import results
 from manifoldgd.study.published import Published
 from manifoldgd.study.scores import SCORES
-from manifoldgd.study.statistics import Summary, computing_seconds
+from manifoldgd.study.statistics import GROUPS, Summary, computing_seconds
 
 MARKS = {"better": "▲", "worse": "▼", None: ""}
 FOREIGN = "†‡§"  # one sign a foreign number family; beyond three families the last is shared
@@ -377,13 +377,16 @@ def class_figures(summary: Summary) -> Iterator[Figure]:
 
 def detail_table(summary: Summary, column: results.Column, *, scores: bool = False) -> Table:
     """How far sets and students scatter, the best epoch, measures and time; what no method has is left out."""
-    frechet = measure("frechet_distance")
     columns = [
         Column("method", "method", "setting"),
         Column("last_top1_between_sets", "std between sets, points", percent=True),
         Column("last_top1_within_set", "std within a set, points", percent=True),
         Column("best_top1", "best epoch, % (not the result)", percent=True),
-        Column("measure_frechet_distance", frechet.title, better=frechet.better),
+        *(
+            Column(name, measure(key).title, better=measure(key).better)
+            for name in sorted(summary.sets)
+            if (key := name.removeprefix(GROUPS["measures"])) != name and key.endswith("frechet_distance")
+        ),
         *(Column(f"measure_{key}", key.upper(), better=end) for key, end in SCORES.items() if scores),
         Column("guidance_ratio", "guidance / noise"),
         Column("guidance_kept", "energy kept, %", percent=True),
