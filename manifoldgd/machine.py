@@ -129,9 +129,11 @@ def has_faiss() -> bool:
     return find_spec("faiss") is not None
 
 
-def check_faiss(what: str, *, key: str | None = None, extra: str = "faiss-cpu") -> None:
+def check_faiss(what: str, *, key: str | None = None, extra: str = "faiss-cpu", otherwise: str | None = None) -> None:
     """Raise :class:`UserError` where FAISS is not installed: ``what`` takes it, as the argument ``key`` asks for."""
-    require(has_faiss(), f"{what} takes FAISS, which is not installed; `pip install 'manifoldgd[{extra}]'`", key)
+    instead = f", or {otherwise}" if otherwise else ""
+    remedy = f"`pip install 'manifoldgd[{extra}]'`{instead}"
+    require(has_faiss(), f"{what} takes FAISS, which is not installed; {remedy}", key)
 
 
 def faiss_library(*, gpu: bool = False, key: str | None = None) -> Any:

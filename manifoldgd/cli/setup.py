@@ -262,7 +262,7 @@ class Setup:
                 "reconstruct: only real sources can be reconstructed; set source=random or reconstruct=false",
             )
             if config.source in IN_LATENT_SPACE:
-                check_faiss(f"source: {config.source}")
+                check_faiss(f"source: {config.source}", otherwise="choose source=herding")
             self._check_sampled()
             _ = self.sampler, self.guidance, self.clusterer
             latents.check_ipc(self.dataset, config.ipc)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from manifoldgd.store.cache import cache_entry
 from manifoldgd.store.classifiers import load_classifier, save_classifier
 from manifoldgd.store.keys import key_of, read_json, write_json
 from manifoldgd.students import Classifier, Recipe, Student, train_classifier
+from manifoldgd.students.recipe import STANDARD
 from manifoldgd.system import memory
 
 CLASSIFIER_SEED = 0  # these are instruments: one for a dataset, whatever the run's seed
+MOST_PASSES = 150  # of the embedding network over the images; those of fewer than 1,200 are not shown 180,000 times
 BUNDLED_FOLDER = Path(__file__).parents[1] / "weights" / "classifiers"
 
 
@@ -35,7 +38,9 @@ def embedding_network(dataset: ImageDataset, machine: Machine, cache: Path) -> C
         check_files(BUNDLED_FOLDER, "measures", {}, remedy="install the package again")
         network = load_classifier(bundled, ours=False).to(machine.device)
         return _judged(network, dataset, [bundled, cache / "classifiers" / bundled.name])
-    return _kept(cache / "classifiers", key, dataset, machine)
+    shown = images_shown(dataset)
+    choices = {} if shown == STANDARD.images_shown else {"recipe": replace(STANDARD, images_shown=shown)}
+    return _kept(cache / "classifiers", key, dataset, machine, **choices)
 
 
 def check_memory(dataset: ImageDataset, cache: Path) -> None:
@@ -61,8 +66,19 @@ def embedding_key(dataset: ImageDataset) -> Key:
     return key_of(key, None if bundled is None else hashlib.blake2b(bundled.read_bytes(), digest_size=8).hexdigest())
 
 
+def images_shown(dataset: ImageDataset) -> int:
+    """How many training images the embedding network sees in all: a fixed number, or fewer where there are but few."""
+    assert STANDARD.images_shown is not None
+    return min(STANDARD.images_shown, MOST_PASSES * len(dataset.train))
+
+
 def _embedding_key(dataset: ImageDataset) -> Key:
-    return key_of("classifier", *dataset.as_learned, CLASSIFIER_SEED)
+    """Of few images the former name is that of a network that saw them longer; one that is kept is used on."""
+    known, shown = key_of("classifier", *dataset.as_learned, CLASSIFIER_SEED), images_shown(dataset)
+    if shown == STANDARD.images_shown:
+        return known
+    today = key_of("classifier", *dataset.as_learned, CLASSIFIER_SEED, shown)
+    return Key(today, (*today.former, *known.names))
 
 
 def _bundled(key: Key) -> Path | None:

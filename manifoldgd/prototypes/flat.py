@@ -102,7 +102,7 @@ class KMeans:
         representative: Representative,
         space: ClusteringSpace,
     ) -> None:
-        check_faiss("clusterer: k-means")
+        check_faiss("clusterer: k-means", otherwise="choose clusterer=divisive")
         self.restarts, self.iterations, self.representative = restarts, iterations, representative
         self.space = check_space(space)
 

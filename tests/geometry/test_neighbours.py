@@ -82,7 +82,10 @@ def test_without_faiss_neighbours_are_found_and_what_needs_it_says_so():
     lines = done.stdout.splitlines()
     assert lines[0] == "[[0, 1], [1, 2]]"
     answer = "takes FAISS, which is not installed; `pip install 'manifoldgd[faiss-cpu]'`"
-    assert lines[1:] == [f"machine.neighbours: this search {answer}", f"clusterer: k-means {answer}"]
+    assert lines[1:] == [
+        f"machine.neighbours: this search {answer}",
+        f"clusterer: k-means {answer}, or choose clusterer=divisive",
+    ]
 
 
 def test_nothing_imports_faiss_before_it_is_used():

@@ -14,7 +14,7 @@ from tiny import cpu
 from manifoldgd.artifacts import Key
 from manifoldgd.data import digits
 from manifoldgd.errors import UserError
-from manifoldgd.pipeline import latents, spaces
+from manifoldgd.pipeline import classifiers, latents, spaces
 from manifoldgd.priors import load_prior
 from manifoldgd.priors.prior import Prior
 from manifoldgd.prototypes import DenoiserFeatures, Random
@@ -177,3 +177,14 @@ def test_a_finished_result_of_an_earlier_version_is_read(tiny_prior, tmp_path, s
     after = {file: file.read_bytes() for file in before}
     changed = {file.name for file in before if before[file] != after[file]}
     assert changed <= {"config.yaml"}
+
+
+def test_few_images_are_shown_less_often_and_a_network_of_before_is_found():
+    """Shown 180,000 images, 120 pictures were seen 1,500 times each: minutes for nothing."""
+    few, many = (digits(train_per_class=count, validation=None) for count in (12, None))
+    assert (classifiers.images_shown(few), classifiers.images_shown(many)) == (150 * 120, 180_000)
+    for dataset in (few, many):
+        before = key_of("classifier", *dataset.as_learned, classifiers.CLASSIFIER_SEED)
+        key = classifiers.embedding_key(dataset)
+        assert (key == key_of(before, None)) == (dataset is many)
+        assert key_of(before, None) in key.names
