@@ -42,6 +42,26 @@ ENCODING = {
     ".zip": "application/zip",
     ".npz": "application/octet-stream",
 }
+# Licences of data by the Hub's words, as SPDX (https://spdx.org/licenses) calls them.
+SPDX = {
+    word.lower(): word
+    for word in (
+        *(
+            "Apache-2.0",
+            "MIT",
+            "BSD-2-Clause",
+            "BSD-3-Clause",
+            "GPL-2.0",
+            "GPL-3.0",
+            "LGPL-3.0",
+            "AGPL-3.0",
+            "Unlicense",
+        ),
+        *("CC0-1.0", "CC-BY-3.0", "CC-BY-4.0", "CC-BY-SA-3.0", "CC-BY-SA-4.0", "CC-BY-ND-4.0", "CC-BY-NC-2.0"),
+        *("CC-BY-NC-3.0", "CC-BY-NC-4.0", "CC-BY-NC-SA-3.0", "CC-BY-NC-SA-4.0", "CC-BY-NC-ND-4.0"),
+        *("ODbL-1.0", "PDDL-1.0", "CDLA-Permissive-1.0", "CDLA-Permissive-2.0", "CDLA-Sharing-1.0"),
+    )
+} | {"odc-by": "ODC-By-1.0", "odbl": "ODbL-1.0", "pddl": "PDDL-1.0"}
 LABEL = {"references": {"field": {"@id": "classes/label"}}}
 
 
@@ -67,7 +87,7 @@ def metadata(facts: Facts, folder: Path, data: Sequence[Path]) -> dict[str, Any]
         "conformsTo": CONFORMS_TO,
         "name": facts.name,
         "description": facts.origin,
-        "license": facts.license,
+        "license": license_url(facts.license),
         "url": home,
         "creator": {"@type": "sc:Organization", "name": facts.home.partition("/")[0] if facts.home else "not stated"},
         "datePublished": datetime.now(UTC).date().isoformat(),
@@ -111,6 +131,16 @@ def _classes(facts: Facts) -> dict[str, Any]:
         "field": fields,
         "data": rows,
     }
+
+
+def license_url(word: str) -> str:
+    """The page of a licence at SPDX, as the format wants it; a word that SPDX does not know stays as it is.
+
+    >>> license_url("cc-by-4.0"), license_url("unknown")
+    ('https://spdx.org/licenses/CC-BY-4.0.html', 'unknown')
+    """
+    name = SPDX.get(word.lower())
+    return word if name is None else f"https://spdx.org/licenses/{name}.html"
 
 
 def _layout(facts: Facts, files: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

@@ -22,6 +22,14 @@ RUN = "run"  # configuration and summary
 SAME = 1e-6  # relative: event files hold float32
 
 
+class _EventLogger(TensorBoardLogger):
+    """Events in the folder that is named; Lightning's own logger reads ``$HOME`` and ``~`` in it as a shell does."""
+
+    @property
+    def log_dir(self) -> str:
+        return str(Path(self.root_dir) / str(self.version))
+
+
 class FileTracker(Tracker):
     """Files below ``logs/<kind>/`` of the result's folder.
 
@@ -157,7 +165,7 @@ class TensorBoardTracker(FileTracker):
         super().__init__()
 
     def _new(self, folder: Path, place: str) -> Logger:
-        return TensorBoardLogger(folder, name=None, version=place)
+        return _EventLogger(folder.absolute(), name=None, version=place)
 
     def _read(self, folder: Path) -> Iterator[tuple[int, str, float]]:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -16,6 +16,7 @@ from PIL import Image
 
 from manifoldgd.errors import UserError
 from manifoldgd.export import FORMATS, export_set
+from manifoldgd.export.croissant import license_url
 from manifoldgd.report.card import set_card
 from manifoldgd.store.keys import write_json
 from manifoldgd.store.set_sources import read_set
@@ -203,6 +204,8 @@ def test_the_metadata_is_croissant(form, exports):
     assert held.keys() >= REQUIRED
     assert held["conformsTo"] == "http://mlcommons.org/croissant/1.0"
     assert held["@type"] == "sc:Dataset"
+    assert held["license"] == "https://spdx.org/licenses/CC-BY-4.0.html"
+    assert license_url("some-terms-of-our-own") == "some-terms-of-our-own"
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", held["datePublished"])
     used = set(re.findall(r'"([a-zA-Z]+)":', json.dumps(held["distribution"] + held["recordSet"])))
     vocabulary = {"name", "contentUrl", "contentSize", "encodingFormat", "sha256", "containedIn"}  # schema.org's own

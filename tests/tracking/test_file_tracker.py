@@ -93,6 +93,18 @@ def test_event_files_have_the_pictures(tmp_path):
     assert (image.width, image.height) == (6, 4)
 
 
+def test_a_folder_is_taken_as_it_is_called(kind, tmp_path, monkeypatch):
+    """``$HOME`` and ``~`` in a name are characters of it."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    folder = tmp_path / "$HOME" / "~"
+    folder.mkdir(parents=True)
+    one = started(kind, folder)
+    train(one, 0, [(1, 0.25), (2, 0.5)], loss=2.0)
+    finish(one)
+    assert READ[kind](folder / "logs" / kind.kind / "student-0")["loss"] == [(1, 2.0), (2, 1.0)]
+    assert list(tmp_path.iterdir()) == [tmp_path / "$HOME"]
+
+
 def test_a_stopped_run_keeps_whole_curves_and_mends_the_others(kind, tmp_path):
     stopped = started(kind, tmp_path)
     train(stopped, 0, [(1, 0.25), (2, 0.5)], loss=2.0)
