@@ -78,6 +78,18 @@ def _lines(title: str, total: int, done: float, unit: str, silent_end: bool) -> 
         print(f"{title}: done in {time.perf_counter() - started:.1f} s", flush=True)
 
 
+def data_size(count: float) -> str:
+    """Bytes as people write them.
+
+    >>> data_size(1_536_000), data_size(2.5e9), data_size(12)
+    ('1.5 MB', '2.5 GB', '12 bytes')
+    """
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:.0f} bytes"
+
+
 def duration(seconds: float) -> str:
     """Two units at most, for instance ``2 h 05 min``."""
     whole = round(seconds)

@@ -26,7 +26,7 @@ from manifoldgd.data.image_files import DIGEST, Picture, decode, load_pictures, 
 from manifoldgd.data.transforms import VERSION, Treatment
 from manifoldgd.errors import UserError, require
 from manifoldgd.files import atomic_path, one_at_a_time
-from manifoldgd.progress import Advance, progress_bar
+from manifoldgd.progress import Advance, data_size, progress_bar
 
 LARGEST_FILE = 1 << 28  # bytes: what is held in memory until it is written
 WRITE_EVERY = 20.0  # seconds of decoding that a kill costs at most
@@ -232,8 +232,8 @@ def announced(pictures: Sequence[Picture], store: DecodedStore | None, most: int
         if long:
             channels, side, _ = store.treatment.shape
             print(
-                f"{title}, {size / 1e9:.2f} GB, once: to {side}x{side} pixels of {channels} bytes, "
-                f"{len(pictures) * store.row_bytes / 1e9:.2f} GB in {store.folder}",
+                f"{title}, {data_size(size)}, once: to {side}x{side} pixels of {channels} bytes, "
+                f"{data_size(len(pictures) * store.row_bytes)} in {store.folder}",
                 flush=True,
             )
     with progress_bar(title, len(pictures), enabled=long) as advance:

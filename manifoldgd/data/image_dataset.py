@@ -39,6 +39,7 @@ from manifoldgd.dataset import (
     hold_out,
 )
 from manifoldgd.errors import UserError, argument, require, required
+from manifoldgd.progress import data_size
 from manifoldgd.ranges import Range
 
 # Per channel over ImageNet's training images, pixels in [0, 1]; what most published students subtract.
@@ -318,7 +319,7 @@ def _store(cache: Path | None, treatment: Treatment, pictures: int) -> DecodedSt
     if store.room_for(pictures - len(store)):
         return store
     print(
-        f"dataset: {pictures:,} decoded images would take {pictures * store.row_bytes / 1e9:.1f} GB, too much of what "
+        f"dataset: {pictures:,} decoded images would take {data_size(pictures * store.row_bytes)}, too much of what "
         f"is free in {cache}, so they are decoded whenever they are asked for; set cache=FOLDER on a larger disk",
         file=sys.stderr,
     )

@@ -15,6 +15,7 @@ from data_parts import SAMPLES, load_folder, message_of, noise_image, write_imag
 from manifoldgd.data import decoded, image_dataset, image_files
 from manifoldgd.data.decoded import DecodedStore
 from manifoldgd.data.transforms import Treatment
+from manifoldgd.progress import data_size
 
 TRAIN = sum(name.startswith("train") for name in SAMPLES)
 
@@ -140,7 +141,7 @@ def test_what_is_to_be_decoded_is_said_before(pets, capsys, monkeypatch, tmp_pat
     load_folder(pets, cache=tmp_path / "cache")
     said = capsys.readouterr().out
     size = sum((pets / name).stat().st_size for name in SAMPLES)
-    assert f"decode 8 images, {size / 1e9:.2f} GB, once: to 8x8 pixels of 3 bytes, 0.00 GB in {tmp_path}" in said
+    assert f"decode 8 images, {data_size(size)}, once: to 8x8 pixels of 3 bytes, 1.8 kB in {tmp_path}" in said
     assert "decode 8 images: done in" in said
 
 
@@ -148,7 +149,7 @@ def test_a_disk_without_room_is_left_alone(pets, capsys, monkeypatch, tmp_path):
     expected = load_folder(pets).train.images()
     monkeypatch.setattr(decoded.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9000, 8000, 1000))
     dataset = load_folder(pets, cache=tmp_path / "cache")
-    assert "8 decoded images would take 0.0 GB, too much of what is free" in capsys.readouterr().err
+    assert "8 decoded images would take 1.8 kB, too much of what is free" in capsys.readouterr().err
     assert torch.equal(dataset.train.images(), expected)
     assert not (tmp_path / "cache").exists()
 
