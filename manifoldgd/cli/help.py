@@ -83,13 +83,14 @@ def _group(
     group: str, config: DictConfig, reference: Sequence[Member], choices: Mapping[str, str], width: int
 ) -> Iterator[str]:
     """The keys of a group's chosen member, and of what stands inside it."""
-    chosen = next((each for each in reference if (each.group, each.name) == (group, choices[group])), None)
+    owners = _owners(reference, choices)
+    chosen = owners.get(group)
     if chosen is None or not OmegaConf.is_dict(config.get(group)):
         return
     yield f"{group}={chosen.name}"
     yield from textwrap.wrap(chosen.text, width, initial_indent="  ", subsequent_indent="  ")
     for name, value, target in _leaves(config[group], group):
-        known = _meaning(name, target, chosen, reference)
+        known = _meaning(name, target, owners, reference)
         yield from _entry(f"  {name} = {_spelled(value)}", known, width)
 
 
@@ -106,19 +107,36 @@ def _leaves(node: DictConfig, path: str) -> Iterator[tuple[str, Any, str | None]
             yield f"{path}.{key}", value, target
 
 
-def _meaning(name: str, target: str | None, chosen: Member, reference: Sequence[Member]) -> str:
-    """The comment of a key: the chosen member's own or one that it builds on, else of any file with that key.
+def _owners(reference: Sequence[Member], choices: Mapping[str, str]) -> dict[str, Member]:
+    """The chosen members, by where their keys lie: ``student.protocol``."""
+    by_name = {(each.group, each.name): each for each in reference}
+    placed = {(*choice.partition("@")[::2], name) for choice, name in choices.items()}
+    return {
+        place or group.replace("/", "."): by_name[group, name]
+        for group, place, name in placed
+        if (group, name) in by_name
+    }
+
+
+def _meaning(name: str, target: str | None, owners: Mapping[str, Member], reference: Sequence[Member]) -> str:
+    """The comment of a key: of the member that was chosen where it lies or one that it builds on, else of any file.
 
     Of those, files that give the same thing the same key come first.
     """
-    last = name.rpartition(".")[2]
+    path, _, last = name.rpartition(".")
+    while path not in owners:
+        path = path.rpartition(".")[0]
+    # By its last word: a member whose group has several places is read at one of them.
+    inside = len(name[len(path) :].split(".")) == 2
 
     def same_use(key: Key) -> bool:
         return target is not None and key.target == target and key.name.rpartition(".")[2] == last
 
+    own = list(_lineage(owners[path], reference))
     everywhere = [key for each in reference for key in each.keys]
     candidates = [
-        *(key for each in _lineage(chosen, reference) for key in each.keys if key.name == name),
+        *(key for each in own for key in each.keys if key.name == name),
+        *(key for each in own for key in each.keys if inside and key.name.rpartition(".")[2] == last),
         *(key for key in everywhere if same_use(key)),
         *(key for key in everywhere if key.name == name),
     ]

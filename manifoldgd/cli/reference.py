@@ -58,7 +58,11 @@ def read_reference(conf: Path) -> list[Member]:
         for group, member in file.defaults
         if member is not None and not group.startswith("/")
     }
-    places = {group: place for file in files for group, place in file.placed() if group not in own}
+    places: dict[str, str] = {}  # the first, of a group that several files ask for
+    for file in files:
+        for group, place in file.placed():
+            if group not in own:
+                places.setdefault(group, place)
     return [file.member(places.get(file.group, file.group)) for file in files]
 
 

@@ -26,6 +26,7 @@ CONF = conf_dir()
 GROUPS = ("clusterer", "dataset", "embedding", "guidance", "logger", "machine", "prior", "recipe", "sampler", "student")
 MEMBERS = {group: sorted(file.stem for file in (CONF / group).glob("*.yaml")) for group in GROUPS}
 TEACHERS = sorted(file.stem for file in (CONF / "student" / "teacher").glob("*.yaml"))
+AUGMENTATIONS = sorted(file.stem for file in (CONF / "student" / "augmentation").glob("*.yaml"))
 PROTOCOLS = sorted(file.stem for file in (CONF / "student" / "protocol").glob("*.yaml"))
 FILES = sorted(CONF.rglob("*.yaml"))
 
@@ -83,9 +84,11 @@ def test_protocols_and_constructors_name_the_same_keys(protocol):
 def test_any_teacher_can_be_chosen_for_soft_labels(teacher):
     chosen = ["student/protocol=soft_small", f"student/teacher@student.protocol.teacher={teacher}"]
     config = compose("config", chosen)
-    node = config.student.protocol.teacher
-    assert node == OmegaConf.load(CONF / "student" / "teacher" / f"{teacher}.yaml")
+    assert config.student.protocol.teacher == compose("scores")[teacher]
     checked_node(config, "student.protocol.teacher")
+    chosen.append("student/augmentation@student.protocol.teacher.augmentation=dsa")
+    dsa = OmegaConf.load(CONF / "student" / "augmentation" / "dsa.yaml")
+    assert compose("config", chosen).student.protocol.teacher.augmentation == dsa
 
 
 def test_components_live_in_groups_with_two_members():
@@ -113,9 +116,10 @@ def test_values_that_are_numbers_are_explained(file):
 
 
 REFERENCE = read_reference(CONF)
-# Their augmentations have other keys, and what builds on a member cannot take keys away.
-APART = [{"soft_large", "soft_small"}, {"large", "small"}]
-CHOSEN = {"student/teacher": "student/protocol=soft_small student/teacher@student.protocol.teacher={}"}
+CHOSEN = {
+    "student/teacher": "student/protocol=soft_small student/teacher@student.protocol.teacher={}",
+    "student/augmentation": "student/augmentation@student.protocol.augmentation={}",
+}
 
 
 def stated(group):
@@ -133,14 +137,14 @@ def stated(group):
 @pytest.mark.parametrize(
     "group",
     ["clusterer", "clusterer/space", "guidance", "machine", "prior", "recipe", "sampler", "student", "student/protocol",
-     "student/teacher"],
+     "student/augmentation", "student/teacher"],
 )  # fmt: skip
 def test_no_number_stands_twice(group):
     """What two members share has one owner, on which others build; with another source it is another fact."""
     owners = {}
     for file, fact in stated(group):
         owner = owners.setdefault(fact, file)
-        assert owner == file or {owner, file} in APART, f"{group}: {fact} stands in {owner}.yaml and {file}.yaml"
+        assert owner == file, f"{group}: {fact} stands in {owner}.yaml and {file}.yaml"
 
 
 @pytest.mark.parametrize("member", [each for each in REFERENCE if each.group.split("/")[0] != "dataset"],
@@ -339,9 +343,11 @@ def test_comments_of_protocols_and_teachers_state_them_too():
         text = (CONF / "student" / "protocol" / f"{name}.yaml").read_text()
         for node in nodes(compose("config", [f"student/protocol={name}"]).student.protocol):
             check_comments(text, node)
-    for name in TEACHERS:
-        for node in nodes(OmegaConf.load(CONF / "student" / "teacher" / f"{name}.yaml")):
-            check_comments((CONF / "student" / "teacher" / f"{name}.yaml").read_text(), node)
+    for group, names in (("teacher", TEACHERS), ("augmentation", AUGMENTATIONS)):
+        for name in names:
+            config = compose("config", CHOSEN[f"student/{group}"].format(name).split())
+            for node in nodes(config.student.protocol[group]):
+                check_comments((CONF / "student" / group / f"{name}.yaml").read_text(), node)
 
 
 def test_comments_of_plain_keys_state_them_too():

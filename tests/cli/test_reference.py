@@ -85,7 +85,10 @@ def test_members_say_what_they_build_on_and_where_a_group_is_put(conf):
     assert found["student/teacher", "small"].keys == (Key("student.protocol.teacher.width", "8", "filters"),)
 
 
-PLACE = {"student/teacher": "student/teacher@student.protocol.teacher"}
+PLACE = {
+    "student/teacher": "student/teacher@student.protocol.teacher",
+    "student/augmentation": "student/augmentation@student.protocol.augmentation",
+}
 BUILT_ON = {"dataset/images"}  # no choices: members of the group above take all of their keys
 GROUPS = {}
 for each in read_reference(conf_dir()):

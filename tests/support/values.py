@@ -55,13 +55,17 @@ def choices() -> Iterator[tuple[list[str], list[str]]]:
         )
         for name in members("student/teacher")
     ]
+    augmentations = [
+        ("student.protocol.augmentation", [f"student/augmentation@student.protocol.augmentation={name}"])
+        for name in members("student/augmentation")
+    ]
     needed = {f"dataset={name}": overrides for name, overrides in NEEDED.items()} | {"prior=folder": ["prior.path=x"]}
     columns = {
         group: [(group, [one, *needed.get(one, [])]) for one in (f"{group}={name}" for name in members(group))]
         for group in GROUPS
     }
     columns["clusterer"] += [*spaces, ("clusterer.representative", [nearest])]
-    columns["student"] += [*protocols, *teachers]
+    columns["student"] += [*protocols, *teachers, *augmentations]
     for row in itertools.zip_longest(*columns.values()):
         chosen = [each for each in row if each]
         yield [path for path, _ in chosen], [override for _, overrides in chosen for override in overrides]
