@@ -124,7 +124,7 @@ class DenoiserRecipe:
     lr: LearningRate
     class_dropout: Annotated[float, Range("[0, 1)")]
     ema: Momentum
-    path: PathKind = "diffusion"  # from images to noise, and with it what is predicted: noise or velocity
+    path: PathKind  # from images to noise, and with it what is predicted: noise or velocity
 
     def __post_init__(self) -> None:
         require(

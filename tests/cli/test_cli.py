@@ -285,6 +285,8 @@ def test_every_key_that_help_shows_has_a_meaning(capsys, monkeypatch):
     for command in ("run", "evaluate"):
         assert manifoldgd(command, "--help") == 0
         said = capsys.readouterr().out
+        # of the members chosen inside others, not of their neighbours
+        holds(" ".join(said.split()), "rate = 0.01 (0, 10]; of SGD at the start (DC)", "any of these; drop flip where")
         entries = re.findall(r"^( *[a-z][\w.]* = .*)(\n {40}\S)?", said, re.MULTILINE)
         assert len(entries) > 20
         # the meaning stands in the second column, or on the next line where a value is long

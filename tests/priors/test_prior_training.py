@@ -41,7 +41,16 @@ AUTOENCODER = AutoencoderRecipe(
     ema=0.9,
 )
 DENOISER = DenoiserRecipe(
-    width=8, heads=2, layers=1, patch_size=2, steps=12, batch_size=8, lr=1e-3, class_dropout=0.2, ema=0.9
+    path="diffusion",
+    width=8,
+    heads=2,
+    layers=1,
+    patch_size=2,
+    steps=12,
+    batch_size=8,
+    lr=1e-3,
+    class_dropout=0.2,
+    ema=0.9,
 )
 
 
