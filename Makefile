@@ -6,8 +6,8 @@ DEMO ?= dataset=digits
 TABLE ?= fashion_mnist
 TABLE_ARGS ?=
 BENCH ?=
-# A process a core; eight hold about as many GB.
-TEST_PROCESSES ?= -n auto --maxprocesses 8
+# A process a core; eight hold about as many GB. Each begins with a part of its own: what files share is made once.
+TEST_PROCESSES ?= -n auto --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo reproduce-table test test-all lint format bench docs

@@ -99,6 +99,12 @@ def no_memory_of_checked_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     )
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests end processes but never the machine, which is what files are flushed to the disk against."""
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+
+
 @pytest.fixture
 def pets(tmp_path: Path) -> Path:
     """A folder of images in class folders."""

@@ -15,6 +15,7 @@ from manifoldgd.machine import Machine
 from manifoldgd.pipeline.latents import encode
 from manifoldgd.pipeline.sets import decode_latents, encode_images
 from manifoldgd.priors.prior import Prior
+from manifoldgd.report.grids import picture
 from manifoldgd.report.run import Latents, write_run_report
 
 MAP_REAL = 400  # real images a class on the map: enough to see its shape, few enough to see the rest
@@ -75,12 +76,6 @@ def write(
     )
     files = {name: folder / f"{file}.png" for name, file in TRACKED.items()}
     return {name: picture(file) for name, file in files.items() if file.is_file()}
-
-
-def picture(file: Path) -> Image.Image:
-    """What a file shows, read whole."""
-    with Image.open(file) as image:
-        return image.copy()
 
 
 def tracked(result: dict[str, Any]) -> dict[str, Any]:

@@ -82,6 +82,12 @@ def image_grid(
     return page
 
 
+def picture(file: Path) -> Image.Image:
+    """What a file shows, read whole."""
+    with Image.open(file) as image:
+        return image.copy()
+
+
 def save_png(image: Image.Image, path: str | os.PathLike[str]) -> None:
     """Write ``image`` as PNG, whole or not at all."""
     with atomic_path(path) as temporary:

@@ -9,25 +9,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from manifoldgd.errors import UserError
-from manifoldgd.tracking.tracker import EPOCH, GUIDANCE_STEP, CurveLogger, Points, RunFacts, RunResult, Tracker
+from manifoldgd.tracking.tracker import EPOCH, GUIDANCE_STEP, Points, RunFacts, RunResult, Tracker
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
 
 LOGS = "logs"  # in a result's folder; below it a folder for each kind of files
 RUN = "run"  # configuration and summary
 SAME = 1e-6  # relative: event files hold float32
-
-
-class _EventLogger(TensorBoardLogger):
-    """Events in the folder that is named; Lightning's own logger reads ``$HOME`` and ``~`` in it as a shell does."""
-
-    @property
-    def log_dir(self) -> str:
-        return str(Path(self.root_dir) / str(self.version))
 
 
 class FileTracker(Tracker):
@@ -55,6 +49,8 @@ class FileTracker(Tracker):
 
     def student_logger(self, seed: int) -> Any:
         """Curves of one student over its epochs, on disk after each."""
+        from manifoldgd.tracking.loggers import CurveLogger
+
         return CurveLogger(lambda point: self._write(lambda: self._log(point)), version=seed)
 
     def finish(self, result: RunResult) -> None:
@@ -131,6 +127,8 @@ class CSVTracker(FileTracker):
     kind = "csv"
 
     def _new(self, folder: Path, place: str) -> Logger:
+        from lightning.pytorch.loggers import CSVLogger
+
         return CSVLogger(folder, name=None, version=place)
 
     def _read(self, folder: Path) -> Iterator[tuple[int, str, float]]:
@@ -165,7 +163,9 @@ class TensorBoardTracker(FileTracker):
         super().__init__()
 
     def _new(self, folder: Path, place: str) -> Logger:
-        return _EventLogger(folder.absolute(), name=None, version=place)
+        from manifoldgd.tracking.loggers import EventLogger
+
+        return EventLogger(folder.absolute(), name=None, version=place)
 
     def _read(self, folder: Path) -> Iterator[tuple[int, str, float]]:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from manifoldgd.pipeline.pages import picture
+from manifoldgd.report.grids import picture
 from manifoldgd.store.keys import key_of
 from manifoldgd.study.results import TableResult
 from manifoldgd.study.statistics import Summary, computing_seconds

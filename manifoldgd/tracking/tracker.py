@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
 from PIL import Image
 
 Columns = Mapping[str, Sequence[Any]]  # a table, column by column
@@ -116,29 +115,3 @@ class Tracker:
 
 class NoTracker(Tracker):
     """Results on disk only."""
-
-
-class CurveLogger(Logger):
-    """Hands what a training records to a function, with the epoch as the horizontal axis.
-
-    Lightning's own loggers would pass their errors, a lost server or a full disk, on to the training.
-    """
-
-    def __init__(self, log: Callable[[Mapping[str, Any]], None], *, version: int) -> None:
-        super().__init__()
-        self.log, self._version = log, version
-
-    @property
-    def name(self) -> str:
-        return "student"
-
-    @property
-    def version(self) -> int:
-        return self._version  # the student's seed
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """One point; ``step`` is the epoch, from 1."""
-        self.log({**metrics, EPOCH: step})
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the run has the configuration."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from manifoldgd.errors import require
-from manifoldgd.tracking.tracker import EPOCH, GUIDANCE_STEP, CurveLogger, RunFacts, RunResult, Tracker, reason
+from manifoldgd.tracking.tracker import EPOCH, GUIDANCE_STEP, RunFacts, RunResult, Tracker, reason
 
 MODES = ("auto", "online", "offline")
 INIT_SECONDS = 30.0  # until a server that does not answer counts as unreachable
@@ -120,6 +120,8 @@ class WandbTracker(Tracker):
 
     def student_logger(self, seed: int) -> Any:
         """Curves of one student over its epochs, under ``student/<seed>/``."""
+        from manifoldgd.tracking.loggers import CurveLogger
+
         return CurveLogger(self.log, version=seed)
 
     def log(self, values: Mapping[str, Any]) -> None:

@@ -49,6 +49,7 @@ ASKED = """
 import json, os, sys
 from manifoldgd.tracking.wandb_tracker import has_account
 assert "wandb" not in sys.modules
+import wandb  # once for all
 for name, (netrc, environment) in json.loads(sys.argv[1]).items():
     sys.stdout.flush()
     if os.fork() == 0:  # wandb looks once a process
