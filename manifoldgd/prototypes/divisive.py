@@ -7,14 +7,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from manifoldgd.prototypes.representatives import (
-    ClassPrototypes,
-    Representative,
-    check_class,
-    check_distinct,
-    distinct_rows,
-    represent,
-)
+from manifoldgd.prototypes.representatives import Groups, InSpace, Representative, check_distinct, distinct_rows
 from manifoldgd.prototypes.selection import coarse_to_fine, level_wise
 from manifoldgd.prototypes.spaces import ClusteringSpace, check_space
 from manifoldgd.prototypes.tree import BisectingTree, Criterion, Node
@@ -23,16 +16,12 @@ from manifoldgd.ranges import Range, checked
 Restarts = Annotated[int, Range("[1, 1000]")]
 
 
-def _represent(
-    nodes: list[Node], latents: Tensor, points: Tensor, ipc: int, representative: Representative
-) -> ClassPrototypes:
-    check_distinct(len(nodes), ipc, len(latents))
-    depths = [node.depth for node in nodes]
-    return represent(latents, points, [node.members for node in nodes], representative=representative, depths=depths)
+def _of_nodes(nodes: list[Node]) -> Groups:
+    return [node.members for node in nodes], [node.depth for node in nodes]
 
 
 @checked
-class Divisive:
+class Divisive(InSpace):
     """The leaves of a bisecting k-means tree with exactly ``ipc`` leaves, shallow before deep.
 
     ManifoldGD, arXiv 2602.23295, hierarchical divisive clustering.
@@ -53,22 +42,14 @@ class Divisive:
         self.criterion, self.representative, self.restarts = criterion, representative, restarts
         self.space = check_space(space)
 
-    def __call__(
-        self, latents: Tensor, ipc: int, generator: torch.Generator, features: Tensor | None = None
-    ) -> ClassPrototypes:
-        """Prototypes of one class from its latents ``[n, C, H, W]`` and features ``[n, E]``, which are not modified.
-
-        Raises:
-            UserError: Fewer than ``ipc`` different images, or the space does not fit the latents.
-        """
-        check_class(latents, ipc)
-        points = self.space(latents, features)
+    def groups(self, points: Tensor, ipc: int, generator: torch.Generator) -> Groups:
+        """See :class:`InSpace`."""
         tree = BisectingTree.grow(points, ipc, criterion=self.criterion, generator=generator, restarts=self.restarts)
-        return _represent(coarse_to_fine(tree), latents, points, ipc, self.representative)
+        return _of_nodes(coarse_to_fine(tree))
 
 
 @checked
-class LevelWise:
+class LevelWise(InSpace):
     """A multi-scale choice among the nodes of a bisecting k-means tree grown past ``ipc`` leaves.
 
     The rule, and how it departs from the released code, is in :func:`manifoldgd.prototypes.selection.level_wise`.
@@ -101,19 +82,11 @@ class LevelWise:
         self.criterion, self.representative, self.restarts = criterion, representative, restarts
         self.space = check_space(space)
 
-    def __call__(
-        self, latents: Tensor, ipc: int, generator: torch.Generator, features: Tensor | None = None
-    ) -> ClassPrototypes:
-        """Prototypes of one class from its latents ``[n, C, H, W]`` and features ``[n, E]``, which are not modified.
-
-        Raises:
-            UserError: Fewer than ``ipc`` different images, or the space does not fit the latents.
-        """
-        check_class(latents, ipc)
-        points = self.space(latents, features)
-        check_distinct(len(distinct_rows(points)), ipc, len(latents))  # inner nodes could make up the number
+    def groups(self, points: Tensor, ipc: int, generator: torch.Generator) -> Groups:
+        """See :class:`InSpace`."""
+        check_distinct(len(distinct_rows(points)), ipc, len(points))  # inner nodes could make up the number
         num_leaves = min(len(points), self.leaves_per_prototype * ipc)
         tree = BisectingTree.grow(
             points, num_leaves, criterion=self.criterion, generator=generator, restarts=self.restarts
         )
-        return _represent(level_wise(tree, ipc, self.start_level), latents, points, ipc, self.representative)
+        return _of_nodes(level_wise(tree, ipc, self.start_level))

@@ -12,11 +12,12 @@ from manifoldgd.machine import check_faiss, faiss_library
 from manifoldgd.prototypes.divisive import Restarts
 from manifoldgd.prototypes.representatives import (
     ClassPrototypes,
+    Groups,
+    InSpace,
     Representative,
     check_class,
     check_distinct,
     distinct_rows,
-    represent,
 )
 from manifoldgd.prototypes.spaces import ClusteringSpace, RawLatents, check_space
 from manifoldgd.ranges import Range, checked
@@ -81,7 +82,7 @@ def _members(labels: Tensor) -> list[Tensor]:
 
 
 @checked
-class KMeans:
+class KMeans(InSpace):
     """k-means with ``ipc`` clusters by FAISS, the largest cluster first: the clustering of MGD3 (arXiv 2505.18963).
 
     Args:
@@ -106,24 +107,14 @@ class KMeans:
         self.restarts, self.iterations, self.representative = restarts, iterations, representative
         self.space = check_space(space)
 
-    def __call__(
-        self, latents: Tensor, ipc: int, generator: torch.Generator, features: Tensor | None = None
-    ) -> ClassPrototypes:
-        """Prototypes of one class from its latents ``[n, C, H, W]`` and features ``[n, E]``, which are not modified.
-
-        Raises:
-            UserError: Fewer than ``ipc`` different images, or the space does not fit the latents.
-        """
-        check_class(latents, ipc)
-        points = self.space(latents, features)
+    def groups(self, points: Tensor, ipc: int, generator: torch.Generator) -> Groups:
+        """See :class:`InSpace`."""
         labels = kmeans_labels(points, ipc, restarts=self.restarts, iterations=self.iterations, generator=generator)
-        clusters = _members(labels)
-        check_distinct(len(clusters), ipc, len(latents))
-        return represent(latents, points, clusters, representative=self.representative)
+        return _members(labels), None
 
 
 @checked
-class Agglomerative:
+class Agglomerative(InSpace):
     """Ward's agglomerative clustering cut at ``ipc`` clusters, the largest first.
 
     Its cost grows with the square of the class, so a larger class is clustered on a random subset and the other images
@@ -142,21 +133,12 @@ class Agglomerative:
         self.representative, self.max_images = representative, max_images
         self.space = check_space(space)
 
-    def __call__(
-        self, latents: Tensor, ipc: int, generator: torch.Generator, features: Tensor | None = None
-    ) -> ClassPrototypes:
-        """Prototypes of one class from its latents ``[n, C, H, W]`` and features ``[n, E]``, which are not modified.
-
-        Raises:
-            UserError: Fewer than ``ipc`` different images, or the space does not fit the latents.
-        """
-        check_class(latents, ipc)
-        points = self.space(latents, features)
-        check_distinct(len(distinct_rows(points)), ipc, len(latents))
+    def groups(self, points: Tensor, ipc: int, generator: torch.Generator) -> Groups:
+        """See :class:`InSpace`."""
+        check_distinct(len(distinct_rows(points)), ipc, len(points))
         size = max(self.max_images, ipc)
         chosen = torch.randperm(len(points), generator=generator)[:size] if len(points) > size else None
-        clusters = _members(_ward_labels(points, ipc, chosen))
-        return represent(latents, points, clusters, representative=self.representative)
+        return _members(_ward_labels(points, ipc, chosen)), None
 
 
 def _ward_labels(points: Tensor, num_clusters: int, chosen: Tensor | None) -> Tensor:

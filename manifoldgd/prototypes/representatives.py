@@ -6,6 +6,7 @@ prototypes.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from manifoldgd.errors import require
+from manifoldgd.prototypes.spaces import ClusteringSpace
 from manifoldgd.ranges import Million, checked
 
 Named = Literal["centroid", "nearest"]
@@ -158,3 +160,31 @@ def represent(
         depths=torch.tensor(depths or [0] * len(clusters), dtype=torch.int64),
         sizes=torch.tensor([len(members) for members in clusters], dtype=torch.int64),
     )
+
+
+Groups = tuple[list[Tensor], list[int] | None]  # rows of the members of each, and depths in a tree where there is one
+
+
+class InSpace(ABC):
+    """A clusterer that groups the points of a space, and represents each group."""
+
+    representative: Representative
+    space: ClusteringSpace
+
+    @abstractmethod
+    def groups(self, points: Tensor, ipc: int, generator: torch.Generator) -> Groups:
+        """``ipc`` groups of the points ``[n, D]`` of a class, fewer where fewer are different."""
+
+    def __call__(
+        self, latents: Tensor, ipc: int, generator: torch.Generator, features: Tensor | None = None
+    ) -> ClassPrototypes:
+        """Prototypes of one class from its latents ``[n, C, H, W]`` and features ``[n, E]``, which are not modified.
+
+        Raises:
+            UserError: Fewer than ``ipc`` different images, or the space does not fit the latents.
+        """
+        check_class(latents, ipc)
+        points = self.space(latents, features)
+        groups, depths = self.groups(points, ipc, generator)
+        check_distinct(len(groups), ipc, len(latents))
+        return represent(latents, points, groups, representative=self.representative, depths=depths)
