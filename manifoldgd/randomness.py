@@ -9,9 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from manifoldgd import philox
+
+Generator = Literal["philox4x32-10"]  # of noise clouds, where not torch's own
 
 
 def derived_seed(*key: int | str) -> int:
@@ -38,20 +43,25 @@ class RowKey:
 class RowNoise:
     """Noise for a batch in which every row has a stream of its own.
 
-    Draws are made on the CPU, one row at a time at full shape (``torch.randn`` of a larger shape is not an extension
-    of a smaller one), so they are the same on every device and in every batch.
+    Draws of torch's own generator, a Mersenne Twister, are made on the CPU, one row at a time at full shape
+    (``torch.randn`` of a larger shape is not an extension of a smaller one), so they are the same on every device and
+    in every batch. Those of :mod:`manifoldgd.philox` are made on the device and the same everywhere too.
     """
 
     seed: int
     rows: Sequence[RowKey]
     device: torch.device | str = "cpu"
 
-    def normal(self, stream: str, step: int, shape: Sequence[int]) -> Tensor:
-        """Standard normal draws ``[B, *shape]`` for one purpose (``stream``) at one step."""
-        draws = [
-            torch.randn(
-                *shape, generator=generator(self.seed, stream, row.class_name, row.prototype, row.replica, step)
-            )
-            for row in self.rows
-        ]
-        return torch.stack(draws).to(self.device)
+    def normal(self, stream: str, step: int, shape: Sequence[int], drawn_by: Generator | None = None) -> Tensor:
+        """Standard normal draws ``[B, *shape]`` for one purpose (``stream``) at one step.
+
+        Args:
+            stream: the purpose.
+            step: the step.
+            shape: of a row.
+            drawn_by: another generator than torch's, with other draws.
+        """
+        keys = [(self.seed, stream, row.class_name, row.prototype, row.replica, step) for row in self.rows]
+        if drawn_by == philox.NAME:
+            return philox.normal([derived_seed(*key) for key in keys], shape, self.device)
+        return torch.stack([torch.randn(*shape, generator=generator(*key)) for key in keys]).to(self.device)

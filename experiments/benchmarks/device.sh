@@ -4,5 +4,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 output="${1:-experiments/benchmarks/$(hostname)}"
-sections="${2:-[latents_agree,set_gradients,students_agree,tangents,denoiser,steps,encoding,students]}"
+sections="${2:-[latents_agree,draws_agree,set_gradients,students_agree,tangents,denoiser,steps,encoding,students]}"
 PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" python3 -m manifoldgd bench device=cuda sections="$sections" output="$output"

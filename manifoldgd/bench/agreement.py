@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifoldgd import philox
+from manifoldgd.bench.timing import median_seconds
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.diffusion import DDPM, ClassifierFreeGuidance, sample
 from manifoldgd.diffusion.protocol import Anchors, Guidance
 from manifoldgd.machine import Machine
 from manifoldgd.priors.prior import Prior
-from manifoldgd.randomness import RowKey, RowNoise, generator
+from manifoldgd.randomness import Generator, RowKey, RowNoise, generator
 from manifoldgd.students.student import Student
 
 Row = dict[str, Any]
@@ -49,6 +51,22 @@ def latents(
         here, there = sampled(guidance, CPU), sampled(guidance, device)
         found.append({"guidance": name, "difference": float((here - there).abs().max() / here.std())})
     return found
+
+
+def draws(device: torch.device, *, rows: int, numbers: int) -> Row:
+    """How many draws of the counter-based generator differ in a bit, and what they take beside torch's on the host."""
+    keys = [RowKey("a", row) for row in range(rows)]
+
+    def drawn(where: torch.device, by: Generator | None) -> Tensor:
+        return RowNoise(0, keys, where).normal("bench", 0, (numbers,), by)
+
+    here, there = drawn(CPU, philox.NAME), drawn(device, philox.NAME).cpu()
+    return {
+        "numbers": rows * numbers,
+        "different": int((here.view(torch.int32) != there.view(torch.int32)).sum()),
+        "seconds": median_seconds(lambda: drawn(device, philox.NAME), device, 3),
+        "torch_seconds": median_seconds(lambda: drawn(device, None), device, 3),
+    }
 
 
 def students(student: Student, dataset: ImageDataset, device: torch.device, *, seeds: int, precision: str) -> Row:

@@ -90,6 +90,11 @@ class Bench:
         """Largest difference of sampled latents between device and processor, for each guidance."""
         return agreement.latents(library.load_prior("digits"), _guidances(), self.device, rows=20, steps=50)
 
+    def draws_agree(self) -> list[Row]:
+        """Bits of the counter-based generator on both, and its time for the neighbours of 64 latents."""
+        numbers = 128 * (4096 if self.sizes.full_size else 64)
+        return [agreement.draws(self.device, rows=64, numbers=numbers)]
+
     def students_agree(self) -> list[Row]:
         """Test accuracy of three students on both, in single precision and bfloat16."""
         digits, student = library.load_dataset("digits"), _student("convnet3", "hard_small", 60)
@@ -202,7 +207,16 @@ class Bench:
 SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {
     name: getattr(Bench, name)
     for name in (
-        *("latents_agree", "set_gradients", "students_agree", "tangents", "denoiser", "steps", "encoding"),
+        *(
+            "latents_agree",
+            "draws_agree",
+            "set_gradients",
+            "students_agree",
+            "tangents",
+            "denoiser",
+            "steps",
+            "encoding",
+        ),
         *("students", "clustering", "growth", "whole_run"),
     )
 }

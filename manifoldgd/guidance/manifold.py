@@ -28,6 +28,7 @@ from manifoldgd.guidance.tangents import (
     check_tangent,
 )
 from manifoldgd.guidance.window import Multiplier, WarmupSteps, acts
+from manifoldgd.randomness import Generator
 from manifoldgd.ranges import Length, Share, Strength, checked
 
 Estimator = Literal["noised", "clean", "posterior"]
@@ -59,6 +60,7 @@ class ManifoldGuidance:
         kernel: ``rbf``, ``laplace`` or ``imq``.
         bandwidth: of the kernel, > 0, latent units.
         t_stop: fraction of the steps, in [0, 1], at which guidance ends.
+        generator: of the ``noised`` neighbours' noise; ``None`` for torch's. The other estimators draw none.
     """
 
     scale: Strength
@@ -73,6 +75,7 @@ class ManifoldGuidance:
     kernel: Kernel
     bandwidth: Length
     t_stop: Share
+    generator: Generator | None = None
 
     def __post_init__(self) -> None:
         check_tangent(self.tangent_dim, self.neighbours, self.neighbourhood)
@@ -87,7 +90,7 @@ class ManifoldGuidance:
     def tangents(self, points: Tensor) -> Tangents:
         """The tangent spaces that the estimator finds in real neighbourhoods ``[B, M, D]``."""
         if self.estimator == "noised":
-            return NoisedTangents(points, self.neighbours, self.tangent_dim)
+            return NoisedTangents(points, self.neighbours, self.tangent_dim, self.generator)
         return self.posterior_tangents(points)
 
     def posterior_tangents(self, points: Tensor) -> PosteriorTangents:

@@ -23,6 +23,7 @@ from manifoldgd.geometry.transport import carry
 from manifoldgd.guidance.mode import mode_vector
 from manifoldgd.guidance.tangents import Neighbours, TangentDim, check_tangent
 from manifoldgd.guidance.window import Multiplier, WarmupSteps, acts
+from manifoldgd.randomness import Generator
 from manifoldgd.ranges import Length, Range, Share, Strength, checked
 
 # Constants of the released code that no script of it sets.
@@ -50,6 +51,7 @@ class ManifoldReleasedGuidance:
         warmup_steps: steps over which the radius falls, >= 0.
         max_multiplier: radius at the first step over ``radius``, >= 1.
         t_stop: fraction of the steps, in [0, 1], at which guidance ends.
+        generator: of the cloud; ``None`` for torch's.
     """
 
     scale: Strength
@@ -63,6 +65,7 @@ class ManifoldReleasedGuidance:
     warmup_steps: WarmupSteps
     max_multiplier: Multiplier
     t_stop: Share
+    generator: Generator | None = None
     neighbourhood: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
@@ -117,16 +120,16 @@ class BoundManifoldReleased:
         for the second, as released.
         """
         flat = self.prototypes.flatten(1)
-        shape = self.method.cloud_size, flat.shape[1]
+        shape, drawn_by = (self.method.cloud_size, flat.shape[1]), self.method.generator
         radius = self.method.radius_at(step.index, step.num_steps)
         half = shape[0] // 2
         even = torch.linspace(_FIRST_RADIUS, radius, half, device=flat.device).expand(len(flat), -1)
         # The uniform draw is the normal distribution function of a normal one: the rows' streams are normal.
-        normal = step.noise.normal("cloud-radius", step.index, (shape[0] - half,))
+        normal = step.noise.normal("cloud-radius", step.index, (shape[0] - half,), drawn_by)
         radii = torch.cat([even, radius * torch.special.ndtr(normal)], dim=1)
-        directions = torch.nn.functional.normalize(step.noise.normal("cloud", step.index, shape), dim=2)
+        directions = torch.nn.functional.normalize(step.noise.normal("cloud", step.index, shape, drawn_by), dim=2)
         points = flat[:, None] + radii[:, :, None] * directions
-        return carry(points, step.alpha_bar, step.noise.normal("cloud-noise", step.index, shape))
+        return carry(points, step.alpha_bar, step.noise.normal("cloud-noise", step.index, shape, drawn_by))
 
 
 def normal_pull(

@@ -17,6 +17,7 @@ from manifoldgd.geometry.neighbourhoods import Neighbourhoods
 from manifoldgd.geometry.neighbours import nearest_in_cloud
 from manifoldgd.geometry.tangent import project, tangent_basis
 from manifoldgd.geometry.transport import carry
+from manifoldgd.randomness import Generator
 from manifoldgd.ranges import Range
 
 TangentDim = Annotated[int, Range("[1, 1024]")]
@@ -43,11 +44,12 @@ class NoisedTangents:
     points: Tensor  # [B, M, D] real latents, those nearest to the prototype first
     neighbours: int  # K
     tangent_dim: int  # R
+    generator: Generator | None = None  # None: torch's own
 
     def project(self, vectors: Tensor, step: Step, within: int) -> Tensor:
         """See :class:`Tangents`."""
         near = self.points[:, :within]
-        noise = step.noise.normal("neighbours", step.index, near.shape[1:])
+        noise = step.noise.normal("neighbours", step.index, near.shape[1:], self.generator)
         cloud = carry(near, step.alpha_bar, noise)
         return project_on_cloud(vectors, step.x_t.flatten(1), cloud, self.neighbours, self.tangent_dim)
 

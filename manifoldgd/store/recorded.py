@@ -18,11 +18,13 @@ def as_recorded(config: Any) -> Any:
     """``config`` in the recorded words; plain containers, not modified.
 
     * The strength of a guidance that holds others is that of its parts, and stands with them.
+    * A generator of noise clouds is named where it is not torch's.
     * The latents in which classes are clustered are a word, and the side of the pooling window stands beside it.
     """
     if not isinstance(config, dict):
         return config
-    return _space_beside_pool(_scale_inside({name: as_recorded(each) for name, each in config.items()}))
+    held = {name: as_recorded(each) for name, each in config.items() if (name, each) != ("generator", None)}
+    return _space_beside_pool(_scale_inside(held))
 
 
 def _scale_inside(node: dict[str, Any]) -> dict[str, Any]:

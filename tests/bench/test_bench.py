@@ -34,6 +34,12 @@ def test_a_device_agrees_with_itself(tiny_prior):
     assert found == [{"guidance": name, "difference": 0.0} for name in ("none", "mode", "manifold")]
 
 
+def test_draws_of_a_device_are_those_of_the_processor():
+    found = agreement.draws(CPU, rows=2, numbers=64)
+    assert (found["numbers"], found["different"]) == (128, 0)
+    assert min(found["seconds"], found["torch_seconds"]) > 0
+
+
 def test_sections_give_ratios_and_rates(tiny_prior):
     prior = tiny(tiny_prior)
     (row,) = sections.guidance_steps(

@@ -26,6 +26,7 @@ from manifoldgd.geometry.tangent import energy_kept
 from manifoldgd.guidance import ManifoldGuidance, ManifoldReleasedGuidance, ModeGuidance, NoGuidance
 from manifoldgd.guidance.manifold_released import normal_pull
 from manifoldgd.guidance.tangents import project_on_cloud
+from manifoldgd.store.recorded import as_recorded
 
 # Pulls
 
@@ -72,6 +73,22 @@ def test_noised_estimator_is_the_papers_formula_on_recorded_noise():
     mode = (own.prototypes - now.x0).flatten(1)
     expected = 0.1 * project_on_cloud(mode, now.x_t.flatten(1), cloud, 10, 4)
     torch.testing.assert_close(method.bind(own)(now).scaled.flatten(1), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_another_generator_draws_another_cloud_by_the_same_formula():
+    method, now, own = ManifoldGuidance(**MANIFOLD | {"estimator": "noised"}), step(index=20), anchors(5)
+    other = dataclasses.replace(method, generator="philox4x32-10")
+    cloud = now.noise.normal("neighbours", 20, (12, D), "philox4x32-10")
+    cloud = 0.4**0.5 * own.neighbourhoods[:, :12] + 0.6**0.5 * cloud
+    expected = 0.1 * project_on_cloud((own.prototypes - now.x0).flatten(1), now.x_t.flatten(1), cloud, 10, 4)
+    found = other.bind(own)(now).scaled.flatten(1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(found, method.bind(own)(now).scaled.flatten(1), rtol=1e-2)
+
+
+def test_the_recorded_words_name_a_generator_where_it_is_not_torchs():
+    assert as_recorded({"guidance": {"scale": 1, "generator": None}}) == {"guidance": {"scale": 1}}
+    assert as_recorded({"guidance": {"generator": "philox4x32-10"}}) == {"guidance": {"generator": "philox4x32-10"}}
 
 
 def test_noise_drowns_the_tangent_space_and_clean_neighbours_do_not():

@@ -76,7 +76,8 @@ def built(node):
         assert set(numbers) <= set(parameters)
         needed = {name for name, each in parameters.items() if each.default is each.empty}
         assert needed <= set(numbers)
-        assert set(parameters) - needed <= {"scale"}  # of all parts of a guidance made of others; None: their own
+        # Of all parts of a guidance made of others, where None is their own; and of clouds, where it is torch's.
+        assert set(parameters) - needed <= {"scale", "generator"}
     return target(**numbers)
 
 
