@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 
+from manifoldgd import ranks
 from manifoldgd.errors import UserError, require
 from manifoldgd.ranges import Batch, Range, checked
 from manifoldgd.system import cores
@@ -22,6 +23,7 @@ SINGLE = "32-true"
 PRECISIONS = (SINGLE, "bf16-mixed", "16-mixed")
 HELD = ("bf16-true", "16-true")  # weights of the prior themselves in half precision
 Backend = Literal["faiss", "faiss-gpu", "exact"]  # of the search for nearest neighbours
+Devices = Annotated[int, Range("[1, 1024]")]
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps")
 # Lightning's remarks on things that are as we want them: in-memory loaders, iterable datasets, frozen networks.
 EXPECTED_WARNINGS = (
@@ -48,6 +50,8 @@ class Machine:
     batch_size: Batch
     threads: Annotated[int, Range("[1, 1024]")] | None
     progress: bool
+    devices: Devices = 1
+    nodes: Devices = 1
     neighbours: Backend | None = None  # None: FAISS where it is installed, else exact; the same ones are found
 
     def __post_init__(self) -> None:
@@ -79,9 +83,17 @@ class Machine:
             faiss_library(gpu=self.neighbours == "faiss-gpu", key="neighbours")
 
     def prepare(self) -> None:
-        """Set up this process: threads, allocator, and silence about what is as we want it."""
+        """Set up this process: its place among others, threads, allocator, silence about what is as we want it.
+
+        Raises:
+            UserError: it was started as one of another number of processes than ``devices`` and ``nodes`` say.
+        """
+        if self.several:
+            ranks.connect(self.devices, self.nodes)
         if self.device.type == "cpu":
             _keep_freed_memory()
+        if self.threads is None and ranks.count() > 1 and self.device.type == "cpu":
+            torch.set_num_threads(max(1, self.cores // self.devices))
         if self.threads is not None:
             torch.set_num_threads(self.threads)
             if has_faiss():
@@ -108,14 +120,47 @@ class Machine:
             "mps" if self.accelerator in ("auto", "mps") and torch.backends.mps.is_available() else "cpu"
         )
 
-    def trainer(self, **changes: Any) -> dict[str, Any]:
-        """Arguments for a Lightning Trainer that leaves nothing behind but what its callbacks write."""
+    @property
+    def several(self) -> bool:
+        """Whether a command's work is shared among processes."""
+        return self.devices * self.nodes > 1
+
+    def launches(self) -> bool:
+        """Whether the command has to start these processes itself, as nobody else did.
+
+        Raises:
+            UserError: some are to run on other machines.
+        """
+        if not self.several or ranks.started():
+            return False
+        require(
+            self.nodes == 1,
+            f"processes on {self.nodes} machines are started from outside; put `srun --ntasks-per-node={self.devices}` "
+            "or torchrun before the command",
+            key="nodes",
+        )
+        there = torch.cuda.device_count()
+        require(
+            self.device.type != "cuda" or self.devices <= there,
+            f"expected at most the {there} GPUs of this machine, got {self.devices}; lower it",
+            key="devices",
+        )
+        return True
+
+    def trainer(self, *, shared: bool = False, **changes: Any) -> dict[str, Any]:
+        """Arguments for a Lightning Trainer that leaves nothing behind but what its callbacks write.
+
+        Args:
+            shared: whether all ranks call it, each with its part of the batches; otherwise it is this process's own.
+            changes: other arguments.
+        """
+        alone = not shared or ranks.count() == 1
         return {
             "accelerator": self.accelerator,
-            "devices": 1,
+            **(own_device() if alone else {"devices": self.devices, "num_nodes": self.nodes, "strategy": "ddp"}),
             # Where weights are held in half precision the prior sees to it; all else stays single.
             "precision": SINGLE if self.precision in HELD else self.precision,
-            "plugins": single_process(),
+            "plugins": single_process() if alone else shared_process(),
             "logger": False,
             "enable_progress_bar": self.progress,
             "enable_model_summary": False,
@@ -171,6 +216,19 @@ def installed_faiss() -> list[str]:
     Takes a second or so: the files of every installed distribution are looked through.
     """
     return sorted(importlib.metadata.packages_distributions().get("faiss", ["an unknown distribution"]))
+
+
+def shared_process() -> list[Any]:
+    """Plugins for a Lightning Trainer that is one of several, already connected (see :mod:`manifoldgd.ranks`)."""
+    from lightning.fabric.plugins.environments import TorchElasticEnvironment
+
+    return [TorchElasticEnvironment()]
+
+
+def own_device() -> dict[str, Any]:
+    """Arguments by which a Lightning Trainer keeps to the one device of this process."""
+    chosen = ranks.count() > 1 and torch.cuda.is_available()
+    return {"devices": [torch.cuda.current_device()] if chosen else 1}
 
 
 def single_process() -> list[Any]:

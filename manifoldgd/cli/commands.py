@@ -14,6 +14,7 @@ from typing import Any, Literal
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
+from manifoldgd import ranks
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.cli.components import build, plain
 from manifoldgd.cli.compose import Config, compose
@@ -21,6 +22,7 @@ from manifoldgd.cli.dashboard import publish_dashboard
 from manifoldgd.cli.explain import explain_system, suggest
 from manifoldgd.cli.setup import DIFFUSION, MANY_IN_A_FOLDER, SOURCES, Setup, recipe_of
 from manifoldgd.cli.sweep import FOLDER_VARIABLE, check_split, objective, record_job
+from manifoldgd.cli.targets import allowing
 from manifoldgd.cli.used import USED_KEYS
 from manifoldgd.errors import RunError, UserError, require, under
 from manifoldgd.export import FORMATS, check_repository, export_set, push
@@ -36,7 +38,7 @@ from manifoldgd.stopping import check_lost
 from manifoldgd.store.keys import key_of
 from manifoldgd.store.results import check_claim, claim_result
 from manifoldgd.store.set_sources import BUNDLED, read_set, told
-from manifoldgd.tracking.tracker import RunFacts, RunResult, run_tags
+from manifoldgd.tracking.tracker import NoTracker, RunFacts, RunResult, run_tags
 
 CELL_KEYS = {"table", "method", "column", "seed"}  # what names a table's cell
 LARGE_STUDENTS = ("resnetap10",)  # that datasets of image files choose by themselves ...
@@ -103,14 +105,24 @@ def _run(command: str, config: Config) -> dict[str, Any] | None:
     setup = Setup(command, config)
     if command == "prior":
         return train_prior(setup, config)
+    if setup.machine.launches():
+        ranks.launch(setup.machine.devices, do_part, command, config)  # what they make is read below
     if command == "distill":
         made = distill(setup)
         assert made.folder is not None
         print(f"set: {len(made.images)} images in {made.folder}")
         return {"folder": str(made.folder.parent)}
     judged = run(setup) if command == "run" else evaluate(setup)
+    if not judged.metrics:  # another rank has them
+        return None
     _say(judged)
     return judged.metrics | {"folder": str(judged.folder)}
+
+
+def do_part(command: str, config: Config) -> None:
+    """One rank's part of a command that is shared among devices."""
+    with allowing(config.allowed):
+        {"run": run, "distill": distill, "evaluate": evaluate}[command](Setup(command, config))
 
 
 def _say(judged: Judged) -> None:
@@ -202,6 +214,11 @@ def train_prior(setup: Setup, given: Config) -> dict[str, Any] | None:
     Returns:
         What its card says; ``None`` for a dry run.
     """
+    require(
+        not setup.machine.several,
+        f"machine.devices: a prior is trained on one device, got {setup.machine.devices} on {setup.machine.nodes} "
+        "node(s); set machine.devices=1 machine.nodes=1",
+    )
     config, dataset, recipe = setup.config, setup.dataset, recipe_of(setup.config)
     folder = Path(config.output or f"outputs/priors/{dataset.name}")
     numbers: dict[str, Any] = {"seed": config.seed, "machine": setup.machine}
@@ -258,10 +275,11 @@ def _judge(setup: Setup, folder: Path, distilled: DistilledSet) -> Judged:
     what = (folder, distilled, setup.dataset, setup.student, config.student_seeds)
     wanted = {"measures": setup.measures, "save_students": config.save_students}
     metrics = evaluation.finished(*what, **wanted)
+    first = ranks.rank() == 0
     if metrics is None:
-        for name, reason in setup.missing_embeddings.items() if config.measures else ():
+        for name, reason in setup.missing_embeddings.items() if config.measures and first else ():
             print(f"measures: not in {name}: {reason}", file=sys.stderr)
-        tracker = setup.tracker
+        tracker = setup.tracker if first else NoTracker()
         with tracker.tracking(_run_facts(setup, folder, distilled)):
             metrics = evaluation.evaluate(
                 *what,
@@ -272,9 +290,11 @@ def _judge(setup: Setup, folder: Path, distilled: DistilledSet) -> Judged:
                 logger_of=tracker.student_logger,
                 run_url=tracker.url,
             )
+            if not first:
+                return Judged(folder, distilled, metrics)
             images = _write_pages(setup, folder, metrics, distilled)
             tracker.finish(RunResult(**pages.tracked(metrics), images=images, set_folder=distilled.folder))
-    elif not (folder / PAGE).is_file():  # killed while it was drawn
+    elif first and not (folder / PAGE).is_file():  # killed while it was drawn
         _write_pages(setup, folder, metrics, distilled)
     return Judged(folder, distilled, metrics)
 
@@ -344,8 +364,16 @@ def guidance_scale(config: Mapping[str, Any]) -> float | None:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold a result folder: the same command given twice at once works once, and the second reads what it left."""
+    """Hold a result folder: the same command given twice at once works once, and the second reads what it left.
+
+    Of several ranks the first holds it for all.
+    """
+    if ranks.rank() > 0:
+        ranks.barrier()
+        yield
+        return
     with one_at_a_time(folder / "result", lambda: print(f"{folder}: another process is at work there; waiting for it")):
+        ranks.barrier()
         yield
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from manifoldgd import ranks
 from manifoldgd.artifacts import PrototypeSet
 from manifoldgd.cli.components import TARGET, build, plain
 from manifoldgd.cli.compose import Config
@@ -61,6 +63,8 @@ class Setup:
         self.cache = Path(self.config.cache)
         self.machine: Machine = build(self.config, "machine")
         self.machine.prepare()
+        if ranks.rank() > 0:
+            self.machine = replace(self.machine, progress=False)
 
     @cached_property
     def dataset(self) -> Any:
@@ -129,7 +133,7 @@ class Setup:
         seen = None if space is None else spaces.features_of(space, self.dataset, self.prior, encoded, **where)
         described = as_recorded(plain(self.config, "clusterer"))
         numbers = {"ipc": self.config.ipc, "seed": self.config.seed, **where}
-        return latents.cluster(encoded, self.clusterer, described, seen, **numbers)[0]
+        return ranks.by_first(lambda: latents.cluster(encoded, self.clusterer, described, seen, **numbers)[0])
 
     @property
     def guided(self) -> bool:

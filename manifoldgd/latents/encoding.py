@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from manifoldgd import ranks
 from manifoldgd.dataset import Split
 from manifoldgd.priors.prior import Prior
 
@@ -28,13 +29,22 @@ class Encoder(LightningModule):
 
 
 class LatentWriter(Callback):
-    """Hands on each batch of latents as soon as it is there; nothing piles up in memory."""
+    """Hands on each batch of latents as soon as it is there, on the first rank; nothing piles up in memory.
 
-    def __init__(self, append: Callable[[Tensor], None]) -> None:
-        self.append = append
+    Args:
+        append: takes the batches in order.
+        sizes: images of each batch, of all ranks.
+    """
 
-    def on_predict_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Tensor, *_: Any) -> None:
-        self.append(outputs.cpu())
+    def __init__(self, append: Callable[[Tensor], None], sizes: list[int]) -> None:
+        self.append, self.sizes = append, sizes
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, module: LightningModule, outputs: Tensor, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        first = batch_idx * ranks.count()
+        for latents in ranks.gathered(outputs.cpu(), self.sizes[first : first + ranks.count()]):
+            self.append(latents)
 
 
 def encode_split(
@@ -55,10 +65,11 @@ def encode_split(
         start: a multiple of ``batch_size``, so that the batches, and with them the latents to the last bit, are those
             of an encoding from the beginning.
         batch_size: images a batch.
-        trainer: arguments of Lightning's Trainer (accelerator, devices, precision, progress).
+        trainer: arguments of Lightning's Trainer (accelerator, devices, precision, progress); with several devices each
+            rank calls this, and the first appends what all encode.
     """
     if start == len(split):
         return
-    positions: Any = torch.arange(start, len(split))  # dataset enough for a loader
-    runner = Trainer(callbacks=[LatentWriter(append)], **trainer)
-    runner.predict(Encoder(prior, split), DataLoader(positions, batch_size=batch_size), return_predictions=False)
+    batches: Any = list(torch.arange(start, len(split)).split(batch_size))  # dataset enough for a loader
+    runner = Trainer(callbacks=[LatentWriter(append, [len(batch) for batch in batches])], **trainer)
+    runner.predict(Encoder(prior, split), DataLoader(batches, batch_size=None), return_predictions=False)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from manifoldgd import ranks
 from manifoldgd.artifacts import DistilledSet, PrototypeSet
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.diffusion.protocol import Guidance, judges_in
@@ -148,7 +149,9 @@ def synthesise(
         for replica in range(overgeneration.replicas)
     ]
     network = embedding_network(dataset, machine, cache)
-    return keep_one_a_prototype(folder / "set", candidates, dataset, network.embed, overgeneration)
+    return ranks.by_first(
+        lambda: keep_one_a_prototype(folder / "set", candidates, dataset, network.embed, overgeneration)
+    )
 
 
 def finished(folder: Path, facts: dict[str, Any]) -> DistilledSet | None:
@@ -199,7 +202,9 @@ def choose(
         facts: go into the manifest beside what is known here.
     """
     writer, train = SetWriter(folder / "set", dataset.class_names), dataset.train
-    if writer.complete:
+    complete = writer.complete
+    ranks.barrier()
+    if complete:
         return load_set(writer.folder)
     if source in IN_LATENT_SPACE and prior is not None:
         features = latents.encode(dataset, prior, machine, cache)[0].latents.flatten(1)
@@ -212,8 +217,10 @@ def choose(
     images = train.load(rows)
     if reconstruct and prior is not None:
         images = sets.reconstruct(prior.to(machine.device), images)  # Lightning leaves what it ran on the CPU
-    for position, (row, image) in enumerate(zip(rows.tolist(), images, strict=True)):
-        writer.save(image, position // ipc, position % ipc, train_image=row)
-    facts = {**facts, "dataset": dataset.name, "seed": seed}
-    writer.finish(ipc=ipc, facts=facts, card=set_card(dataset.name, dataset.class_names, ipc, facts))
+    if ranks.rank() == 0:
+        for position, (row, image) in enumerate(zip(rows.tolist(), images, strict=True)):
+            writer.save(image, position // ipc, position % ipc, train_image=row)
+        facts = {**facts, "dataset": dataset.name, "seed": seed}
+        writer.finish(ipc=ipc, facts=facts, card=set_card(dataset.name, dataset.class_names, ipc, facts))
+    ranks.barrier()
     return load_set(writer.folder)

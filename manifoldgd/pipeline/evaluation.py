@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from manifoldgd import ranks
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.dataset import ImageDataset, judging_split
 from manifoldgd.embeddings import Embedding, OwnClassifier
@@ -88,16 +89,17 @@ def train_students(
 ) -> list[dict[str, Any]]:
     """One student for each seed; a finished one of the same images lies in ``folder`` and is not trained again.
 
+    Ranks share the seeds, and all return when all students are there.
+
     With ``save`` the networks themselves are kept, each in ``folder/<seed>``; one that was not kept is trained again.
     Where a folder holds one, the next to be trained takes its place.
 
     Returns:
         For each seed the fields of a :class:`StudentResult`.
     """
-    results = []
     origin = {FINGERPRINT: distilled.fingerprint, JUDGED_ON: dataset.test_fingerprint}
     origin |= {LEARNED_FROM: dataset.train_fingerprint} if teacher else {}
-    for seed in seeds:
+    for seed in ranks.share(list(seeds)):
         file, place = folder / f"{seed}.json", folder / f"{seed}"
         if not _judged(file, origin) or (save and not is_saved(place)):
             keeps = save or is_saved(place)
@@ -120,9 +122,9 @@ def train_students(
                 precision=machine.student_precision,
             )
             write_json(file, asdict(result) | origin)
-        held = read_json(file)
-        results.append({name: value for name, value in held.items() if name not in origin})
-    return results
+    ranks.barrier()
+    held = [read_json(folder / f"{seed}.json") for seed in seeds]
+    return [{name: value for name, value in one.items() if name not in origin} for one in held]
 
 
 def _saver(place: Path, distilled: DistilledSet, dataset: ImageDataset, student: Student) -> Callable[..., None]:
@@ -231,6 +233,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Train students, measure the set, write ``folder/metrics.json`` and return its content; a finished one is read.
 
+    Of several ranks the first judges, when all have trained their students; the others return nothing.
+
     Args:
         folder: result folder.
         distilled: the set.
@@ -247,6 +251,7 @@ def evaluate(
         run_url: where the curves can be looked at, if anywhere.
     """
     held = finished(folder, distilled, dataset, student, seeds, measures=measures, save_students=save_students)
+    ranks.barrier()  # all have seen the same
     if held is not None:
         return held
     started = time.perf_counter()
@@ -255,6 +260,10 @@ def evaluate(
     taught = time.perf_counter() - started
     numbers: dict[str, Any] = {"machine": machine, "logger_of": logger_of, "save": save_students}
     students = train_students(folder / STUDENTS, distilled, dataset, student, seeds, teacher, **numbers)
+    first = ranks.rank() == 0
+    ranks.leave()
+    if not first:
+        return {}
     judged = time.perf_counter()
     set_measures: dict[str, float | None] = {}
     described_embedding: dict[str, Any] | None = None

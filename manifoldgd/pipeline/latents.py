@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from manifoldgd import ranks
 from manifoldgd.artifacts import LatentSet, PrototypeSet
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.errors import UserError, require, under
@@ -45,6 +46,11 @@ def encode(dataset: ImageDataset, prior: Prior, machine: Machine, cache: Path) -
     # Precision is part of the key: half precision gives other latents.
     key = key_of("latents", dataset.name, dataset.train_fingerprint, prior.key, prior.image_size, machine.precision)
 
+    def share(start: int, append: Callable[[Tensor], None]) -> None:
+        numbers: dict[str, Any] = {"start": start, "batch_size": machine.batch_size}
+        trainer = machine.trainer(shared=True, enable_progress_bar=False)
+        encode_split(prior, dataset.train, append, **numbers, trainer=trainer)
+
     def write(rows: RowWriter) -> None:
         left = len(dataset.train) - rows.rows
         batches = -(-left // machine.batch_size)
@@ -54,13 +60,23 @@ def encode(dataset: ImageDataset, prior: Prior, machine: Machine, cache: Path) -
             advance()
 
         with progress_bar(f"encode {left} images", batches, enabled=machine.progress) as advance:
-            trainer = machine.trainer(enable_progress_bar=False)
-            encode_split(prior, dataset.train, append, start=rows.rows, batch_size=machine.batch_size, trainer=trainer)
+            share(ranks.told(rows.rows), append)
 
-    shape, batch_size = prior.latent_shape, machine.batch_size
-    found, cached = cached_latents(
-        cache, key, dataset.train.labels, dataset.class_names, write, shape=shape, batch_size=batch_size
-    )
+    def find() -> tuple[LatentSet, bool]:
+        shape, batch_size = prior.latent_shape, machine.batch_size
+        return cached_latents(
+            cache, key, dataset.train.labels, dataset.class_names, write, shape=shape, batch_size=batch_size
+        )
+
+    if ranks.rank() == 0:
+        found, cached = find()
+        ranks.told(None if cached else len(dataset.train))
+    else:  # told where the first begins, if it has to, and that it has ended
+        cached = (start := ranks.told(0)) is None
+        if not cached:
+            share(start, lambda latents: None)
+            ranks.told(0)
+        found, _ = find()
     return replace(found, distinct=dataset.train.distinct), cached
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifoldgd import ranks
 from manifoldgd.artifacts import DistilledSet, PrototypeSet
 from manifoldgd.data.imagenet import names_by_wnid
 from manifoldgd.dataset import ImageDataset
@@ -71,8 +72,10 @@ def sample_set(
         facts: go into the manifest beside what is known here.
         replica: which of the images of each prototype; each replica has noise of its own.
     """
-    writer = SetWriter(folder, dataset.class_names)
-    if writer.complete:
+    writer = SetWriter(folder, dataset.class_names, ranks.rank())
+    complete = writer.complete
+    ranks.barrier()  # all have seen the same images, and one may add to them
+    if complete:
         return load_set(folder)
     module.prior.hold(machine.precision)
     labels = match_classes(dataset, module.prior)
@@ -87,15 +90,17 @@ def sample_set(
     ]
     guided = not isinstance(module.guidance, NoGuidance)
     started = time.perf_counter()
-    title = f"sample {sum(map(len, batches))} images"
+    own = ranks.share(batches)
+    others = f" of {sum(map(len, batches))}" if ranks.count() > 1 else ""
+    title = f"sample {sum(map(len, own))}{others} images"
     steps = module.sampler.steps
     taken = module.start.remaining(steps)
     gradients = sum(judge.evaluations(steps, taken) for judge in judges)  # each about as long as a step
-    with progress_bar(title, len(batches) * (taken + gradients), enabled=machine.progress) as advance:
+    with progress_bar(title, len(own) * (taken + gradients), enabled=machine.progress) as advance:
         module.on_step = lambda record: advance()
         module.on_evaluation = advance
         # Inference mode would forbid the gradients that energies are followed by.
-        trainer = machine.trainer(enable_progress_bar=False, inference_mode=module.energy_of is None)
+        trainer = machine.trainer(shared=True, enable_progress_bar=False, inference_mode=module.energy_of is None)
 
         def save(batch: Synthesised) -> None:
             nonlocal started
@@ -104,6 +109,24 @@ def sample_set(
             writer.spend(started - before)
 
         synthesise(module, batches, save, trainer=trainer)
+    ranks.barrier()
+    if ranks.rank() == 0:
+        writer.look()
+        _finish(writer, dataset, module, labels, facts, ipc)
+    ranks.barrier()
+    return load_set(folder)
+
+
+def _finish(
+    writer: SetWriter,
+    dataset: ImageDataset,
+    module: DistillModule,
+    labels: list[int],
+    facts: dict[str, Any],
+    ipc: int,
+) -> None:
+    """Say what the set is, now that all its images are there."""
+    text = module.prior.text
     facts = {
         **facts,
         "dataset": dataset.name,
@@ -114,9 +137,8 @@ def sample_set(
         facts["prompts"] = {name: list(text.texts[name]) for name in dataset.class_names}
     facts["seconds"] = {**facts.get("seconds", {}), "distill": round(writer.seconds, 2)}
     if runaway := sum(bool(row.get("guidance", {}).get("runaway")) for row in writer.rows.values()):
-        print(f"manifoldgd: warning: {runaway_sentence(runaway, len(items))}", file=sys.stderr)
+        print(f"manifoldgd: warning: {runaway_sentence(runaway, len(writer.rows))}", file=sys.stderr)
     writer.finish(ipc=ipc, facts=facts, card=set_card(dataset.name, dataset.class_names, ipc, facts))
-    return load_set(folder)
 
 
 def _save(writer: SetWriter, batch: Synthesised, targets: Targets | None, guided: bool) -> None:

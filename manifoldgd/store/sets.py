@@ -1,7 +1,8 @@
 """A distilled set as a folder that any tool can read: ``<class name>/<rank>.png`` and a manifest.
 
-While a set is being made, each finished image is in place with one row in ``progress.jsonl``; a row is written after
-its image, so what has a row is whole. The manifest, made of the rows in order, says that the set is complete.
+While a set is being made, each finished image is in place with one row in ``progress.jsonl``, of several processes each
+in one of its own; a row is written after its image, so what has a row is whole. The manifest, made of the rows in
+order, says that the set is complete.
 
 A set defends itself. The manifest has a checksum and one row an image, each with a hash of the image's pixels: files
 may be stored anew in any mode that gives the same pixels, and nothing else. Nothing outside the folder is read.
@@ -69,16 +70,32 @@ class SetWriter:
     Args:
         folder: the set's folder; made if missing.
         class_names: the dataset's classes, by label.
+        part: of several processes that write at once, each images of its own, which one this is. Each lists its images
+            in a file of its own, as few network file systems let several append to one.
     """
 
-    def __init__(self, folder: Path, class_names: Sequence[str]) -> None:
+    def __init__(self, folder: Path, class_names: Sequence[str], part: int = 0) -> None:
         self.folder, self.class_names = folder, tuple(class_names)
-        self.progress = folder / "progress.jsonl"
+        self.progress = folder / (f"progress-{part}.jsonl" if part else "progress.jsonl")
         folder.mkdir(parents=True, exist_ok=True)
         _end_line(self.progress)
         self.rows: dict[tuple[int, int], Row] = {}
         self.seconds = 0.0  # that the images so far took, of all processes
-        for row in _whole_rows(self.progress):
+        self._read: dict[Path, int] = {}  # rows of each list that are known
+        self.look()
+
+    def _parts(self) -> list[Path]:
+        return sorted(file for file in self.folder.glob("progress*.jsonl") if file.is_file())
+
+    def look(self) -> None:
+        """Know of the images that other processes have written meanwhile."""
+        for file in self._parts():
+            rows = _whole_rows(file)
+            self._take(rows[self._read.get(file, 0) :])
+            self._read[file] = len(rows)
+
+    def _take(self, rows: list[Row]) -> None:
+        for row in rows:
             with suppress(
                 KeyError, TypeError, IndexError, ValueError
             ):  # UserErrors too: what they are about is missing
@@ -116,6 +133,7 @@ class SetWriter:
         self.seconds += seconds
 
     def _note(self, row: Row) -> None:
+        self._read[self.progress] = self._read.get(self.progress, 0) + 1
         with naming(self.progress), self.progress.open("a") as stream:
             stream.write(json.dumps(sealed(row), allow_nan=False) + "\n")
             stream.flush()
@@ -141,7 +159,8 @@ class SetWriter:
         shape = [_stored_channels(first), first.height, first.width]
         head = {"format": FORMAT, "code_version": code_version(), "ipc": ipc, "class_names": self.class_names}
         write_json(self.folder / "manifest.json", {**head, "image_shape": shape, **facts, "images": rows})
-        self.progress.unlink(missing_ok=True)
+        for file in self._parts():
+            file.unlink(missing_ok=True)
 
 
 def _keys(label: int, ipc: int) -> list[tuple[int, int]]:

@@ -20,7 +20,7 @@ from torch import Generator, Tensor, nn
 from manifoldgd.dataset import check_statistics
 from manifoldgd.errors import RunError
 from manifoldgd.finite import NotFinite, check_finite
-from manifoldgd.machine import single_process
+from manifoldgd.machine import own_device, single_process
 from manifoldgd.progress import progress_bar
 from manifoldgd.students.augmentation import Augmentation, constant
 from manifoldgd.students.cutmix import cutmix
@@ -222,9 +222,9 @@ def fit(
         trainer = L.Trainer(
             max_epochs=epochs,
             accelerator=accelerator,
-            devices=1,
             precision=precision,
             plugins=single_process(),
+            **own_device(),
             logger=logger,
             callbacks=[EpochBar(title, epochs)] if title else [],
             enable_checkpointing=False,

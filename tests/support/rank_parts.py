@@ -1,0 +1,76 @@
+"""What ranks do in the tests: functions of a module, as new interpreters find them."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+
+from manifoldgd import ranks
+from manifoldgd.errors import RunError, UserError
+
+SLOW = 60.0  # seconds that nobody waits
+
+
+def several():
+    ranks.connect(devices=2, nodes=1)
+
+
+def meet(folder):
+    """All that ranks say to each other, as a file of each."""
+    several()
+    place = Path(folder)
+    own = torch.full((2, 1), float(ranks.rank()))
+    shares = ranks.share(list(range(5)))
+    latents = [each.flatten().tolist() for each in ranks.gathered(own, [2, 2])]
+    said = ranks.told("first" if ranks.rank() == 0 else "second")
+    made = ranks.by_first(lambda: sorted(file.name for file in place.glob("made*")) or (place / "made").touch())
+    number = ranks.rank()
+    ranks.leave()
+    (place / str(number)).write_text(repr((shares, latents, said, made, ranks.rank(), ranks.count())))
+
+
+def fail(how):
+    several()
+    if ranks.rank() == 1:
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise UserError("the second is told of it", "key") if how == "input" else RunError("the second diverged")
+    ranks.barrier()
+
+
+def wait(folder):
+    several()
+    (Path(folder) / f"{ranks.rank()}-{os.getpid()}").touch()
+    if ranks.rank() == 0:
+        ranks.barrier()
+    else:
+        time.sleep(SLOW)
+
+
+def distil(folder, prior, die_after=None):
+    """A set of digits; the second rank may be killed after so many of its images."""
+    from distill_parts import make, manifold
+    from tiny import cpu
+
+    from manifoldgd.data import digits
+    from manifoldgd.priors import load_prior
+    from manifoldgd.store.sets import SetWriter
+
+    saved, save = [], SetWriter.save
+
+    def mortal(writer, *args, **facts):
+        save(writer, *args, **facts)
+        saved.append(args)
+        if ranks.rank() == 1 and len(saved) == die_after:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    SetWriter.save = mortal
+    machine = cpu(devices=2, batch_size=3)
+    loaded = load_prior(path=str(prior), autoencoder=None, cfg_scale=None, cfg_channels=None)
+    dataset = digits(train_per_class=12, validation=None)
+    try:
+        make(Path(folder), dataset, loaded, manifold(), machine=machine)
+    finally:
+        SetWriter.save = save
