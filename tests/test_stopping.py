@@ -157,3 +157,19 @@ def test_children_of_a_fork_are_on_their_own():
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
         time.sleep(0.1)
         assert stopping._request.number is None
+
+
+ENDING = """
+import atexit, sys
+import manifoldgd.cli.main
+main = sys.modules["manifoldgd.cli.main"]
+atexit.register(print, "taken apart")
+main.run = lambda arguments: {code}
+main.main()
+"""
+
+
+@pytest.mark.parametrize(("code", "apart"), [(143, 0), (1, 1)])
+def test_a_stopped_command_does_not_wait_for_the_interpreter_to_take_itself_apart(code, apart):
+    done = subprocess.run([sys.executable, "-c", ENDING.format(code=code)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.count("taken apart"), done.stderr) == (code, apart, "")

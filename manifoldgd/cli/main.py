@@ -82,6 +82,7 @@ EXAMPLES = {
     ),
     "dashboard": ("manifoldgd dashboard table=fashion_mnist",),
 }
+STOPPED = (130, 143)  # exit codes of a command that SIGINT and SIGTERM ended, by when all is put away
 COMPLETION = ("-sc", "--shell-completion")
 
 
@@ -91,7 +92,12 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
-        sys.exit(run(sys.argv[1:]))
+        code = run(sys.argv[1:])
+        if code in STOPPED:  # on a busy machine the interpreter takes longer to take itself apart than a stop may
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        sys.exit(code)
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,11 +171,26 @@ def in_processes(count: int) -> Callable[[Callable[[int], Any], range], Iterator
                     raise found
                 yield found
         except BaseException:
-            for worker in set(multiprocessing.active_children()) - others:
-                worker.terminate()  # the loader would let it finish its class
+            _kill(set(multiprocessing.active_children()) - others)  # the loader would let each finish its class
             raise
 
     return apply
+
+
+def _kill(workers: Iterable[multiprocessing.process.BaseProcess]) -> None:
+    """End a loader's processes at once; one that computes does not hear a request before its product is done."""
+    listens = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGCHLD)
+    if listens:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise about those that were killed
+    try:
+        for worker in workers:
+            worker.kill()
+        for worker in workers:
+            worker.join()
+    finally:
+        if listens:
+            signal.signal(signal.SIGCHLD, before)
 
 
 class _Results(Dataset[Any]):

@@ -3,6 +3,9 @@
 import dataclasses
 import multiprocessing
 import shutil
+import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -240,3 +243,33 @@ def test_processes_cluster_as_one_does_and_their_errors_are_whole(dataset, encod
     with pytest.raises(UserError) as told_there:
         clustered(9)
     assert (str(told_there.value), told_there.value.key) == (str(told.value), told.value.key)
+
+
+COMPUTING = """
+import hashlib, time
+from manifoldgd.pipeline.latents import in_processes
+from manifoldgd.stopping import Stopped, listening
+
+def compute(number):
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # a long call that hears no signal
+
+try:
+    with listening():
+        list(in_processes(2)(compute, range(4)))
+except Stopped as stop:
+    print(stop.exit_code, flush=True)
+"""
+
+
+def test_processes_that_compute_end_at_once_with_the_one_that_waits():
+    number = signal.SIGTERM
+    command = [sys.executable, "-c", COMPUTING]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert [process.stdout.readline(), process.stdout.readline()] == ["ready\n", "ready\n"]
+    began = time.monotonic()
+    process.send_signal(number)
+    assert process.stdout.readline() == f"{128 + number}\n"
+    assert time.monotonic() - began < 4
+    said, errors = process.communicate(timeout=60)  # until the last of them has closed it
+    assert (process.returncode, said, errors) == (0, "", "")
