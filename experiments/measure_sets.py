@@ -268,7 +268,14 @@ def main() -> None:
     places = {"folder": None, "download": False, "train_per_class": None}
     dataset = fashion_mnist(**places, validation=validation)
     machine = Machine(
-        accelerator="cpu", precision=SINGLE, student_precision=SINGLE, batch_size=64, threads=1, progress=False
+        accelerator="cpu",
+        precision=SINGLE,
+        student_precision=SINGLE,
+        batch_size=64,
+        threads=1,
+        devices=1,
+        nodes=1,
+        progress=False,
     )
     machine.prepare()
     ways = embeddings(dataset, fashion_mnist(**places, validation=None), machine, cache)

@@ -50,8 +50,8 @@ class Machine:
     batch_size: Batch
     threads: Annotated[int, Range("[1, 1024]")] | None
     progress: bool
-    devices: Devices = 1
-    nodes: Devices = 1
+    devices: Devices
+    nodes: Devices
     neighbours: Backend | None = None  # None: FAISS where it is installed, else exact; the same ones are found
 
     def __post_init__(self) -> None:

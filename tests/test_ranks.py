@@ -116,4 +116,4 @@ def test_a_number_of_processes_that_was_not_started(monkeypatch):
     for name, value in zip(ranks.TORCHRUN, ("0", "3", "0", "127.0.0.1", "1"), strict=True):
         monkeypatch.setitem(os.environ, name, value)
     with pytest.raises(UserError, match=r"^devices: expected 2 processes, 2 on each of 1 node, got 3"):
-        Machine(**numbers, devices=2).prepare()
+        Machine(**numbers, devices=2, nodes=1).prepare()

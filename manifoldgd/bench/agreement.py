@@ -120,6 +120,8 @@ def machine(device: torch.device) -> Machine:
     return Machine(
         accelerator=device.type,
         threads=None,
+        devices=1,
+        nodes=1,
         progress=False,
         precision="32-true",
         student_precision="32-true",

@@ -55,6 +55,8 @@ def cpu(**changes):
         "batch_size": 64,
         "threads": 1,
         "progress": False,
+        "devices": 1,
+        "nodes": 1,
     }
     machine = Machine(**numbers | changes)
     machine.prepare()
