@@ -25,6 +25,7 @@ from manifoldgd.machine import SINGLE, Machine, check_faiss
 from manifoldgd.pipeline import classifiers, distillation, latents, spaces
 from manifoldgd.pipeline.distillation import IN_LATENT_SPACE
 from manifoldgd.priors.prior import Prior
+from manifoldgd.priors.training import PathKind
 from manifoldgd.prototypes import DRAW_NOTHING, SELECTIONS, Clusterer
 from manifoldgd.prototypes.spaces import ClassifierEmbedding
 from manifoldgd.provenance import code_version
@@ -311,6 +312,8 @@ def recipe_of(config: DictConfig) -> dict[str, Any]:
         f"recipe: expected {', '.join([RECIPE_PATH, *RECIPE_PARTS, *RECIPE_NUMBERS])}, got "
         f"{', '.join(held) if isinstance(held, dict) else held!r}; choose one with recipe=NAME",
     )
+    if RECIPE_PATH in held:
+        check(f"recipe.{RECIPE_PATH}", held[RECIPE_PATH], PathKind)
     numbers = {name: held[name] for name in RECIPE_NUMBERS}
     for name, value in numbers.items():
         check(f"recipe.{name}", value, RECIPE_NUMBERS[name])

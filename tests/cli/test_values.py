@@ -22,7 +22,7 @@ MEANINGFUL = {
     "*.jitter *.lighting *.shift": "0",
     "recipe.*.ema recipe.autoencoder.kl_weight recipe.denoiser.class_dropout": "0",
     # null stands for a rule.
-    "prior.cfg_* sampler.cfg_scale machine.threads machine.neighbours": "null",
+    "prior.cfg_* sampler.cfg_scale machine.threads machine.neighbours guidance.*generator": "null",
     "guidance.then.pool_seed": "0 null",
     "guidance.scale": "0 null",  # of guidances that hold others: the parts' own
     "student.protocol.image_size teacher.width recipe.autoencoder.image_size": "null",
@@ -37,7 +37,7 @@ MEANINGFUL = {
     "prior.negative_prompt": "abc null",
     "dataset.name dataset.obtain dataset.test_labels dataset.group_by dataset.revision": "abc null",
     "dataset.train dataset.test dataset.file dataset.image dataset.label": "abc",
-    "embedding.weights embedding.model": "abc",
+    "embedding.*weights embedding.model": "abc",
     "cache logger.project logger.folder student.protocol.name prior.path": "abc",
     # Lists.
     "student_seeds": "[0]",

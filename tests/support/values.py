@@ -105,7 +105,8 @@ def _answer(config: Config, key: str) -> str:
         if group == "recipe":
             recipe_of(changed)
         elif group in UNBUILT:
-            checked_node(changed, group)
+            part = group if TARGET in changed[group] else key.rpartition(".")[0]  # one of several embeddings
+            checked_node(changed, part)
         elif group in PLAIN_KEYS and group not in ("start", "overgeneration", "reading"):
             check_keys("run", config)
         else:
