@@ -10,7 +10,7 @@ BENCH ?=
 TEST_PROCESSES ?= -n auto --maxprocesses 8 --dist worksteal
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reproduce-table test test-all lint format bench docs
+.PHONY: help install demo reproduce-table test test-all lint format lock bench docs
 
 help:  ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -42,6 +42,10 @@ lint: install  ## ruff and mypy: style, imports, docstrings, annotations, types
 format: install  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lock:  ## requirements.lock: constraints.txt with the hashes of every file, for all systems (needs uv)
+	uv pip compile pyproject.toml --universal --python-version 3.11 --extra dev --extra docs --constraint constraints.txt \
+	  --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
 
 docs: $(BIN)/.installed-docs  ## the documentation as a site, into site/: guides, method, every key, results, API
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build  # not --quiet, under which warnings do not count

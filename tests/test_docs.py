@@ -225,16 +225,29 @@ def normalised(name):
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def pinned(file):
+    """Name -> version."""
+    lines = [line.split("==", 1) for line in (ROOT / file).read_text().split("\n") if line[:1].isalnum()]
+    return {normalised(name): re.match(r"[\w.+!-]+", version)[0] for name, version in lines}
+
+
 def test_every_dependency_has_a_pinned_version():
-    pins = {
-        normalised(line.split("==")[0])
-        for line in (ROOT / "constraints.txt").read_text().split("\n")
-        if line[:1].isalnum()
-    }
+    pins = set(pinned("constraints.txt"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = {*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)}
     names = {normalised(re.match(r"[\w.-]+", each)[0]) for each in asked} - {"manifoldgd"}
     assert names - pins <= {"hydra-optuna-sweeper"}  # brings an Optuna of its own, which nothing else here needs
+
+
+def test_the_lock_has_the_pinned_versions_and_a_hash_of_each_and_names_no_registry():
+    pins, locked = pinned("constraints.txt"), pinned("requirements.lock")
+    assert {name: pins.get(name, version) for name, version in locked.items()} == locked
+    assert set(pins) - set(locked) == {"faiss-gpu", "timm"}  # of extras outside dev
+    text = (ROOT / "requirements.lock").read_text()
+    entries = re.split(r"\n(?=\w)", text)
+    assert len(entries) == len(locked)
+    assert all(re.search(r"--hash=sha256:[0-9a-f]{64}(\s|$)", each) for each in entries)
+    assert "://" not in text
 
 
 def test_the_configuration_page_has_every_group():
