@@ -223,7 +223,7 @@ SECTIONS: dict[str, Callable[[Bench], list[Row]]] = {
 
 
 def run_bench(words: list[str]) -> int:
-    """Measure what is asked for, write each section as soon as it is measured, and print it.
+    """Measure what is asked for, write each section as soon as it is measured, and print it; say before what is next.
 
     Returns:
         The exit code: 1 if a section failed; its error stands in the record.
@@ -251,7 +251,9 @@ def run_bench(words: list[str]) -> int:
     failed = False
     with tempfile.TemporaryDirectory() as scratch:
         bench = Bench(device, sizes, Path(scratch))
-        for name in options.sections or SECTIONS:
+        wanted = list(options.sections or SECTIONS)
+        for number, name in enumerate(wanted, start=1):
+            print(f"{number}/{len(wanted)} {name}: {SECTIONS[name].__doc__}", flush=True)
             section = measured(SECTIONS[name], bench)
             failed |= "failed" in section
             record["sections"][name] = section | {"small": options.small}
