@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from manifoldgd.errors import require
 from manifoldgd.provenance import release
@@ -48,13 +47,12 @@ def recorded_sets(record: TableResult, cells: Iterable[Cell], students: Mapping[
     found = []
     for one in record.sets:
         cell, seeds = wanted.get(_place(one)), students.get(one.column, ())
-        rows = [one.student_seeds.index(seed) for seed in seeds if seed in one.student_seeds]
-        if rows and cell is not None and cell.key == one.key and (one.measures or not cell.measures):
-            names = ("student_seeds", "last", "best", "per_class")
-            kept: dict[str, Any] = {name: tuple(getattr(one, name)[row] for row in rows) for name in names}
-            share = len(rows) / len(one.student_seeds)  # students of a set take as long as one another
+        kept = [student for student in one.students if student["student_seed"] in seeds]
+        kept.sort(key=lambda student: seeds.index(student["student_seed"]))
+        if kept and cell is not None and cell.key == one.key and (one.measures or not cell.measures):
+            share = len(kept) / len(one.students)  # students of a set take as long as one another
             seconds = {stage: time * (share if stage == "students" else 1) for stage, time in one.seconds.items()}
-            found.append(replace(one, **kept, seconds=seconds, grid=None))
+            found.append(replace(one, students=tuple(kept), seconds=seconds, grid=None))
     return found
 
 

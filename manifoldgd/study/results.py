@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal
+from statistics import fmean
+from typing import Any, Literal, TypedDict
 
 from manifoldgd.errors import UserError, require
 from manifoldgd.store.keys import read_json, write_json
 
 Labels = Literal["hard", "soft"]
 
-FORMAT = 1  # of results.json; raised when a reader of the old format would misread the new
+FORMAT = 2  # of results.json; in format 1 a set held its students by quantity, here each of them is a row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,18 +40,24 @@ class Column:
         return f"{self.dataset}, ipc {self.ipc}, {self.student}"
 
 
+class Judgement(TypedDict):
+    """What one student says of a set: a row of the long frame. Accuracies are fractions in [0, 1]."""
+
+    student_seed: int
+    last_top1: float  # after the last epoch: the headline
+    best_top1: float | None  # best evaluated epoch: shown apart, never ranked by
+    per_class: Sequence[float] | None  # last-epoch accuracy of each class
+
+
 @dataclass(frozen=True, kw_only=True)
 class SetResult:
-    """One distilled set, judged by its students. Accuracies are fractions in [0, 1]."""
+    """One distilled set, judged by its students."""
 
     method: str  # row of the table
     column: str  # key of a Column
     seed: int  # distillation seed
     key: str  # hash of the configuration that was run: what makes the cell this cell
-    student_seeds: tuple[int, ...]
-    last: tuple[float, ...]  # last-epoch accuracy of each student: the headline
-    best: tuple[float, ...]  # best evaluated epoch of each student: shown apart, never ranked by
-    per_class: tuple[tuple[float, ...], ...]  # last-epoch accuracy of each class, for each student
+    students: tuple[Judgement, ...]
     seconds: Mapping[str, float]  # distill, students, metrics
     measures: Mapping[str, float | None] = field(default_factory=dict)  # set metrics: frechet distance and so on
     guidance: Mapping[str, float | None] = field(default_factory=dict)  # means over steps: "ratio", "kept"
@@ -83,10 +91,15 @@ class SetResult:
             column=column,
             seed=seed,
             key=key,
-            student_seeds=tuple(student_seeds),
-            last=tuple(one["last_top1"] for one in students),
-            best=tuple(one["best_top1"] for one in students),
-            per_class=tuple(tuple(one["per_class"]) for one in students),
+            students=tuple(
+                Judgement(
+                    student_seed=one["seed"],
+                    last_top1=one["last_top1"],
+                    best_top1=one["best_top1"],
+                    per_class=one["per_class"],
+                )
+                for one in students
+            ),
             seconds={**metrics["seconds"], "students": round(math.fsum(one["seconds"] for one in students), 2)},
             measures=metrics["set_metrics"],
             guidance=_mean_guidance(metrics["guidance"]),
@@ -96,6 +109,16 @@ class SetResult:
             run=metrics.get("run_url"),
             fingerprint=metrics.get("fingerprint", ""),
         )
+
+    @property
+    def student_seeds(self) -> tuple[int, ...]:
+        """Of the students that judged it."""
+        return tuple(one["student_seed"] for one in self.students)
+
+    @property
+    def mean_top1(self) -> float:
+        """Last-epoch accuracy, the mean over its students."""
+        return fmean(one["last_top1"] for one in self.students)
 
 
 def _mean_guidance(guidance: Mapping[str, Any] | None) -> dict[str, float | None]:
@@ -167,8 +190,8 @@ class TableResult:
         """
         held = read_json(file)
         require(
-            held.get("format") == FORMAT,
-            f"{file}: holds a table of format {held.get('format')}, this version reads {FORMAT}; "
+            held.get("format") in (1, FORMAT),
+            f"{file}: holds a table of format {held.get('format')}, this version reads 1 and {FORMAT}; "
             "choose another output or remove the file",
         )
         try:
@@ -193,5 +216,9 @@ def column_of(held: Mapping[str, Any]) -> Column:
 
 
 def _set_result(held: dict[str, Any]) -> SetResult:
-    lists = {key: tuple(value) for key, value in held.items() if isinstance(value, list)}
-    return SetResult(**{**held, **lists, "per_class": tuple(map(tuple, held["per_class"]))})
+    if "students" not in held:  # format 1: a list a quantity, in the order of the students
+        quantities = ("student_seeds", "last", "best", "per_class")
+        seeds, last, best, per_class = (held.pop(name) for name in quantities)
+        students = zip_longest(seeds, last, best, per_class)
+        held["students"] = [dict(zip(Judgement.__annotations__, one, strict=True)) for one in students]
+    return SetResult(**{**held, "students": tuple(held["students"])})

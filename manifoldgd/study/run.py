@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import fmean
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -240,7 +239,7 @@ class Watch:
         """A cell has ended, and was taken in."""
         failed = self.board.failed.get(cell.place)
         if not self.console.is_terminal:
-            said = f"failed: {failed.reason}" if failed else f"{100 * fmean(self.board.sets[cell.place].last):.1f} %"
+            said = f"failed: {failed.reason}" if failed else f"{100 * self.board.sets[cell.place].mean_top1:.1f} %"
             self._say(f"{cell.name}: {said} ({duration(seconds)}){self._left()}")
         elif failed:
             self.bar.console.print(f"{cell.name}: failed: {failed.reason}", markup=False)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from statistics import fmean
 
 from manifoldgd.errors import require
 from manifoldgd.report.content import End
@@ -102,10 +101,10 @@ def with_scores(result: TableResult, *, random: str, full: Mapping[str, float], 
     labels = {column.key: column.labels for column in result.columns}
     unknown = [key for key in full if key not in labels]
     require(not unknown, f"scores: no columns {', '.join(unknown)} in {result.name}; correct their keys")
-    baselines = {(one.column, one.seed): fmean(one.last) for one in result.sets if one.method == random}
+    baselines = {(one.column, one.seed): one.mean_top1 for one in result.sets if one.method == random}
 
     def scored(one: SetResult) -> SetResult:
-        scores, accuracy = {}, fmean(one.last)
+        scores, accuracy = {}, one.mean_top1
         if one.column in full and labels[one.column] == "hard":
             scores["hlr"] = hard_label_recovery(full[one.column], accuracy)
         if (one.column, one.seed) in baselines:

@@ -111,12 +111,8 @@ def frame_of(result: TableResult) -> pd.DataFrame:
         of_set = {name: facts[name] for name in (*PLACE, "seed", *OF_A_SET)}
         for group, prefix in GROUPS.items():
             of_set |= {f"{prefix}{key}": value for key, value in facts[group].items()}
-        of_set |= {"students": len(one.last), "mean_top1": fmean(one.last)}
-        for number, student_seed in enumerate(one.student_seeds):
-            judged: dict[str, Any] = {"student_seed": student_seed, "last_top1": one.last[number]}
-            judged["best_top1"] = one.best[number] if one.best else None
-            judged["per_class"] = one.per_class[number] if one.per_class else None
-            rows.append(of_set | judged)
+        of_set |= {"students": len(one.students), "mean_top1": one.mean_top1}
+        rows += [of_set | student for student in one.students]
     names = dict.fromkeys(
         (*RECORDED, *OF_A_SET, "students", "mean_top1", "per_class", *(n for row in rows for n in row))
     )

@@ -225,8 +225,8 @@ def test_real_cells(capsys, shared_cache):
     again = ("columns=one", "seeds=0", "sampler.steps=3", "student.protocol.epochs=1", f"cache={shared_cache}")
     assert table(*again, "student_seeds=[0,1]") == 0
     grown = TableResult.load(OUTPUT / "results.json")
-    assert [one.last[0] for one in grown.sets] == [one.last[0] for one in held.sets]
-    assert all(len(one.last) == 2 for one in grown.sets)
+    assert [one.students[0] for one in grown.sets] == [one.students[0] for one in held.sets]
+    assert all(len(one.students) == 2 for one in grown.sets)
 
 
 @pytest.mark.slow

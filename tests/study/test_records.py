@@ -3,6 +3,7 @@ documents to the last number.
 """
 
 import csv
+import json
 import re
 from pathlib import Path
 
@@ -47,6 +48,18 @@ def test_the_frame_is_what_is_recorded_a_row_a_student(record):
     read = pd.read_csv(home / "results.csv", keep_default_na=False)
     frame = frame_of(summary.result)[list(RECORDED)]
     pd.testing.assert_frame_equal(frame, read, check_dtype=False)
+
+
+def test_a_record_of_the_first_format_is_kept_as_rows(record, tmp_path):
+    """A student a row where there was a list a quantity; what is written now is read as the same."""
+    home, summary = record
+    held = json.loads((home / "results.json").read_text())
+    summary.result.save(tmp_path / "results.json")
+    assert TableResult.load(tmp_path / "results.json") == summary.result
+    for old, new in zip(held["sets"], json.loads((tmp_path / "results.json").read_text())["sets"], strict=True):
+        rows = [list(student.values()) for student in new["students"]]
+        lists = [old[name] for name in ("student_seeds", "last", "best", "per_class")] if "last" in old else None
+        assert rows == [list(student) for student in zip(*lists, strict=True)] if lists else old == new
 
 
 def test_every_number_of_a_document_is_that_of_the_record(record):

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from tables import judgements
 
 from manifoldgd.errors import UserError
 from manifoldgd.study.results import Column, SetResult, TableResult
@@ -79,8 +80,8 @@ def test_anything_but_fractions_is_refused(call, message):
 
 
 def measured(method, seed, last, column="ten"):
-    return SetResult(method=method, column=column, seed=seed, key="", student_seeds=(0, 1), last=last, best=last,
-                     per_class=(), seconds={}, measures={"diversity": 2.0})  # fmt: skip
+    return SetResult(method=method, column=column, seed=seed, key="", students=judgements(last), seconds={},
+                     measures={"diversity": 2.0})  # fmt: skip
 
 
 def table(*sets, labels="hard"):
@@ -98,7 +99,7 @@ def test_sets_are_compared_with_the_random_set_of_their_seed():
     assert found == [pytest.approx(each) for each in [(0.45, 0), (0.35, 0), (0.2, 0.25), (0.4, -0.05)]]
     assert scored.sets[2].measures["lrs"] == pytest.approx(label_robust_score(0.2, 0.25, 0.5))
     assert scored.sets[2].measures["diversity"] == 2.0
-    assert scored.sets[2].last == (0.7, 0.8)
+    assert scored.sets[2].students == judgements((0.7, 0.8))
     assert list(map(without_scores, scored.sets)) == sets
 
 

@@ -224,7 +224,7 @@ def test_a_set_that_draws_nothing_is_made_once_for_all_seeds(tmp_path):
     assert out.getvalue().splitlines()[-1].startswith("[4/4] ")
     sets = of_a(board)
     assert [one.seed for one in sets] == [0, 1, 2]
-    assert len({(one.key, one.last) for one in sets}) == 1
+    assert len({(one.key, one.mean_top1) for one in sets}) == 1
     more = Board(tmp_path, blank(METHODS, seeds=(3, 4)), still((3, 4)))  # other seeds: the same set
     assert [each.name for each in more.left] == ["c/b-seed3", "c/b-seed4"]
     assert [one.seed for one in of_a(more)] == [3, 4]

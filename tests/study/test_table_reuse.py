@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from fake_cells import blank, cell, metrics_of
 from table_runner_parts import METHODS, board_of
+from tables import judgements
 
 from manifoldgd import __version__
 from manifoldgd.errors import UserError
@@ -19,10 +20,10 @@ from manifoldgd.study.results import SetResult, TableResult
 from manifoldgd.study.scores import with_scores
 
 
-def result(method="a", column="c", seconds=10.0, **changes):
-    facts = {"method": method, "column": column, "seed": 0, "key": cell(method).key, "student_seeds": (0,)}
-    numbers = {"last": (0.5,), "best": (0.5,), "per_class": ((0.5,),), "seconds": {"distill": seconds}}
-    return SetResult(**{**facts, **numbers, "code_version": __version__, **changes})
+def result(method="a", column="c", seconds=10.0, last=(0.5,), best=(0.5,), per_class=((0.5,),), **changes):
+    facts = {"method": method, "column": column, "seed": 0, "key": cell(method).key, "seconds": {"distill": seconds}}
+    students = judgements(last, best, per_class)
+    return SetResult(**{**facts, "students": students, "code_version": __version__, **changes})
 
 
 def test_time_left_is_that_of_the_same_column():
@@ -82,14 +83,13 @@ def test_results_of_another_table_protocol_or_version_are_refused(changes, line)
 
 def test_a_record_counts_where_its_configuration_is_the_same(tmp_path):
     sets = (
-        result("a", student_seeds=(0, 1), last=(0.1, 0.2), best=(0.3, 0.4), per_class=((0.1,), (0.2,)), grid="g/a.png"),
+        result("a", last=(0.1, 0.2), best=(0.3, 0.4), per_class=((0.1,), (0.2,)), grid="g/a.png"),
         result("b", key="another"),
     )
     record = blank(METHODS, sets=sets)
     cells = [cell("a"), cell("b")]
     (kept,) = recorded_sets(record, cells, {"c": (1,)})
-    assert (kept.method, kept.student_seeds, kept.last, kept.best) == ("a", (1,), (0.2,), (0.4,))
-    assert kept.per_class == ((0.2,),)
+    assert (kept.method, kept.students) == ("a", judgements((0.2,), (0.4,), ((0.2,),), student_seeds=(1,)))
     assert kept.grid is None  # a picture in an older record lay beside it
     assert recorded_sets(record, cells, {"c": (3,)}) == []
     board = Board(tmp_path / "out", blank(METHODS, student_seeds=(1,)), cells, [kept])
@@ -99,7 +99,7 @@ def test_a_record_counts_where_its_configuration_is_the_same(tmp_path):
 def test_a_recorded_set_with_fewer_students_is_shown_until_it_is_measured_again(tmp_path):
     record = blank(
         METHODS,
-        sets=(result("a"), result("b", student_seeds=(0, 1), last=(0.1, 0.2), best=(0.1, 0.2), per_class=((), ()))),
+        sets=(result("a"), result("b", last=(0.1, 0.2), best=(0.1, 0.2), per_class=((), ()))),
     )
     cells, wanted = [cell("a"), cell("b")], {"c": (0, 1)}
     kept = recorded_sets(record, cells, wanted)
@@ -118,7 +118,7 @@ def test_a_recorded_set_with_fewer_students_is_shown_until_it_is_measured_again(
 
 
 def test_a_record_is_never_shortened_unasked():
-    record = blank(METHODS, sets=(result("a"), result("b", student_seeds=(0, 1))))
+    record = blank(METHODS, sets=(result("a"), result("b", last=(0.5, 0.5), best=(0.5, 0.5), per_class=((), ()))))
     file = Path("results.json")
     check_nothing_lost(file, record, [("a", "c", 0), ("b", "c", 0)], {"c": (0, 1)}, extending=False)
     for places, students in (([("a", "c", 0)], (0, 1)), ([("a", "c", 0), ("b", "c", 0)], (0,))):
@@ -149,7 +149,7 @@ def test_a_record_holds_numbers_and_texts_only(tmp_path):
         "table.md",
         "table.tex",
     }
-    assert [one.last for one in held.sets] == [one.last for one in board.result().sets]
+    assert [one.students for one in held.sets] == [one.students for one in board.result().sets]
     assert [set(one.measures) for one in held.sets] == [{"frechet_distance"}] * 2  # scores follow from the table
     before = (home / "results.json").read_text()
     write_record(home, replace(held, sets=tuple(recorded_sets(held, board.cells, {"c": (0,)}))))  # onto itself

@@ -14,6 +14,7 @@ import pytest
 from fake_cells import COLUMN, GOOD, IDLE, KILLED, NO_DISK, SILENT, SLEEPING, STUBBORN, WRONG, blank, cell, fake_job
 from rich.console import Console
 from table_runner_parts import METHODS, board_of, run
+from tables import judgements
 
 from manifoldgd import __version__
 from manifoldgd.errors import UserError
@@ -36,7 +37,7 @@ def test_everything_is_run_seed_by_seed_and_gathered(tmp_path):
     assert held == board.result()
     assert [(one.method, one.seed) for one in held.sets] == [("a", 1), ("a", 3), ("b", 1), ("b", 3)]
     one = held.sets[0]
-    assert (one.last, one.best, one.per_class) == ((0.5,), (0.6,), ((0.5, 0.5),))
+    assert one.students == judgements([0.5], [0.6], [[0.5, 0.5]])
     assert one.guidance == {"ratio": pytest.approx(0.2), "kept": 0.5}
     assert (one.code_version, one.hardware, one.grid, one.run) == (__version__, "a test", None, None)
     assert one.measures == {"frechet_distance": 3.0}
@@ -56,7 +57,7 @@ def test_what_is_finished_is_not_run_again(tmp_path):
 def test_more_students_are_run_for_and_fewer_are_not(tmp_path):
     run(board_of(tmp_path), fake_job(seeds=(0, 1)))
     fewer = board_of(tmp_path, student_seeds=(1,))
-    assert [one.last for one in fewer.result().sets] == [(0.51,), (0.51,)]
+    assert [one.mean_top1 for one in fewer.result().sets] == [0.51, 0.51]
     more = board_of(tmp_path, student_seeds=(0, 1, 2))
     assert len(more.left) == 2
     run(more, fake_job(seeds=(0, 1, 2)))

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 from PIL import Image
+from tables import judgements
 
 from manifoldgd.study.results import Column, FailedSet, SetResult, TableResult
 
@@ -23,16 +24,15 @@ def column(ipc=10, **changes):
     return Column(**held | changes)
 
 
-def set_result(method="mode", seed=0, last=(0.7, 0.72), **changes):
+def set_result(method="mode", seed=0, last=(0.7, 0.72), best=None, per_class=None, student_seeds=None, **changes):
+    best = best or [value + 0.01 for value in last]
+    per_class = per_class or [(value - 0.1, value + 0.1) for value in last]
     held = {
         "method": method,
         "column": "ipc10-convnet3",
         "seed": seed,
         "key": f"{method}-{seed}",
-        "student_seeds": tuple(range(len(last))),
-        "last": tuple(last),
-        "best": tuple(value + 0.01 for value in last),
-        "per_class": tuple((value - 0.1, value + 0.1) for value in last),
+        "students": judgements(last, best, per_class, student_seeds),
         "seconds": {"distill": 10.0, "students": 20.0},
         "code_version": "0123abc",
         "hardware": "2 cores",

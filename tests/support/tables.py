@@ -1,6 +1,6 @@
 """Tables as the runner leaves them, with numbers that are easy to check by hand."""
 
-from manifoldgd.study.results import Column, FailedSet, SetResult, TableResult
+from manifoldgd.study.results import Column, FailedSet, Judgement, SetResult, TableResult
 
 COLUMNS = tuple(
     Column(key=f"ipc{ipc}", dataset="digits", ipc=ipc, student="ConvNet-3", label_protocol="hard_small")
@@ -8,16 +8,23 @@ COLUMNS = tuple(
 )
 
 
+def judgements(last, best=None, per_class=None, student_seeds=None):
+    """Students as a set's result holds them, from one list a quantity."""
+    columns = (student_seeds or range(len(last)), last, best or [None] * len(last), per_class or [None] * len(last))
+    return tuple(
+        Judgement(student_seed=seed, last_top1=final, best_top1=most, per_class=classes)
+        for seed, final, most, classes in zip(*columns, strict=True)
+    )
+
+
 def set_result(method, column, seed, last, **changes):
+    best, per_class = [value + 0.01 for value in last], [(value + 0.1, value - 0.1) for value in last]
     facts = {
         "method": method,
         "column": column,
         "seed": seed,
         "key": f"{method}-{column}-{seed}",
-        "student_seeds": tuple(range(len(last))),
-        "last": tuple(last),
-        "best": tuple(value + 0.01 for value in last),
-        "per_class": tuple((value + 0.1, value - 0.1) for value in last),
+        "students": judgements(last, best, per_class),
         "seconds": {"distill": 1.0, "students": 2.0},
     }
     return SetResult(**facts | changes)
