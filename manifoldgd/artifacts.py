@@ -100,7 +100,7 @@ class PrototypeSet:
 class DistilledSet:
     """A small labelled image set, synthetic or real, and the folder that holds it."""
 
-    images: Tensor  # [n, C, H, W] uint8
+    images: Tensor  # [n, C, H, W] uint8, of a large set memory-mapped
     labels: Tensor  # [n] int64, index into class_names
     ranks: Tensor  # [n] int64, position within the class
     class_names: tuple[str, ...]
@@ -118,7 +118,7 @@ class DistilledSet:
         """A 16-digit hexadecimal hash of images and labels in their order: equal for sets of equal pixels."""
         digest = hashlib.blake2b(str(tuple(self.images.shape)).encode(), digest_size=8)
         for tensor in (self.images, self.labels):
-            digest.update(tensor.contiguous().numpy().tobytes())
+            digest.update(tensor.contiguous().numpy().data)  # in place: the images may be mapped
         return digest.hexdigest()
 
 

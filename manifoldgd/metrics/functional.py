@@ -10,7 +10,7 @@ The first five reproduce the conventions of the evaluation in the released code 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,7 +19,10 @@ from torch.nn import functional
 
 from manifoldgd.randomness import generator
 
-_CHUNK = 1024  # rows of a distance matrix held at a time
+_CHUNK = 1024  # rows of a distance matrix held at a time ...
+_BLOCK = 2**23  # ... fewer where they would be more numbers than this, 64 MiB
+_PAIRS = 2**25  # distances whose median is found in one piece, 256 MiB
+_DIGIT = 16  # bits of a distance that a pass over all pairs decides
 
 
 def mean_l2(synthetic: Tensor, real: Tensor) -> Tensor:
@@ -84,7 +87,7 @@ def rbf_mmd(synthetic: Tensor, real: Tensor, *, max_real: int = 5000, max_median
     if min(len(synthetic), len(real)) < 2:
         return _undefined(synthetic)
     pooled = _thinned(torch.cat([synthetic, real]), max_median_rows)
-    bandwidth = functional.pdist(pooled).median().square().clamp(min=torch.finfo(pooled.dtype).tiny)
+    bandwidth = _median_squared(pooled)
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
         return torch.exp(-torch.cdist(x, y).square() / bandwidth)
@@ -174,7 +177,7 @@ def class_mmd2(
         own, target = synthetic[synthetic_labels == label], real[real_labels == label]
         if min(len(own), len(target)) < 2:
             return _undefined(synthetic)
-        median = functional.pdist(target).median().square().clamp(min=torch.finfo(target.dtype).tiny)
+        median = _median_squared(target)
         estimates.append(_unbiased_mmd2(own, target, _gaussian_mixture([2 * s**2 * median for s in scales])))
     return torch.stack(estimates).mean() if estimates else _undefined(synthetic)
 
@@ -207,8 +210,8 @@ def representativeness(synthetic: Tensor, real: Tensor) -> Tensor:
     synthetic, real = _pair(synthetic, real)
     if not (len(synthetic) and len(real)):
         return _undefined(synthetic)
-    similarity = functional.normalize(synthetic) @ functional.normalize(real).T
-    return similarity.max(1).values.min()
+    unit, targets = functional.normalize(synthetic), functional.normalize(real)
+    return torch.stack([(part @ targets.T).max(1).values.min() for part in _blocks(unit, targets)]).min()
 
 
 def diversity(synthetic: Tensor) -> Tensor:
@@ -229,8 +232,8 @@ def diversity(synthetic: Tensor) -> Tensor:
         return _undefined(synthetic)
     unit = functional.normalize(synthetic)
     largest = unit.new_tensor(-torch.inf)
-    for rows in torch.arange(len(unit)).split(_CHUNK):
-        others = (unit[rows] @ unit.T).scatter_(1, rows[:, None].to(unit.device), -torch.inf)  # without itself
+    for rows in _blocks(torch.arange(len(unit), device=unit.device), unit):
+        others = (unit[rows] @ unit.T).scatter_(1, rows[:, None], -torch.inf)  # without itself
         largest = torch.maximum(largest, others.max())
     return 1 - largest
 
@@ -259,7 +262,7 @@ def nearest_distances(synthetic: Tensor, real: Tensor) -> Tensor:
         raise ValueError(f"expected synthetic [n, E], real [N, E], got {tuple(synthetic.shape)}, {tuple(real.shape)}")
     synthetic = synthetic.double()
     nearest = synthetic.new_full((len(synthetic),), torch.inf)
-    for part in real.split(_CHUNK) if len(real) else ():
+    for part in _blocks(real, synthetic):
         part = part.double()
         row = torch.cdist(synthetic, part).argmin(1)
         nearest = nearest.minimum((synthetic - part[row]).norm(dim=1))  # not the rounded one: a copy is at 0
@@ -304,14 +307,23 @@ def precision_recall_density_coverage(synthetic: Tensor, real: Tensor, k: int, *
     real = _thinned(real, max_real)
     origin = real.mean(0)  # distances do not depend on it, their rounding does
     synthetic, real = synthetic - origin, real - origin
-    distances = torch.cdist(synthetic, real)
+    # A set of at most k images has no balls: nothing is within them, and what would count them is not defined.
+    reach = _radii(synthetic, k) if len(synthetic) > k else synthetic.new_full((len(synthetic),), -torch.inf)
+    real_reach = _radii(real, k) if len(real) > k else real.new_full((len(real),), -torch.inf)
+    recalled, covered = (torch.zeros(len(real), dtype=torch.bool, device=real.device) for _ in range(2))
+    balls = torch.zeros(len(synthetic), dtype=torch.int64, device=real.device)  # real ones around each synthetic image
+    for rows in _blocks(torch.arange(len(synthetic), device=real.device), real):
+        distances = torch.cdist(synthetic[rows], real)
+        recalled |= (distances <= reach[rows, None]).any(0)
+        within = distances <= real_reach
+        covered |= within.any(0)
+        balls[rows] = within.sum(1)
     precision = recall = density = coverage = _undefined(synthetic)
     if len(synthetic) > k:
-        recall = (distances <= _radii(synthetic, k)[:, None]).any(0).double().mean()
+        recall = recalled.double().mean()
     if len(real) > k and len(synthetic):
-        within = distances <= _radii(real, k)
-        precision, coverage = within.any(1).double().mean(), within.any(0).double().mean()
-        density = within.sum(1).double().mean() / k
+        precision, coverage = (balls > 0).double().mean(), covered.double().mean()
+        density = balls.double().mean() / k
     return Fidelity(precision, recall, density, coverage)
 
 
@@ -369,15 +381,54 @@ def _thinned(rows: Tensor, limit: int) -> Tensor:
     return rows[torch.randperm(len(rows), generator=generator("metrics", len(rows)))[:limit].sort().values]
 
 
+def _blocks(rows: Tensor, columns: Tensor) -> Iterator[Tensor]:
+    """``rows`` in parts whose distances to all ``columns`` are held at a time; none where there are no rows."""
+    if len(rows):
+        yield from rows.split(max(1, min(_CHUNK, _BLOCK // max(1, len(columns)))))
+
+
+def _median_squared(rows: Tensor) -> Tensor:
+    """The (lower) median squared distance of two different rows of ``[n, E]`` float64, above 0; ``n`` at least 2.
+
+    Of more pairs than :data:`_PAIRS` it is selected digit by digit: numbers that are not negative are in the order of
+    their bits, so a pass over all pairs that counts by the leading ones tells what the median's are.
+    """
+    pairs = len(rows) * (len(rows) - 1) // 2
+    if pairs <= _PAIRS:
+        median = functional.pdist(rows).median()
+    else:
+        rank, known = (pairs - 1) // 2, 0
+        for shift in range(64 - _DIGIT, -1, -_DIGIT):
+            counts = torch.zeros(2**_DIGIT, dtype=torch.int64, device=rows.device)
+            for bits in _distance_bits(rows):
+                digits = bits >> shift
+                counts += (digits[digits >> _DIGIT == known] % 2**_DIGIT).bincount(minlength=2**_DIGIT)
+            below = counts.cumsum(0)
+            digit = int(torch.searchsorted(below, rank, right=True))
+            rank -= int(below[digit] - counts[digit])
+            known = known << _DIGIT | digit
+        median = torch.tensor(known, device=rows.device).view(torch.float64)
+    return median.square().clamp(min=torch.finfo(rows.dtype).tiny)
+
+
+def _distance_bits(rows: Tensor) -> Iterator[Tensor]:
+    """Distances of all pairs of different rows, each once, as the integers of their bits."""
+    start = 0
+    for part in _blocks(rows, rows):
+        distances = torch.cdist(part, rows[start:], compute_mode="donot_use_mm_for_euclid_dist")
+        yield distances[torch.ones_like(distances, dtype=torch.bool).triu(1)].view(torch.int64)
+        start += len(part)
+
+
 def _unbiased_mmd2(synthetic: Tensor, real: Tensor, kernel: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """Squared MMD without the pairs of an image with itself, which would bias it upwards."""
 
     def within(rows: Tensor) -> Tensor:
-        itself = torch.stack([kernel(part, part).trace() for part in rows.split(_CHUNK)]).sum()
+        itself = torch.stack([kernel(part, part).trace() for part in _blocks(rows, rows)]).sum()
         return (total(rows, rows) - itself) / (len(rows) * (len(rows) - 1))
 
     def total(x: Tensor, y: Tensor) -> Tensor:
-        return torch.stack([kernel(part, y).sum() for part in x.split(_CHUNK)]).sum()
+        return torch.stack([kernel(part, y).sum() for part in _blocks(x, y)]).sum()
 
     return within(synthetic) + within(real) - 2 * total(synthetic, real) / (len(synthetic) * len(real))
 
@@ -385,7 +436,7 @@ def _unbiased_mmd2(synthetic: Tensor, real: Tensor, kernel: Callable[[Tensor, Te
 def _radii(rows: Tensor, k: int) -> Tensor:
     """Distance ``[m]`` of each row to its ``k``-th nearest other row."""
     # The nearest of all is the row itself, hence k + 1.
-    radii = torch.cat([torch.cdist(part, rows).kthvalue(k + 1, dim=1).values for part in rows.split(_CHUNK)])
+    radii = torch.cat([torch.cdist(part, rows).kthvalue(k + 1, dim=1).values for part in _blocks(rows, rows)])
     # A synthetic image that is a copy of a real one lies exactly on surfaces: rounding must not decide.
     return radii * (1 + 1e-9)
 

@@ -16,9 +16,10 @@ from manifoldgd.pipeline.latents import encode
 from manifoldgd.pipeline.sets import decode_latents, encode_images
 from manifoldgd.priors.prior import Prior
 from manifoldgd.report.grids import picture
-from manifoldgd.report.run import Latents, write_run_report
+from manifoldgd.report.run import Latents, on_page, write_run_report
 
 MAP_REAL = 400  # real images a class on the map: enough to see its shape, few enough to see the rest
+MAP_POINTS = 40_000  # real images on the map at most; of the set an eighth as many
 
 # Pictures a tracker gets, by the names it shows them under.
 TRACKED = {"set": "grid", "prototypes": "pairs", "guidance": "guidance", "latents": "latent_map"}
@@ -52,23 +53,27 @@ def write(
         full_data: accuracy in [0, 1] of the same student trained on all real images, where it is known.
     """
     latents: Latents | None = None
+    classes, size = len(dataset.class_names), dataset.image_shape[1:]
     if prior is not None:
         real, _ = encode(dataset, prior, machine, cache)
-        shown = torch.cat([real.indices_of(label)[:MAP_REAL] for label in range(len(dataset.class_names))])
+        each = max(1, min(MAP_REAL, MAP_POINTS // classes))
+        shown = torch.cat([real.indices_of(label)[:each] for label in range(classes)])
+        mapped = distilled.ranks < max(1, MAP_POINTS // 8 // classes)
         latents = {
             "real": real.latents[shown],
             "real_labels": real.labels[shown],
-            "prototypes": prototypes,
-            "prototype_labels": None if prototypes is None else distilled.labels,
-            "synthetic": encode_images(prior, distilled.images),
-            "synthetic_labels": distilled.labels,
+            "prototypes": None if prototypes is None else prototypes[mapped],
+            "prototype_labels": None if prototypes is None else distilled.labels[mapped],
+            "synthetic": encode_images(prior, distilled.images[mapped]),
+            "synthetic_labels": distilled.labels[mapped],
         }
-    size = dataset.image_shape[1:]
     write_run_report(
         folder,
         result=result,
         distilled=distilled,
-        prototypes_images=None if prior is None or prototypes is None else decode_latents(prior, prototypes, size),
+        prototypes_images=(
+            None if prior is None or prototypes is None else decode_latents(prior, prototypes[on_page(distilled)], size)
+        ),
         step_records=(result["guidance"] or {}).get("steps"),
         latents=latents,
         config_text=config_text,

@@ -71,7 +71,8 @@ def write_run_report(
         folder: where to write; made if missing.
         result: the content of ``metrics.json``, format 1; accuracies in [0, 1].
         distilled: the set, ``n`` images.
-        prototypes_images: ``[n, C, H, W]`` uint8 decoded prototypes, row ``i`` for image ``i``; ``None`` without.
+        prototypes_images: ``[m, C, H, W]`` uint8 decoded prototypes of the ``m`` images :func:`on_page`; ``None``
+            without.
         step_records: one mapping a guided step, as :func:`manifoldgd.report.figures.guidance_plot` takes them;
             ``None`` or empty for unguided and real-image sets.
         latents: for the map; ``None`` if not kept.
@@ -197,11 +198,16 @@ def _pairs_figure(distilled: DistilledSet, prototypes: Tensor) -> Figure:
     return _grid_figure(distilled, caption, alt, "pairs", target=48, above=prototypes)
 
 
+def on_page(distilled: DistilledSet) -> Tensor:
+    """Which images of a set a page shows, ``[n]`` bool."""
+    return (distilled.labels < SHOWN_CLASSES) & (distilled.ranks < SHOWN_RANKS)
+
+
 def _grid_figure(
     distilled: DistilledSet, caption: str, alt: str, name: str, *, target: int, above: Tensor | None = None
 ) -> Figure:
     """The images that fit on a page: small ones at about ``target`` pixels, photographs larger, but never enlarged."""
-    shown = (distilled.labels < SHOWN_CLASSES) & (distilled.ranks < SHOWN_RANKS)
+    shown = on_page(distilled)
     names, width = readable(distilled.class_names)[:SHOWN_CLASSES], distilled.images.shape[-1]
     draw: Callable[..., Image.Image] = partial(
         image_grid,
@@ -210,7 +216,7 @@ def _grid_figure(
         names,
         scale=scale_for(width, target if width <= target else max(64, target + target // 2)),
         ranks=distilled.ranks[shown],
-        above=None if above is None else above[shown],
+        above=above,
     )
     light = draw(scheme=LIGHT)
     return Figure(

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -35,6 +37,7 @@ from manifoldgd.store.results import claim_result
 
 FORMAT = 2  # of the manifest; format 1 had no hashes
 READABLE = (1, FORMAT)
+IN_MEMORY = 1 << 28  # bytes of pixels: 1,365 images of 256x256; those of a larger set are mapped from a file
 
 CONTENT = "content_hash"  # in the row of an image: of its pixels
 
@@ -222,7 +225,10 @@ def _copy_to_disk(source: str, target: str) -> None:
 def load_set(folder: Path) -> DistilledSet:
     """Read a set from its folder or from the result folder around it.
 
+    Every image is read and checked. The pixels of a large set are mapped, not held in memory (:data:`IN_MEMORY`).
+
     Raises:
+        OSError: there is no space for the pixels of a large set.
         UserError: there is no complete set, its format is another, its manifest does not describe a set, a file of it
             is a link or lies elsewhere, or an image is missing, broken or not the one that was written.
     """
@@ -245,9 +251,9 @@ def load_set(folder: Path) -> DistilledSet:
         _check_manifest(manifest)
         files = [inner_file(folder, row["file"]) for row in rows]
         shape = manifest.get("image_shape") or _common_shape(files)
-        images = [_checked_image(each, tuple(shape), row.get(CONTENT)) for each, row in zip(files, rows, strict=True)]
+        images = (_checked_image(each, tuple(shape), row.get(CONTENT)) for each, row in zip(files, rows, strict=True))
         return DistilledSet(
-            images=torch.stack(images),
+            images=_all_pixels(images, (len(rows), *shape), folder),
             labels=torch.tensor([row["label"] for row in rows]),
             ranks=torch.tensor([row["rank"] for row in rows]),
             class_names=tuple(names),
@@ -259,6 +265,22 @@ def load_set(folder: Path) -> DistilledSet:
             raise UserError(f"set: {error}; {remedy}") from error
         reason = f"{type(error).__name__}: {error}"
         raise UserError(f"set: {file} does not describe a set ({reason}); {remedy}") from error
+
+
+def _all_pixels(images: Iterable[Tensor], shape: tuple[int, ...], folder: Path) -> Tensor:
+    """Images as one tensor of this shape, ``[n, C, H, W]`` uint8.
+
+    A large one lies in a file beside the set, from which the system reads what is looked at, and which it may drop from
+    memory at any time. The file has no name and goes with the last view of the tensor, or with the process.
+    """
+    if math.prod(shape) <= IN_MEMORY:
+        return torch.stack(list(images))
+    place = folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
+    with naming(place), tempfile.TemporaryFile(dir=place) as file:
+        for image in images:
+            file.write(image.numpy().data)
+        file.flush()
+        return torch.from_numpy(np.memmap(file, np.uint8, "r+", shape=shape))
 
 
 def _check_manifest(manifest: Row) -> None:

@@ -8,6 +8,7 @@ import torch
 from scipy import linalg
 from scipy.spatial.distance import cdist, pdist
 from sklearn.neighbors import NearestNeighbors
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
@@ -265,6 +266,52 @@ class TestFrechet:
         real = rows(4000, 32, seed=9)
         few, many = (functional.frechet_distance(rows(n, 32, seed=n), real).item() for n in (40, 1000))
         assert few > 5 * many > 0
+
+
+class LargestTensor(TorchDispatchMode):
+    """Counts the numbers of the largest tensor that any operation inside gives."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        found = operation(*args, **(kwargs or {}))
+        for each in found if isinstance(found, tuple) else (found,):
+            self.numbers = max(self.numbers, each.numel() if isinstance(each, torch.Tensor) else 0)
+        return found
+
+
+class TestBlocks:
+    """All pairs of 400 and 500 rows, 16 of a matrix at a time, against the plain form."""
+
+    SETS = rows(400, seed=11, shift=0.3), rows(500, seed=12)
+    LABELS = torch.arange(400) % 2, torch.arange(500) % 2
+    MEASURES = (
+        functional.rbf_mmd,
+        functional.kid,
+        functional.representativeness,
+        lambda synthetic, real: functional.diversity(synthetic),
+        functional.nearest_distances,
+        lambda synthetic, real: functional.class_mmd2(synthetic, TestBlocks.LABELS[0], real, TestBlocks.LABELS[1]),
+        lambda synthetic, real: torch.stack(list(functional.precision_recall_density_coverage(synthetic, real, 3))),
+    )
+
+    @pytest.mark.parametrize("measure", MEASURES)
+    def test_equal_the_whole_and_bound_memory(self, measure, monkeypatch):
+        whole = measure(*self.SETS)
+        monkeypatch.setattr(functional, "_BLOCK", 16 * 500)
+        monkeypatch.setattr(functional, "_PAIRS", 0)
+        monkeypatch.setattr(functional, "_DIGIT", 8)
+        with LargestTensor() as largest:
+            found = measure(*self.SETS)
+        torch.testing.assert_close(found, whole, rtol=1e-12, atol=1e-14)
+        assert largest.numbers <= 20 * 500
+
+    @pytest.mark.parametrize("count", [2, 3, 40, 41])
+    def test_the_median_is_that_of_all_pairs(self, count, monkeypatch):
+        points = rows(count, 2, seed=count).round()  # many distances are equal, some are 0
+        expected = functional._median_squared(points)
+        monkeypatch.setattr(functional, "_PAIRS", 0)
+        assert functional._median_squared(points) == expected
 
 
 class TestBoundaries:

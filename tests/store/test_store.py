@@ -1,6 +1,8 @@
 """Folders of sets and results: whole or not there, readable by other tools, never mixed up."""
 
 import json
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from store_parts import NAMES, picture, write
 
 from manifoldgd.artifacts import DistilledSet, LatentSet, PrototypeSet
 from manifoldgd.errors import UserError
+from manifoldgd.store import sets
 from manifoldgd.store.keys import key_of, read_json
 from manifoldgd.store.results import check_inputs, claim_result
 from manifoldgd.store.sets import SetWriter, image_file, load_set, to_picture
@@ -23,6 +26,31 @@ def test_a_set_comes_back(tmp_path, channels):
     assert found.class_names == NAMES
     assert torch.equal(found.images, torch.stack([picture(v, channels) for v in (0, 1, 10, 11)]))
     assert load_set(write(tmp_path / "result" / "set").parent).manifest["seed"] == 3
+
+
+def mapping_of(tensor):
+    """What the memory of a tensor is mapped from, as the system calls it."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        first, last = (int(end, 16) for end in line.split(maxsplit=1)[0].split("-"))
+        if first <= tensor.data_ptr() < last:
+            return line.split(maxsplit=5)[-1]
+    return ""
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_the_pixels_of_a_large_set_are_mapped(tmp_path, monkeypatch, writable):
+    folder = write(tmp_path / "set", ipc=3)
+    held = load_set(folder)
+    monkeypatch.setattr(sets, "IN_MEMORY", held.images.numel() - 1)
+    monkeypatch.setattr(sets.os, "access", lambda place, mode: writable)
+    before = sorted(folder.rglob("*"))
+    found = load_set(folder)
+    assert str(folder if writable else tempfile.gettempdir()) in mapping_of(found.images)
+    assert torch.equal(found.images, held.images)
+    assert found.fingerprint == held.fingerprint
+    assert sorted(folder.rglob("*")) == before
+    found.images[0] = 0  # as with any tensor, without a trace in the set
+    assert load_set(folder).fingerprint == held.fingerprint
 
 
 def test_what_lies_in_the_folder(tmp_path):
