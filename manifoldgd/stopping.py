@@ -1,7 +1,8 @@
 """SIGINT and SIGTERM do the same thing: stop within seconds, keep what can be continued, say so, exit 130 and 143.
 
-A first request becomes the exception :class:`Stopped` in the main thread, wherever that is; work that must end on a
-whole step holds it back for a moment (:func:`held_back`). All files are written whole or not at all, so being ended at
+A first request becomes the exception :class:`Stopped` in the main thread, wherever that is; work that would rather end
+on a whole step holds it back for a moment (:func:`held_back`), and what must not be left half done until it is done
+(:func:`finishing`). All files are written whole or not at all, so being ended at
 any moment costs what was under way and nothing else. Therefore a second request ends the process at once, and so does
 :data:`PATIENCE` when the main thread does not get to it, as in a long call into a library.
 """
@@ -54,6 +55,7 @@ class _Request:
     number: int | None = None
     since: float = 0.0
     held: bool = False
+    finishing: bool = False
     until: float = 0.0  # when the process ends whatever it is doing
     done: threading.Event = field(default_factory=threading.Event)
 
@@ -93,14 +95,22 @@ def listening() -> Iterator[None]:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """Hold a request back until :func:`asked` is called or the block ends, :data:`HELD_AT_MOST` at most."""
+    """Hold a request back until :func:`asked` is called or the block ends, :data:`HELD_AT_MOST` at most.
+
+    Then it becomes the exception even so, in the midst of a step.
+    """
     _request.held = True
     try:
         yield
     finally:
-        _request.held = False
+        _request.held = _request.finishing = False
     if (number := asked()) is not None:
         raise Stopped(number)
+
+
+def finishing() -> None:
+    """Inside :func:`held_back`: until :func:`asked` is called no request becomes an exception, however late it is."""
+    _request.finishing = True
 
 
 def asked() -> int | None:
@@ -108,6 +118,7 @@ def asked() -> int | None:
 
     From here the caller has :data:`SAVING_AT_MOST`.
     """
+    _request.finishing = False
     if _request.number is None:
         return None
     signal.setitimer(signal.ITIMER_REAL, 0)
@@ -148,7 +159,7 @@ def _take(number: int, frame: Any) -> None:
 
 def _raise(number: int, frame: Any) -> None:
     """Handle the alarm: what held a request back has not come to it."""
-    if _request.number is not None:
+    if _request.number is not None and not _request.finishing:
         raise Stopped(_request.number)
 
 

@@ -102,8 +102,7 @@ def train_and_judge(
     left = {part: max(0, each.steps - progress_in(folder / TRAINING / part).steps) for part, each in recipe.items()}
     if sum(left.values()) >= WORTH_TIMING:
         say_cost(dataset, **recipe, judge_samples=judge_samples, seed=seed, machine=machine, left=left)
-    trainer = machine.trainer(enable_checkpointing=True)
-    fitted = train_prior(dataset, folder, **recipe, seed=seed, trainer=trainer, lengthen=held is not None)
+    fitted = train_prior(dataset, folder, **recipe, seed=seed, trainer=machine.trainer(), lengthen=held is not None)
     prior = load_prior(path=str(folder), autoencoder=None, cfg_scale=cfg_scale, cfg_channels=None).to(machine.device)
     facts = asked | {
         "steps": {name: each.steps for name, each in fitted.items()},  # which may be more than were asked for

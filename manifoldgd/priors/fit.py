@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 
 from manifoldgd.errors import RunError
-from manifoldgd.files import naming
+from manifoldgd.files import atomic_path, naming
 from manifoldgd.priors.batches import StepBatches
 from manifoldgd.progress import on_terminal, progress_bar
-from manifoldgd.stopping import Stopped, asked, held_back
+from manifoldgd.stopping import Stopped, asked, finishing, held_back
 
 TIMED_STEPS = 10  # at most, that tell how long a step takes; the first does not count: it sets things up
 TIMED_SECONDS = 10.0  # after which fewer have to do
-CHECKPOINT_EVERY = 250  # optimiser steps; at most this much is lost on a kill
-CHECK_EVERY = 25  # optimiser steps between two looks at the loss; divides CHECKPOINT_EVERY: what is saved was checked
+SAVE_EVERY = 60.0  # seconds of training, and the step under way, that a kill costs at most
+CHECK_EVERY = 25  # optimiser steps between two looks at the loss, at most: what is saved was checked
 REFRESH_EVERY = 10  # optimiser steps between two looks of the progress bar
 
 
@@ -79,7 +79,10 @@ class StepLines(Callback):
 
 
 class WholeSteps(Callback):
-    """Ends a run between two steps: with its state saved where that is asked for, without where the loss is lost.
+    """Saves whole steps: now and then, and where a run is asked to end; ends it without where the loss is lost.
+
+    Until a step's gradients are there, network, optimiser and average are those of the step before, so a step that
+    takes long is given up and the one before it saved. From there until the step's end nothing interrupts.
 
     Args:
         checkpoint: where the state goes.
@@ -87,20 +90,43 @@ class WholeSteps(Callback):
 
     def __init__(self, checkpoint: Path) -> None:
         self.checkpoint, self.losses = checkpoint, torch.zeros(())
+        self.saved: float | None = None  # when; None before the first step of this run
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # The backward pass is one call into a library, in which no signal is heard, but where a gradient is told of.
+        for parameter in pl_module.parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(lambda _: None)
+        self.started = time.monotonic()
+
+    def on_before_optimizer_step(self, *_: Any) -> None:
+        finishing()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.losses = self.losses + outputs["loss"].detach()  # on the device: NaN and infinity stay in a sum
-        step, number = trainer.global_step, asked()
-        if number is not None or step % CHECK_EVERY == 0 or step == trainer.max_steps:
-            self._check(step, pl_module)
+        self.saved = self.saved or self.started
+        number, step = asked(), trainer.global_step
         if number is not None:
-            with naming(self.checkpoint):
-                trainer.save_checkpoint(self.checkpoint)
-            part = part_of(pl_module)
-            early = f"with recipe.{part}.steps={step} the training of the {part} ends there"
-            raise Stopped(number, f"step {step} of {trainer.max_steps} is saved in {self.checkpoint} ({early})")
+            raise Stopped(number, self._save(trainer, pl_module))
+        if time.monotonic() - self.saved >= SAVE_EVERY:
+            self._save(trainer, pl_module)
+        elif step % CHECK_EVERY == 0 or step == trainer.max_steps:
+            self._check(step, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, Stopped) and not exception.kept and asked() is not None and self.saved is not None:
+            exception.kept = self._save(trainer, pl_module)
+
+    def _save(self, trainer: Trainer, module: LightningModule) -> str:
+        """Save the last whole step; returns what is saved, in words."""
+        step, part = trainer.global_step, part_of(module)
+        self._check(step, module)
+        write_state(trainer, self.checkpoint)
+        self.saved = time.monotonic()
+        early = f"with recipe.{part}.steps={step} the training of the {part} ends there"
+        return f"step {step} of {trainer.max_steps} is saved in {self.checkpoint} ({early})"
 
     def _check(self, step: int, module: LightningModule) -> None:
         if not math.isfinite(self.losses):
@@ -154,7 +180,7 @@ def fit(
 
     Raises:
         RunError: the loss has become NaN or infinite; the last checkpoint is of before.
-        Stopped: with the state saved after the step under way.
+        Stopped: with the state of the last whole step saved.
     """
     checkpoint = folder / "last.ckpt"
     before = progress_in(folder)
@@ -164,24 +190,30 @@ def fit(
         return before
     stopwatch = Stopwatch()
     folder.mkdir(parents=True, exist_ok=True)
-    # Lightning writes a checkpoint to a temporary file first, so a kill never leaves half of one.
-    save = ModelCheckpoint(dirpath=folder, filename="last", every_n_train_steps=CHECKPOINT_EVERY, save_top_k=1)
-    save._enable_version_counter = False  # one file, replaced, instead of last-v1, last-v2 ...
     bar: list[Callback] = []
     if trainer.get("enable_progress_bar", True):
         bar = [StepProgressBar(refresh_rate=REFRESH_EVERY, leave=True) if on_terminal() else StepLines()]
     runner = Trainer(
         max_steps=steps,
         max_epochs=-1,
-        callbacks=[stopwatch, WholeSteps(checkpoint), save, *bar],
+        callbacks=[stopwatch, WholeSteps(checkpoint), *bar],
         log_every_n_steps=25,
         **trainer | {"enable_progress_bar": bool(bar) and on_terminal()},
     )
     batches = StepBatches(num_items=num_items, batch_size=batch_size, seed=seed, first=done, last=steps)
     with held_back(), naming(checkpoint):
         runner.fit(module, batches.loader(), ckpt_path=checkpoint if done else None, weights_only=True)
-        runner.save_checkpoint(checkpoint)
+        write_state(runner, checkpoint)
     return Fitted(steps, stopwatch.seconds)
+
+
+def write_state(trainer: Trainer, checkpoint: Path) -> None:
+    """Save the state of a training, whole or not at all.
+
+    Lightning writes to the system's temporary folder and moves the file, which copies it where that is another disk.
+    """
+    with atomic_path(checkpoint) as partial:
+        trainer.save_checkpoint(partial)
 
 
 def progress_in(folder: Path) -> Fitted:

@@ -4,15 +4,21 @@ import dataclasses
 import itertools
 import json
 import math
+import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny import cpu
 
+from manifoldgd import stopping
 from manifoldgd.cli.compose import compose
 from manifoldgd.data import digits
 from manifoldgd.diffusion import FlowSchedule
@@ -59,12 +65,19 @@ class Killed(BaseException):
 
 
 def train(folder, *, autoencoder=AUTOENCODER, denoiser=DENOISER, seed=0, said=None, count=5, progress=False, **machine):
-    trainer = cpu(progress=progress, **machine).trainer(enable_checkpointing=True)
+    trainer = cpu(progress=progress, **machine).trainer()
     dataset = digits(train_per_class=count, validation=None)
     say = (lambda line: None) if said is None else said.append
     return train_prior(
         dataset, folder, autoencoder=autoencoder, denoiser=denoiser, seed=seed, trainer=trainer, announce=say
     )
+
+
+def twenty_seconds_a_step(monkeypatch):
+    """A clock by which a state is saved after every third step."""
+    ticks = itertools.count(step=20)
+    clock = SimpleNamespace(monotonic=lambda: next(ticks), perf_counter=time.perf_counter)
+    monkeypatch.setattr(fitting, "time", clock)
 
 
 def weights(folder):
@@ -96,7 +109,7 @@ def test_a_trained_prior_loads_and_its_latents_have_unit_spread(trained):
 @pytest.mark.parametrize("killed_at", [("AutoencoderTraining", 7), ("DenoiserTraining", 8)], ids=lambda each: each[0])
 def test_killed_and_resumed_equals_uninterrupted(trained, tmp_path, monkeypatch, killed_at):
     name, step_of_death = killed_at
-    monkeypatch.setattr(fitting, "CHECKPOINT_EVERY", 3)
+    twenty_seconds_a_step(monkeypatch)
     from manifoldgd.priors import training
 
     module = getattr(training, name)
@@ -128,7 +141,7 @@ def test_killed_and_resumed_equals_uninterrupted(trained, tmp_path, monkeypatch,
 def test_a_resumed_denoiser_counts_on_and_encodes_nothing_again(tmp_path, monkeypatch):
     from manifoldgd.priors import training
 
-    monkeypatch.setattr(fitting, "CHECKPOINT_EVERY", 3)
+    twenty_seconds_a_step(monkeypatch)
     step = training.DenoiserTraining.training_step
 
     def dying_step(self, batch):
@@ -459,17 +472,138 @@ def test_a_signal_saves_the_step_under_way_and_the_same_command_gives_the_same_b
         patch.setattr(module, "training_step", signalled_step)
         with pytest.raises(Stopped, match=rf"step 8 of 12 is saved in .*last.ckpt \(with recipe.{part}"), listening():
             train(tmp_path / "p")
-    seen = []
+    assert steps_of_the_same_command(module, tmp_path / "p", monkeypatch) == list(range(8, 12))
+    same_weights(trained[0], tmp_path / "p")
+
+
+def steps_of_the_same_command(module, folder, monkeypatch):
+    """Train on, and tell which steps were taken."""
+    seen, step = [], module.training_step
 
     def watched_step(self, batch):
         seen.append(batch[0])
         return step(self, batch)
 
     monkeypatch.setattr(module, "training_step", watched_step)
-    train(tmp_path / "p")
-    assert seen == list(range(8, 12))
-    expected, found = weights(trained[0]), weights(tmp_path / "p")
+    train(folder)
+    return seen
+
+
+def same_weights(one, other):
+    expected, found = weights(one), weights(other)
     assert all(torch.equal(value, found[key]) for key, value in expected.items())
+
+
+@pytest.mark.parametrize("name", ["AutoencoderTraining", "DenoiserTraining"])
+def test_a_step_that_takes_long_is_given_up_and_the_one_before_it_saved(trained, tmp_path, monkeypatch, name):
+    from manifoldgd.priors import training
+
+    module = getattr(training, name)
+    step = module.training_step
+    monkeypatch.setattr(stopping, "HELD_AT_MOST", 0.05)
+
+    def long_step(self, batch):
+        loss = step(self, batch)
+        if batch[0] == 7:
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(4)
+        return loss
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "training_step", long_step)
+        with pytest.raises(Stopped, match=r"step 7 of 12 is saved in .*last.ckpt"), listening():
+            train(tmp_path / "p")
+    assert steps_of_the_same_command(module, tmp_path / "p", monkeypatch) == list(range(7, 12))
+    same_weights(trained[0], tmp_path / "p")
+
+
+def test_an_optimiser_that_takes_long_is_waited_for(trained, tmp_path, monkeypatch):
+    """Half of its parameters would be of this step, half of the one before."""
+    from manifoldgd.priors import training
+
+    monkeypatch.setattr(stopping, "HELD_AT_MOST", 0.05)
+    steps = torch.optim.AdamW.step
+
+    def long_step(self, closure=None):
+        loss = closure()
+        if len(self.state) and next(iter(self.state.values()))["step"] == 7:
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0.3)
+        steps(self)
+        return loss
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.AdamW, "step", long_step)
+        with pytest.raises(Stopped, match="step 8 of 12 is saved"), listening():
+            train(tmp_path / "p")
+    assert steps_of_the_same_command(training.AutoencoderTraining, tmp_path / "p", monkeypatch) == list(range(8, 12))
+    same_weights(trained[0], tmp_path / "p")
+
+
+def test_a_request_before_the_first_step_leaves_the_state_that_is_there(tmp_path, monkeypatch):
+    from manifoldgd.priors import training
+
+    def never(self, batch):
+        raise Killed
+
+    def long_start(self):
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(4)
+
+    twenty_seconds_a_step(monkeypatch)
+    monkeypatch.setattr(stopping, "HELD_AT_MOST", 0.05)
+    step = training.AutoencoderTraining.training_step
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            training.AutoencoderTraining,
+            "training_step",
+            lambda self, batch: never(self, batch) if batch[0] == 4 else step(self, batch),
+        )
+        with pytest.raises(Killed):
+            train(tmp_path / "p")
+    held = (tmp_path / "p" / "training" / "autoencoder" / "last.ckpt").read_bytes()
+    monkeypatch.setattr(training.AutoencoderTraining, "configure_optimizers", long_start)
+    with pytest.raises(Stopped, match="what is finished is kept"), listening():
+        train(tmp_path / "p")
+    assert (tmp_path / "p" / "training" / "autoencoder" / "last.ckpt").read_bytes() == held
+
+
+SLOW_BACKWARD = """
+import os, signal, sys
+from manifoldgd import stopping
+from manifoldgd.cli.main import main
+from manifoldgd.priors.autoencoder import AutoencoderTraining
+
+stopping.HELD_AT_MOST, stopping.PATIENCE = 0.05, 0.4
+step = AutoencoderTraining.training_step
+def signalled(self, batch):
+    loss = step(self, batch)
+    if batch[0] == 2:
+        loss.register_hook(lambda gradient: os.kill(os.getpid(), signal.SIGTERM))
+    return loss
+AutoencoderTraining.training_step = signalled
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_is_heard_while_gradients_are_computed(tmp_path):
+    """The backward pass is one long call: the process would be ended in it, and its state lost."""
+    words = ["dataset=digits", "machine=cpu", "machine.threads=1", "machine.progress=false", f"cache={tmp_path}/cache"]
+    words += [f"output={tmp_path}/p", "recipe.autoencoder.block_channels=[32,32]", "recipe.autoencoder.batch_size=256"]
+    words += ["recipe.autoencoder.steps=20", "recipe.denoiser.steps=20", "recipe.autoencoder.image_size=16"]
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW_BACKWARD, "prior", *words],
+        env=os.environ | {"PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 143, done.stderr
+    assert "stopped by SIGTERM; step 2 of 20 is saved" in done.stderr
+    assert fitting.progress_in(tmp_path / "p" / "training" / "autoencoder").steps == 2
 
 
 @pytest.mark.parametrize("name", ["AutoencoderTraining", "DenoiserTraining"])
@@ -478,8 +612,7 @@ def test_a_training_that_diverges_writes_nothing_of_it(tmp_path, monkeypatch, na
 
     module = getattr(training, name)
     step = module.training_step
-    monkeypatch.setattr(fitting, "CHECK_EVERY", 3)
-    monkeypatch.setattr(fitting, "CHECKPOINT_EVERY", 3)
+    twenty_seconds_a_step(monkeypatch)
 
     def diverging_step(self, batch):
         loss = step(self, batch)
