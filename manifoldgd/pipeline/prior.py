@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,9 +101,11 @@ def train_and_judge(
         return held
     recipe: dict[str, Any] = {"autoencoder": autoencoder, "denoiser": denoiser}
     left = {part: max(0, each.steps - progress_in(folder / TRAINING / part).steps) for part, each in recipe.items()}
+    numbers: dict[str, Any] = {"seed": seed, "trainer": machine.trainer(), "lengthen": held is not None}
     if sum(left.values()) >= WORTH_TIMING:
-        say_cost(dataset, **recipe, judge_samples=judge_samples, seed=seed, machine=machine, left=left)
-    fitted = train_prior(dataset, folder, **recipe, seed=seed, trainer=machine.trainer(), lengthen=held is not None)
+        cost = say_cost(dataset, **recipe, judge_samples=judge_samples, seed=seed, machine=machine, left=left)
+        numbers["measured"] = cost.say_again
+    fitted = train_prior(dataset, folder, **recipe, **numbers)
     prior = load_prior(path=str(folder), autoencoder=None, cfg_scale=cfg_scale, cfg_channels=None).to(machine.device)
     facts = asked | {
         "steps": {name: each.steps for name, each in fitted.items()},  # which may be more than were asked for
@@ -117,6 +120,41 @@ def train_and_judge(
     return judge(folder, prior, dataset, facts, samples=judge_samples, seed=seed, machine=machine, cache=cache)
 
 
+@dataclass
+class Cost:
+    """What a training takes, by the seconds of its steps.
+
+    Attributes:
+        seconds: of a step of each half, as far as is known.
+        left: steps of each half.
+        judging: samples that are judged, in steps of the denoiser.
+        samples: how many.
+        by: what told the seconds.
+    """
+
+    seconds: dict[str, float]
+    left: dict[str, int]
+    judging: float
+    samples: int
+    by: str = "a few steps of each"
+
+    def __str__(self) -> str:
+        ahead = {part: self.left[part] * each for part, each in self.seconds.items()}
+        judging = self.judging * self.seconds["denoiser"]
+        parts = [f"{part} {duration(ahead[part])} ({each:.3g} s a step)" for part, each in self.seconds.items()]
+        parts.append(f"{self.samples:,} samples to judge {duration(judging)}")
+        return f"about {duration(sum(ahead.values()) + judging)} on this machine, by {self.by}: {', '.join(parts)}"
+
+    def say_again(self, part: str, seconds: float, left: int) -> None:
+        """Print what is left, by steps of the training itself; of a half that waits, by how much those were off."""
+        if part == "autoencoder":
+            self.seconds["denoiser"] *= seconds / self.seconds[part]
+        else:
+            self.left["autoencoder"] = 0
+        self.seconds[part], self.left[part], self.by = seconds, left, f"the first minutes of the {part}"
+        print(f"prior: from here {self}", flush=True)
+
+
 def say_cost(
     dataset: ImageDataset,
     *,
@@ -126,7 +164,7 @@ def say_cost(
     seed: int,
     machine: Machine,
     left: dict[str, int] | None = None,
-) -> None:
+) -> Cost:
     """Print what a training will do and how long it will take here, by a few steps of each half; nothing is written.
 
     Args:
@@ -137,6 +175,9 @@ def say_cost(
         seed: of the training.
         machine: where to run.
         left: steps of each half that are left; ``None`` for all.
+
+    Returns:
+        What was said, to be said again by more steps.
 
     Raises:
         UserError: the recipe does not suit the images.
@@ -156,16 +197,14 @@ def say_cost(
     )
     numbers: dict[str, Any] = {"seed": seed, "trainer": machine.trainer()}
     seconds = step_seconds(dataset, autoencoder=autoencoder, denoiser=denoiser, **numbers)
-    ahead = {part: left[part] * each for part, each in seconds.items()}
     # A training step goes forward and back, about three passes; a sample takes two passes a denoising step.
-    sampling = judge_samples * JUDGE_STEPS * 2 / 3 / denoiser.batch_size * seconds["denoiser"]
-    parts = ", ".join(f"{part} {duration(ahead[part])} ({each:.3g} s a step)" for part, each in seconds.items())
+    cost = Cost(seconds, dict(left), judge_samples * JUDGE_STEPS * 2 / 3 / denoiser.batch_size, judge_samples)
     print(
-        f"prior: about {duration(sum(ahead.values()) + sampling)} on this machine, by a few steps of each: "
-        f"{parts}, {judge_samples:,} samples to judge {duration(sampling)}; besides, a classifier that judges, where "
-        "none is kept. A signal (Ctrl-C) ends it with its state saved; the same command goes on",
+        f"prior: {cost}; besides, a classifier that judges, where none is kept. A signal (Ctrl-C) ends it with its "
+        "state saved; the same command goes on",
         flush=True,
     )
+    return cost
 
 
 def judge(

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -20,10 +23,13 @@ from manifoldgd.progress import on_terminal, progress_bar
 from manifoldgd.stopping import Stopped, asked, finishing, held_back
 
 TIMED_STEPS = 10  # at most, that tell how long a step takes; the first does not count: it sets things up
-TIMED_SECONDS = 10.0  # after which fewer have to do
+TIMED_SECONDS, TIMED_AT_LEAST = 10.0, 4  # seconds after which fewer steps have to do, and how many
+MEASURED_AFTER = 120.0  # seconds of training, after which its own steps tell it better
 SAVE_EVERY = 60.0  # seconds of training, and the step under way, that a kill costs at most
 CHECK_EVERY = 25  # optimiser steps between two looks at the loss, at most: what is saved was checked
 REFRESH_EVERY = 10  # optimiser steps between two looks of the progress bar
+
+Measured = Callable[[str, float, int], None]  # what is trained, seconds a step, steps that are left
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,53 @@ class Stopwatch(Callback):
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         self.before = state_dict["seconds"]
+
+
+class StepTimes(Callback):
+    """When the steps of a run ended, and what one takes: the median, which others' load for a moment does not move."""
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.clock = clock
+        self.ends: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        float(outputs["loss"].detach())  # waits for the device
+        self.ends.append(self.clock())
+
+    @property
+    def seconds(self) -> float:
+        """Of a step; the first only sets things up."""
+        return median(after - before for before, after in pairwise(self.ends))
+
+
+class FewSteps(StepTimes):
+    """Ends a run that is there to be timed."""
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs)
+        few = len(self.ends) <= TIMED_AT_LEAST
+        trainer.should_stop = not few and self.ends[-1] - self.ends[0] > TIMED_SECONDS
+
+
+class FirstMinutes(StepTimes):
+    """Tells once what a step of a run takes, by its own first minutes.
+
+    Args:
+        tell: receives the name of what is trained, the seconds of a step and the steps that are left.
+        clock: seconds from any moment on.
+    """
+
+    def __init__(self, tell: Measured, clock: Callable[[], float] = time.perf_counter) -> None:
+        super().__init__(clock)
+        self.tell, self.told = tell, False
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        if self.told:
+            return
+        super().on_train_batch_end(trainer, pl_module, outputs)
+        if len(self.ends) > TIMED_AT_LEAST and self.ends[-1] - self.ends[0] >= MEASURED_AFTER:
+            self.told = True
+            self.tell(part_of(pl_module), self.seconds, trainer.max_steps - trainer.global_step)
 
 
 class StepLines(Callback):
@@ -163,6 +216,7 @@ def fit(
     steps: int,
     seed: int,
     trainer: dict[str, Any],
+    measured: Measured | None = None,
 ) -> Fitted:
     """Train ``module`` for ``steps`` in total, continuing from ``folder/last.ckpt`` where there is one.
 
@@ -177,6 +231,7 @@ def fit(
         steps: optimiser steps in all, earlier runs included.
         seed: of the order of the images.
         trainer: accelerator, devices, precision and logger for Lightning's Trainer.
+        measured: told once, after the first minutes, what a step takes.
 
     Raises:
         RunError: the loss has become NaN or infinite; the last checkpoint is of before.
@@ -191,14 +246,16 @@ def fit(
     stopwatch = Stopwatch()
     folder.mkdir(parents=True, exist_ok=True)
     bar: list[Callback] = []
-    if trainer.get("enable_progress_bar", True):
+    if shown := trainer.get("enable_progress_bar", True):
         bar = [StepProgressBar(refresh_rate=REFRESH_EVERY, leave=True) if on_terminal() else StepLines()]
+    if measured is not None:
+        bar.append(FirstMinutes(measured))
     runner = Trainer(
         max_steps=steps,
         max_epochs=-1,
         callbacks=[stopwatch, WholeSteps(checkpoint), *bar],
         log_every_n_steps=25,
-        **trainer | {"enable_progress_bar": bool(bar) and on_terminal()},
+        **trainer | {"enable_progress_bar": shown and on_terminal()},
     )
     batches = StepBatches(num_items=num_items, batch_size=batch_size, seed=seed, first=done, last=steps)
     with held_back(), naming(checkpoint):
@@ -225,25 +282,14 @@ def progress_in(folder: Path) -> Fitted:
     return Fitted(int(state["global_step"]), float(state["callbacks"]["Stopwatch"]["seconds"]))
 
 
-class StepTimes(Callback):
-    """When the steps ended; ends the run where they take long."""
-
-    def __init__(self) -> None:
-        self.ends: list[float] = []
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
-        float(outputs["loss"].detach())  # waits for the device
-        self.ends.append(time.perf_counter())
-        trainer.should_stop = len(self.ends) > 1 and self.ends[-1] - self.ends[0] > TIMED_SECONDS
-
-
 def seconds_a_step(
     module: LightningModule, *, num_items: int, batch_size: int, seed: int, trainer: dict[str, Any]
 ) -> float:
     """How long a training step takes here, by a few steps; ``module`` is of no use afterwards."""
-    times = StepTimes()
-    quiet = {"enable_progress_bar": False, "enable_checkpointing": False}
-    runner = Trainer(max_steps=TIMED_STEPS, max_epochs=-1, callbacks=[times], **trainer | quiet)
+    times = FewSteps()
+    runner = Trainer(
+        max_steps=TIMED_STEPS, max_epochs=-1, callbacks=[times], **trainer | {"enable_progress_bar": False}
+    )
     batches = StepBatches(num_items=num_items, batch_size=batch_size, seed=seed, first=0, last=TIMED_STEPS)
     runner.fit(module, batches.loader())
-    return (times.ends[-1] - times.ends[0]) / (len(times.ends) - 1)
+    return times.seconds

@@ -35,7 +35,7 @@ from manifoldgd.errors import argument, require
 from manifoldgd.files import atomic_write_json
 from manifoldgd.priors.autoencoder import NORM_GROUPS, AutoencoderTraining, build_autoencoder
 from manifoldgd.priors.denoiser import DenoiserTraining, build_transformer
-from manifoldgd.priors.fit import Fitted, fit, progress_in, seconds_a_step
+from manifoldgd.priors.fit import Fitted, Measured, fit, progress_in, seconds_a_step
 from manifoldgd.priors.loading import CARD
 from manifoldgd.priors.prior import as_pixels, pad_to
 from manifoldgd.priors.weights import CHECKSUMS
@@ -150,6 +150,7 @@ def train_prior(
     trainer: dict[str, Any],
     announce: Callable[[str], None] = print,
     lengthen: bool = False,
+    measured: Measured | None = None,
 ) -> dict[str, Fitted]:
     """Train both halves and write them to ``folder``; returns the steps and seconds of each, over all runs.
 
@@ -162,6 +163,7 @@ def train_prior(
         trainer: accelerator, devices, precision and logger for Lightning's Trainer.
         announce: receives one line at the start of each part.
         lengthen: whether the folder holds a prior of fewer steps, from whose state the training continues.
+        measured: told of each part, after its first minutes, what a step takes.
 
     Raises:
         UserError: ``folder`` already holds a prior, the images are larger than the autoencoder's, or the checkpoints in
@@ -189,7 +191,7 @@ def train_prior(
         (work / LATENTS).unlink(missing_ok=True)
         shutil.rmtree(work / "denoiser")
     announce(f"autoencoder: {autoencoder.steps} steps of {autoencoder.batch_size} images")
-    numbers: dict[str, Any] = {"seed": seed, "trainer": trainer}
+    numbers: dict[str, Any] = {"seed": seed, "trainer": trainer, "measured": measured}
     first = _autoencoder_training(dataset, autoencoder, seed)
     vae_fit = fit(
         first,

@@ -24,7 +24,7 @@ from manifoldgd.data import digits
 from manifoldgd.diffusion import FlowSchedule
 from manifoldgd.diffusion.toy import GaussianMixtureDenoiser
 from manifoldgd.errors import RunError, UserError
-from manifoldgd.pipeline.prior import say_cost, some_of, train_and_judge
+from manifoldgd.pipeline.prior import Cost, say_cost, some_of, train_and_judge
 from manifoldgd.priors import fit as fitting
 from manifoldgd.priors import load_prior
 from manifoldgd.priors.autoencoder import exponential_average, warmup_cosine
@@ -311,6 +311,35 @@ def test_what_a_training_will_cost_is_said_without_writing_anything(tmp_path, mo
     assert re.search(r"50 training images of 10 classes at 8 pixels .* 1,000,000 steps of 8 images .* 2x4x4", said)
     assert re.search(r"about \d+ (h|min) .* on this machine", said)
     assert list(tmp_path.iterdir()) == []
+
+
+def ended_step(times, max_steps=10, steps=0):
+    trainer = SimpleNamespace(should_stop=False, max_steps=max_steps, global_step=steps)
+    times.on_train_batch_end(trainer, DenoiserTraining.__new__(DenoiserTraining), {"loss": torch.zeros(())})
+    return trainer.should_stop
+
+
+def test_a_moment_of_load_does_not_change_what_a_step_takes():
+    ends = iter([30.0, 30.6, 31.2, 43.2, 43.8, 44.4])  # setting up, and one step of twelve seconds
+    times = fitting.FewSteps(lambda: next(ends))
+    assert [ended_step(times) for _ in range(5)] == [False] * 4 + [True]  # four steps at least, though they take long
+    assert times.seconds == pytest.approx(0.6)
+
+
+def test_the_cost_is_said_again_by_the_first_minutes(capsys):
+    told, now = [], itertools.count(step=50)
+    cost = Cost({"autoencoder": 25.0, "denoiser": 2.0}, {"autoencoder": 2000, "denoiser": 3000}, 100.0, 1000)
+    times = fitting.FirstMinutes(lambda *said: told.append(said), lambda: next(now))
+    for step in range(9):
+        ended_step(times, 2000, step)
+    assert told == [("denoiser", 50, 1996)]  # once; four steps say it, though two took long enough
+    assert str(cost).startswith("about 15 h 36 min on this machine, by a few steps of each")
+    cost.say_again("autoencoder", 2.5, 1800)
+    said = capsys.readouterr().out
+    assert "about 1 h 25 min on this machine, by the first minutes of the autoencoder: autoencoder 1 h 15 min" in said
+    assert "denoiser 10 min 00 s (0.2 s a step), 1,000 samples to judge 20 s" in said
+    cost.say_again("denoiser", 0.1, 2000)
+    assert "about 3 min 30 s on this machine" in capsys.readouterr().out
 
 
 def test_a_recipe_without_a_size_follows_the_images():
