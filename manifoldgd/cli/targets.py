@@ -42,6 +42,7 @@ REGISTERED = {
     "overgeneration": _of("distill.overgeneration", "Overgeneration"),
     "reading": _of("store.set_reading", "Reading"),
     "clusterer": _of("prototypes", "Divisive", "LevelWise", "KMeans", "Agglomerative", "Random"),
+    "coordinates": _of("guidance", "NeighbourhoodCoordinates"),
     "representative": _of("prototypes", "MeanOfNearest"),
     "space": _of(
         "prototypes", "RawLatents", "PooledLatents", "PrincipalComponents", "DenoiserFeatures", "ClassifierEmbedding"

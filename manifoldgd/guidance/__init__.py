@@ -19,6 +19,7 @@ OF_SETS = (
     "AugmentedRegressionGuidance",
     "DenoiserFeatureGuidance",
     "MatchingGuidance",
+    "NeighbourhoodCoordinates",
     "RegressionGuidance",
     "RepulsionGuidance",
     "TransportGuidance",

@@ -1,5 +1,6 @@
 """What moves many images at once: energies of a set, random networks to see them through, and descent."""
 
+from manifoldgd.set_guidance.coordinates import NeighbourhoodCoordinates
 from manifoldgd.set_guidance.denoiser import DenoiserFeatureGuidance
 from manifoldgd.set_guidance.matching import MatchingGuidance
 from manifoldgd.set_guidance.regression import AugmentedRegressionGuidance, RegressionGuidance
@@ -10,6 +11,7 @@ __all__ = [
     "AugmentedRegressionGuidance",
     "DenoiserFeatureGuidance",
     "MatchingGuidance",
+    "NeighbourhoodCoordinates",
     "RegressionGuidance",
     "RepulsionGuidance",
     "TransportGuidance",

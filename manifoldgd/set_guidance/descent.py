@@ -17,6 +17,7 @@ from manifoldgd.diffusion.protocol import Anchors, Pull, SetEnergy, Step, Togeth
 from manifoldgd.machine import Machine
 from manifoldgd.prototypes import Clusterer, DenoiserFeatures
 from manifoldgd.ranges import Range, Share, checked
+from manifoldgd.set_guidance.coordinates import BoundCoordinates, NeighbourhoodCoordinates
 
 BETAS = (0.9, 0.99)  # of Adam: the energy is another network's at each evaluation, so its gradients are averaged
 EPS = 1e-12
@@ -62,14 +63,20 @@ class Descent:
         rate: length of an Adam step in each coordinate, latent units, >= 0; 0 is no descent, bit for bit.
         inner_steps: gradient steps at each denoising step, >= 1.
         t_start: fraction of the steps, in [0, 1], below which the descent acts.
+        coordinates: in which it steps; ``None`` for those of the latent.
     """
 
     rate: Share  # of the latents' standard deviation: a longer step leaves their distribution at once
     inner_steps: Annotated[int, Range("[1, 10000]")]
     t_start: Share
-    neighbourhood: ClassVar[int] = 0
+    coordinates: NeighbourhoodCoordinates | None = None
     together: ClassVar[Together | None] = "class"
     random_networks: ClassVar[bool] = False
+
+    @property
+    def neighbourhood(self) -> int:
+        """Real latents wanted around each prototype."""
+        return self.coordinates.neighbourhood if self.judges_sets and self.coordinates is not None else 0
 
     @property
     def judges_sets(self) -> bool:
@@ -88,7 +95,10 @@ class Descent:
         """The guidance down ``anchors.energy``."""
         if anchors.energy is None and self.rate > 0:
             raise ValueError("energy: expected the set energy of the batch, got None")
-        return _BoundDescent(self, anchors.energy if self.rate > 0 else None)
+        if self.rate == 0:
+            return _BoundDescent(self, None)
+        coordinates = None if self.coordinates is None else self.coordinates.bind(anchors)
+        return _BoundDescent(self, anchors.energy, coordinates)
 
 
 def gradient_of(energy: SetEnergy, x0: Tensor, draw: int) -> Tensor:
@@ -105,6 +115,7 @@ class _BoundDescent:
 
     method: Descent
     energy: SetEnergy | None  # None where the rate is 0
+    coordinates: BoundCoordinates | None = None
     count: int = 0  # gradient steps done
     total: int = 0  # gradient steps of the batch, known at the first
     first: Tensor | float = field(default=0.0)
@@ -119,7 +130,13 @@ class _BoundDescent:
         x0 = step.x0
         for _ in range(method.inner_steps):
             rate = method.rate_at(self.count / self.total)
-            x0 = x0 - rate * self._direction(gradient_of(energy, x0, self.count))
+            gradient = gradient_of(energy, x0, self.count)
+            if self.coordinates is None:
+                direction = self._direction(gradient)
+            else:
+                direction = self._direction(self.coordinates.gradient(gradient))
+                direction = self.coordinates.moved(direction, x0.shape)
+            x0 = x0 - rate * direction
         return Pull(scaled=None, plain=None, kept=None, clean=x0 - step.x0)
 
     def _direction(self, gradient: Tensor) -> Tensor:
