@@ -15,7 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
@@ -27,6 +26,7 @@ from manifoldgd.data.transforms import (
     eight_bit,
     has_stated_range,
     is_convertible,
+    pixel_bytes,
     upright,
 )
 from manifoldgd.errors import UserError
@@ -295,10 +295,15 @@ def _decoded(picture: Picture, data: bytes, digest: bytes, treatment: Treatment 
         except UnreadableDepthError:
             peak = UPPER_BYTES
         image.load()
-        colours = eight_bit(upright(image), 3) if samples is None else None
-        pixels = np.asarray(colours) if samples is None else samples
-        hashed = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=DIGEST)
-        hashed.update(np.ascontiguousarray(pixels).data)
+        colours = None
+        if samples is None:
+            colours = eight_bit(upright(image), 3)
+            shape, parts = (colours.height, colours.width, 3), pixel_bytes(colours)
+        else:
+            shape, parts = samples.shape, iter([samples.tobytes()])
+        hashed = hashlib.blake2b(repr(shape).encode(), digest_size=DIGEST)
+        for part in parts:
+            hashed.update(part)
         content = Content(digest, hashed.digest(), peak)
         if treatment is None or (treatment.white is not None and peak != SHALLOW):
             return content, None  # of the deep ones the samples are asked for before anything is decoded

@@ -8,6 +8,7 @@ not lose the borders pads or stretches instead.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ _LOWER_BYTES = {
     for bands in ("RGB", "RGBA")
     for order, other in (("B", "L"), ("L", "B"), ("N", "B" if sys.byteorder == "little" else "L"))
 }
+_ROWS = 64  # of a large picture that are worked on at once: they stay in the processor's cache
 _WITH_ALPHA = {"RGBA", "LA", "PA", "RGBa"}
 
 # What turns the stored picture upright, by EXIF orientation (EXIF 2.3, tag 0x0112).
@@ -227,11 +229,34 @@ def centre_crop(image: Image.Image, size: int) -> Image.Image:
     as 12.0 always resamples rows of pixels before columns and 13.0 takes the cheaper order.
     """
     while min(image.size) >= 2 * size:
-        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+        image = halved(image)
     scale = size / min(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
     left, top = (image.width - size) // 2, (image.height - size) // 2
     return image.crop((left, top, left + size, top + size))
+
+
+def halved(picture: Image.Image) -> Image.Image:
+    """A picture of mode ``L`` or ``RGB`` at half of both sides, rounded down, by Pillow's box filter.
+
+    Even sides are halved by means of two, along rows and then along columns, each rounded: the same bits in half the
+    time, which is most of what a large photograph takes beside its decoding. Of pictures more than twice as high as
+    wide Pillow 13 halves the columns first.
+    """
+    half = picture.width // 2, picture.height // 2
+    if picture.width % 2 or picture.height % 2 or picture.height > 2 * picture.width:
+        return picture.resize(half, Image.Resampling.BOX)
+    result = Image.new(picture.mode, half)
+    for top in range(0, picture.height, _ROWS):
+        rows = (0, top, picture.width, min(top + _ROWS, picture.height))
+        result.paste(picture.reduce((2, 1), rows).reduce((1, 2)), (0, top // 2))
+    return result
+
+
+def pixel_bytes(picture: Image.Image) -> Iterator[bytes]:
+    """The pixels of a picture, row by row, in parts."""
+    for top in range(0, picture.height, _ROWS):
+        yield picture.crop((0, top, picture.width, min(top + _ROWS, picture.height))).tobytes()
 
 
 def padded(picture: Image.Image, size: int) -> Image.Image:
@@ -246,5 +271,5 @@ def padded(picture: Image.Image, size: int) -> Image.Image:
 def shrunk_to(picture: Image.Image, width: int, height: int) -> Image.Image:
     """The picture at another size, sides halved with a box filter first as in :func:`centre_crop`."""
     while picture.width >= 2 * width and picture.height >= 2 * height:
-        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
+        picture = halved(picture)
     return picture.resize((width, height), Image.Resampling.BICUBIC)

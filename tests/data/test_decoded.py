@@ -75,6 +75,23 @@ def test_each_picture_is_decoded_once(pets, decodings, tmp_path):
     assert len(decodings) == len(SAMPLES)
 
 
+def test_each_file_is_read_once(pets, monkeypatch, tmp_path):
+    """From the first look at a folder to the last step of a training on it, in as many commands as it takes."""
+    read, sizes = image_files.ImageFile.read, []
+
+    def watched(file):
+        sizes.append(file.num_bytes)
+        return read(file)
+
+    monkeypatch.setattr(image_files.ImageFile, "read", watched)
+    for _ in range(3):
+        dataset = load_folder(pets, cache=tmp_path / "cache")
+        dataset.train.images()
+        dataset.test.images()
+        dataset.train.load(torch.tensor([0, 1]))
+    assert sum(sizes) == sum(file.stat().st_size for file in pets.rglob("*") if file.is_file())
+
+
 def test_another_size_is_decoded_when_it_is_asked_for(pets, decodings, tmp_path):
     load_folder(pets, cache=tmp_path / "cache")
     del decodings[:]

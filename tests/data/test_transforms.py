@@ -8,7 +8,7 @@ import torch
 from data_parts import noise_image
 from PIL import Image, ImageOps
 
-from manifoldgd.data.transforms import centre_crop, eight_bit, image_tensor, upright
+from manifoldgd.data.transforms import centre_crop, eight_bit, halved, image_tensor, pixel_bytes, upright
 
 
 def cubic_matrix(size_in, size_out):
@@ -69,6 +69,15 @@ def test_centre_crop_agrees_with_its_twin(width, height):
 def test_crop_at_the_right_size_only_cuts(width, height, left, top):
     image = noise_image(width, height)
     assert np.array_equal(centre_crop(image, 16), np.asarray(image)[top : top + 16, left : left + 16])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("size", [(2, 2), (64, 128), (130, 514), (1000, 66), (7, 6), (6, 7), (2, 3)])
+def test_halving_by_twos_has_the_bits_of_the_box_filter(mode, size):
+    image = noise_image(*size).convert(mode)
+    expected = np.asarray(image.resize((size[0] // 2, size[1] // 2), Image.Resampling.BOX))
+    assert np.array_equal(np.asarray(halved(image)), expected)
+    assert b"".join(pixel_bytes(image)) == np.asarray(image).tobytes()
 
 
 def test_halving_starts_at_twice_the_size():
