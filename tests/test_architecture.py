@@ -19,6 +19,7 @@ LAYERS = {
         "files",
         "finite",
         "machine",
+        "memory",
         "philox",
         "dataset",
         "progress",

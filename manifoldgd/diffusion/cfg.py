@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from manifoldgd.diffusion.protocol import Denoiser
+from manifoldgd.memory import AtOnce
 
 
 @dataclass(frozen=True)
@@ -48,19 +49,17 @@ class ClassifierFreeGuidance:
         return torch.cat([noise, conditional[:, guided:]], dim=1)
 
 
-@dataclass(frozen=True)
 class InParts:
     """Takes a large batch a part at a time: rows do not see one another, so only memory depends on it.
 
-    Attributes:
+    Args:
         denoiser: the network.
-        rows: at once, >= 1.
+        rows: at once, >= 1; fewer from where they did not fit (:class:`manifoldgd.memory.AtOnce`).
     """
 
-    denoiser: Denoiser
-    rows: int
+    def __init__(self, denoiser: Denoiser, rows: int) -> None:
+        self.denoiser, self._at_once = denoiser, AtOnce(rows, "sampling")
 
     def __call__(self, x_t: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
         """``[B, C, H, W]``, original timesteps ``[B]``, prior labels ``[B]`` -> ``[B, C or 2C, H, W]``."""
-        parts = zip(x_t.split(self.rows), timesteps.split(self.rows), labels.split(self.rows), strict=True)
-        return torch.cat([self.denoiser(*part) for part in parts])
+        return self._at_once(self.denoiser, x_t, timesteps, labels)

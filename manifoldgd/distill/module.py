@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -20,8 +21,11 @@ from manifoldgd.errors import RunError, under
 from manifoldgd.finite import NotFinite
 from manifoldgd.geometry.neighbours import neighbourhood_indices
 from manifoldgd.machine import Backend
+from manifoldgd.memory import AtOnce, is_out_of_memory
 from manifoldgd.priors.prior import Prior
 from manifoldgd.randomness import RowNoise
+
+DECODED_PIXELS = 2**20  # at once: 16 images of 256x256, whose activations are 6 GB in single precision
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class DistillModule(LightningModule):
         image_size: ``(h, w)`` of the images to return.
         seed: distillation seed.
         start: pure noise, or the noised prototypes of ``targets``.
-        at_once: rows that the denoiser and the decoder take at a time; a batch may be larger.
+        at_once: rows that the denoiser takes at a time, and the decoder of small images; a batch may be larger.
     """
 
     def __init__(
@@ -110,7 +114,9 @@ class DistillModule(LightningModule):
         self.network, self.autoencoder = prior.network, prior.autoencoder  # registered: Lightning moves them
         self.prior, self.sampler, self.guidance, self.targets = prior, sampler, guidance, targets
         self.energy_of, self.start = energy_of, start
-        self.image_size, self.seed, self.at_once = image_size, seed, at_once
+        self.image_size, self.seed = image_size, seed
+        # Not as many as are sampled: what lies between the decoder's layers is as wide as its images.
+        self._decoded_at_once = AtOnce(min(at_once, max(1, DECODED_PIXELS // math.prod(image_size))), "decoding")
         self.on_step: Callable[[StepRecord], None] = lambda record: None
         self.on_evaluation: Callable[[], None] = lambda: None  # of the set energy, many times in a step
         with under("sampler"):
@@ -130,33 +136,38 @@ class DistillModule(LightningModule):
             records.append(record)
             self.on_step(record)
 
-        latents = sample(
-            self.denoiser,
-            self.schedule,
-            self.sampler,
-            labels=torch.tensor([item.prior_label for item in items]),
-            noise=RowNoise(self.seed, [item.row_key for item in items], self.device),
-            shape=self.prior.latent_shape,
-            variance=self.prior.variance,
-            prediction=self.prior.prediction,
-            guidance=self._bound(items),
-            on_step=observe,
-            origin=self._origin(items),
-        )
+        try:
+            latents = sample(
+                self.denoiser,
+                self.schedule,
+                self.sampler,
+                labels=torch.tensor([item.prior_label for item in items]),
+                noise=RowNoise(self.seed, [item.row_key for item in items], self.device),
+                shape=self.prior.latent_shape,
+                variance=self.prior.variance,
+                prediction=self.prior.prediction,
+                guidance=self._bound(items),
+                on_step=observe,
+                origin=self._origin(items),
+            )
+        except RuntimeError as error:
+            if isinstance(error, RunError) or not is_out_of_memory(error):
+                raise
+            raise RunError(
+                f"guidance: what it needs of {len(items)} images at once is more than memory holds; lower "
+                "machine.batch_size, or guidance.neighbourhood or what else the guidance takes many of"
+            ) from error
         return Synthesised(items, self._images(items, latents), *_curves(records))
 
     def _images(self, items: list[WorkItem], latents: Tensor) -> Tensor:
-        images: list[Tensor] = []
-        for part in latents.split(self.at_once):
-            try:
-                images.append(self.prior.decode(part, self.image_size).cpu())
-            except NotFinite as error:
-                item = items[sum(map(len, images)) + error.rows[0]]
-                raise RunError(
-                    f"sampling: class {item.class_name!r}, prototype {item.rank}, replica {item.replica}: {error}. "
-                    "Images finished before are kept"
-                ) from None
-        return torch.cat(images)
+        try:
+            return self._decoded_at_once(lambda part: self.prior.decode(part, self.image_size).cpu(), latents)
+        except NotFinite as error:
+            item = items[error.rows[0]]
+            raise RunError(
+                f"sampling: class {item.class_name!r}, prototype {item.rank}, replica {item.replica}: {error}. "
+                "Images finished before are kept"
+            ) from None
 
     def _origin(self, items: list[WorkItem]) -> Origin | None:
         if self.targets is None or not self.start.from_prototype:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from types import TracebackType
 from typing import Any
 
 from lightning import LightningModule, Trainer
@@ -14,6 +19,54 @@ from manifoldgd.distill.items import WorkItem
 from manifoldgd.distill.module import DistillModule, Synthesised
 
 SaveBatch = Callable[[Synthesised], None]
+SAVES_LEFT = 256  # images that wait to be written at most: 50 MB of those of 256x256
+GRACE_SECONDS = 2.0  # for what waits to be written when the process is asked to end
+
+
+class Saving:
+    """Does what it is given in order, in a thread of its own, so that the next batch is sampled meanwhile.
+
+    What fails there is raised by the next call or at the end of the block, and nothing after it is done. A block that
+    ends by an error of its own finishes what it was given, one that ends by a request to stop as much as there is time
+    for.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "saving")
+        self._left: deque[Future[None]] = deque()
+        self._failed = False
+
+    def __enter__(self) -> Saving:
+        return self
+
+    def __call__(self, save: Callable[..., None], *arguments: Any, **named: Any) -> None:
+        """Have ``save(*arguments, **named)`` done; waits while too much is left."""
+
+        def work() -> None:
+            if self._failed:
+                return
+            try:
+                save(*arguments, **named)
+            except BaseException:
+                self._failed = True
+                raise
+
+        self._left.append(self._thread.submit(work))
+        while self._left and (self._left[0].done() or len(self._left) > SAVES_LEFT):
+            self._left.popleft().result()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stopped = error is not None and not isinstance(error, Exception)
+        end = time.monotonic() + GRACE_SECONDS
+        try:
+            # What went wrong first is told; what fails besides it is most likely the same.
+            with suppress(*([Exception] if error is not None else [])):
+                for save in self._left:
+                    save.result(timeout=max(0.0, end - time.monotonic()) if stopped else None)
+        finally:
+            self._thread.shutdown(wait=True, cancel_futures=True)
 
 
 class BatchWriter(Callback):
@@ -59,7 +112,7 @@ def synthesise(
     Args:
         module: what samples.
         batches: items to sample at once; bounded by memory, without influence on the result beyond rounding.
-        save: called with each finished batch, in the process that sampled it.
+        save: called with each finished batch, in the process that sampled it; the next one waits until it returns.
         trainer: arguments of Lightning's Trainer.
     """
     if not batches:

@@ -13,19 +13,27 @@ from torch.utils.data import DataLoader
 
 from manifoldgd import ranks
 from manifoldgd.dataset import Split
+from manifoldgd.memory import AtOnce
 from manifoldgd.priors.prior import Prior
 
 
 class Encoder(LightningModule):
-    """Loads the images of a batch of positions and encodes them."""
+    """Loads the images of a batch of positions and encodes them.
 
-    def __init__(self, prior: Prior, split: Split) -> None:
+    Args:
+        prior: its autoencoder encodes.
+        split: the images.
+        at_once: images that the encoder takes at a time; a batch may be larger.
+    """
+
+    def __init__(self, prior: Prior, split: Split, at_once: int) -> None:
         super().__init__()
+        self._at_once = AtOnce(at_once, "encoding")
         self.autoencoder = prior.autoencoder  # registered, so that Lightning moves it
         self.prior, self.split = prior, split
 
     def predict_step(self, positions: Tensor) -> Tensor:
-        return self.prior.encode(self.split.load(positions.cpu()).to(self.device)).float()
+        return self._at_once(self.prior.encode, self.split.load(positions.cpu()).to(self.device)).float()
 
 
 class LatentWriter(Callback):
@@ -72,4 +80,4 @@ def encode_split(
         return
     batches: Any = list(torch.arange(start, len(split)).split(batch_size))  # dataset enough for a loader
     runner = Trainer(callbacks=[LatentWriter(append, [len(batch) for batch in batches])], **trainer)
-    runner.predict(Encoder(prior, split), DataLoader(batches, batch_size=None), return_predictions=False)
+    runner.predict(Encoder(prior, split, batch_size), DataLoader(batches, batch_size=None), return_predictions=False)

@@ -10,6 +10,7 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from manifoldgd.memory import AtOnce
 from manifoldgd.priors.prior import Prior
 from manifoldgd.randomness import generator
 
@@ -47,6 +48,7 @@ class TransformerFeatures(LightningModule):
         *,
         timestep: int,
         blocks: int,
+        batch_size: int,
         on_batch: Callable[[], None],
     ) -> None:
         super().__init__()
@@ -54,11 +56,16 @@ class TransformerFeatures(LightningModule):
         self.prior, self.latents, self.labels = prior, latents, labels
         self.timestep, self.blocks, self.on_batch = timestep, blocks, on_batch
         self.noise = common_noise(prior, timestep)
+        self._at_once = AtOnce(batch_size, "features of the prior's network")
 
     def predict_step(self, positions: Tensor) -> Tensor:
         positions = positions.cpu()
         x0, labels = self.latents[positions].float(), self.labels[positions].to(self.device)
-        features = noised_features(self.prior, x0.to(self.device), labels, self.noise, self.timestep, self.blocks)
+
+        def features_of(x0: Tensor, labels: Tensor) -> Tensor:
+            return noised_features(self.prior, x0, labels, self.noise, self.timestep, self.blocks)
+
+        features = self._at_once(features_of, x0.to(self.device), labels)
         self.on_batch()
         return features.float().cpu()
 
@@ -88,7 +95,8 @@ def transformer_features(
         on_batch: called after each batch.
         trainer: arguments of Lightning's Trainer (accelerator, devices, precision, progress).
     """
-    module = TransformerFeatures(prior, latents, labels, timestep=timestep, blocks=blocks, on_batch=on_batch)
+    numbers: dict[str, Any] = {"timestep": timestep, "blocks": blocks, "batch_size": batch_size}
+    module = TransformerFeatures(prior, latents, labels, **numbers, on_batch=on_batch)
     positions: Any = torch.arange(len(latents))  # dataset enough for a loader
     found: Any = Trainer(**trainer).predict(module, DataLoader(positions, batch_size=batch_size))
     return torch.cat(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,11 @@ from manifoldgd.distill.classes import prior_labels
 from manifoldgd.distill.items import work_items
 from manifoldgd.distill.module import DistillModule, Synthesised, Targets
 from manifoldgd.distill.overgeneration import Overgeneration
-from manifoldgd.distill.synthesis import fixed_batches, synthesise
+from manifoldgd.distill.synthesis import Saving, fixed_batches, synthesise
 from manifoldgd.errors import under
 from manifoldgd.guidance import NoGuidance
 from manifoldgd.machine import Machine
+from manifoldgd.memory import AtOnce
 from manifoldgd.priors.prior import Prior
 from manifoldgd.progress import progress_bar
 from manifoldgd.report.card import set_card
@@ -96,7 +97,10 @@ def sample_set(
     steps = module.sampler.steps
     taken = module.start.remaining(steps)
     gradients = sum(judge.evaluations(steps, taken) for judge in judges)  # each about as long as a step
-    with progress_bar(title, len(own) * (taken + gradients), enabled=machine.progress) as advance:
+    with (
+        progress_bar(title, len(own) * (taken + gradients), enabled=machine.progress) as advance,
+        Saving() as saving,
+    ):
         module.on_step = lambda record: advance()
         module.on_evaluation = advance
         # Inference mode would forbid the gradients that energies are followed by.
@@ -104,9 +108,10 @@ def sample_set(
 
         def save(batch: Synthesised) -> None:
             nonlocal started
-            _save(writer, batch, module.targets, guided)
+            for image, place, facts in _described(batch, module.targets, guided):
+                saving(writer.save, image, **place, **facts)
             before, started = started, time.perf_counter()
-            writer.spend(started - before)
+            saving(writer.spend, started - before)
 
         synthesise(module, batches, save, trainer=trainer)
     ranks.barrier()
@@ -141,7 +146,10 @@ def _finish(
     writer.finish(ipc=ipc, facts=facts, card=set_card(dataset.name, dataset.class_names, ipc, facts))
 
 
-def _save(writer: SetWriter, batch: Synthesised, targets: Targets | None, guided: bool) -> None:
+def _described(
+    batch: Synthesised, targets: Targets | None, guided: bool
+) -> Iterator[tuple[Tensor, dict[str, int], dict[str, Any]]]:
+    """Each image of a batch, its place in the set and what the manifest says of it."""
     for row, item in enumerate(batch.items):
         facts: dict[str, Any] = {"prior_label": item.prior_label}
         if targets is not None:
@@ -149,7 +157,7 @@ def _save(writer: SetWriter, batch: Synthesised, targets: Targets | None, guided
         if targets is not None and guided:
             curves = {"ratio": _numbers(batch.ratios[row]), "kept": _numbers(batch.kept[row])}
             facts["guidance"] = {**curves, "runaway": int(batch.runaway[row])}
-        writer.save(batch.images[row], item.label, item.rank, **facts)
+        yield batch.images[row], {"label": item.label, "rank": item.rank}, facts
 
 
 def _prototype_facts(prototypes: PrototypeSet, label: int, rank: int) -> dict[str, int]:
@@ -232,10 +240,10 @@ def reconstruct(prior: Prior, images: Tensor, chunk: int = 64) -> Tensor:
 def decode_latents(prior: Prior, latents: Tensor, size: tuple[int, int], chunk: int = 64) -> Tensor:
     """``[n, C, H, W]`` scaled latents -> ``[n, C, *size]`` uint8 images."""
     device = prior.autoencoder.device
-    return torch.cat([prior.decode(part.to(device), size).cpu() for part in latents.split(chunk)])
+    return AtOnce(chunk, "decoding")(lambda part: prior.decode(part.to(device), size).cpu(), latents)
 
 
 def encode_images(prior: Prior, images: Tensor, chunk: int = 64) -> Tensor:
     """``[n, C, h, w]`` uint8 images -> ``[n, C, H, W]`` scaled latents."""
     device = prior.autoencoder.device
-    return torch.cat([prior.encode(part.to(device)).cpu() for part in images.split(chunk)])
+    return AtOnce(chunk, "encoding")(lambda part: prior.encode(part.to(device)).cpu(), images)

@@ -1,6 +1,9 @@
 """Synthesis: what an image depends on, what it does not, and what is left when a process is killed."""
 
 import dataclasses
+import errno
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -14,11 +17,13 @@ from manifoldgd.dataset import ImageDataset, in_memory_split
 from manifoldgd.diffusion import DDIM, DDPM
 from manifoldgd.distill.items import work_items
 from manifoldgd.distill.module import DistillModule
-from manifoldgd.distill.synthesis import fixed_batches, synthesise
+from manifoldgd.distill.synthesis import Saving, fixed_batches, synthesise
+from manifoldgd.errors import RunError
 from manifoldgd.guidance import ManifoldReleasedGuidance, NoGuidance
 from manifoldgd.pipeline import distillation
 from manifoldgd.pipeline.sets import reconstruct
 from manifoldgd.priors import load_prior
+from manifoldgd.priors.prior import Prior
 from manifoldgd.store.sets import SetWriter
 
 NAMES = tuple("0123456789")
@@ -185,6 +190,134 @@ def test_a_dit_lookalike_samples(dit_lookalike, tmp_path, guidance):
     all_channels = dataclasses.replace(dit, cfg_channels=4)
     other = make(tmp_path / "t", imagenet_like(), all_channels, guidance, sampler=DDPM(steps=4, cfg_scale=None))
     assert not torch.equal(made.images, other.images)
+
+
+OUT_OF_MEMORY = {
+    "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "processor": RuntimeError("[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: can't allocate memory"),
+}
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY.values(), ids=OUT_OF_MEMORY.keys())
+@pytest.mark.parametrize("method", ["denoise", "decode"])
+def test_what_does_not_fit_is_done_in_halves_to_the_same_bits(
+    prior, dataset, tmp_path, monkeypatch, capsys, error, method
+):
+    whole = make(tmp_path / "whole", dataset, prior, manifold())
+    rows, real = [], getattr(Prior, method)
+
+    def small(self, tensors, *more):
+        rows.append(len(tensors))
+        if len(tensors) > (8 if method == "denoise" else 4):  # the denoiser sees each image with its class and without
+            raise error
+        return real(self, tensors, *more)
+
+    monkeypatch.setattr(Prior, method, small)
+    made = make(tmp_path / "halves", dataset, prior, manifold())
+    assert torch.equal(made.images, whole.images)
+    # Of batches of 8, 8 and 4 images: tried once, and from there on in halves.
+    expected = [16, *[8] * (2 * 4 + 2 * 4 + 4)] if method == "denoise" else [8, 4, 4, 4, 4, 4]
+    assert rows == expected
+    assert capsys.readouterr().err.count("8 rows are more than memory holds; 4 at a time") == 1
+    assert contents(tmp_path / "halves") == contents(tmp_path / "whole")
+
+
+def test_a_row_that_does_not_fit_ends_the_run_in_one_line(prior, dataset, tmp_path, monkeypatch):
+    def full(*given):
+        raise OUT_OF_MEMORY["cuda"]
+
+    monkeypatch.setattr(type(mode()), "bind", lambda self, anchors: full)
+    with pytest.raises(RunError, match=r"^guidance: .* 8 images at once .*machine\.batch_size"):
+        make(tmp_path / "s", dataset, prior, mode())
+    monkeypatch.setattr(Prior, "denoise", full)
+    with pytest.raises(RunError, match=r"^sampling: a single row .* machine\.precision"):
+        make(tmp_path / "s", dataset, prior, NoGuidance(), guided=False)
+
+
+def test_large_images_are_decoded_fewer_at_a_time_than_sampled(prior):
+    def decoded_at_once(side):
+        module = DistillModule(prior, SAMPLER, NoGuidance(), None, image_size=(side, side), seed=0, at_once=64)
+        return module._decoded_at_once.rows
+
+    assert [decoded_at_once(side) for side in (8, 128, 256, 4096)] == [64, 64, 16, 1]
+
+
+def test_images_are_written_while_the_next_batch_is_sampled(prior, dataset, tmp_path, monkeypatch):
+    """Writing waits for the next batch's first step: were it not beside it, neither would ever go on."""
+    sampled, save, denoise = threading.Event(), SetWriter.save, Prior.denoise
+    steps = []
+
+    def counted(self, *given):
+        steps.append(given)
+        if len(steps) > SAMPLER.steps:
+            sampled.set()
+        return denoise(self, *given)
+
+    def patient(self, *args, **facts):
+        assert sampled.wait(timeout=60)
+        save(self, *args, **facts)
+
+    monkeypatch.setattr(Prior, "denoise", counted)
+    monkeypatch.setattr(SetWriter, "save", patient)
+    made = make(tmp_path / "s", dataset, prior, NoGuidance(), guided=False)
+    assert len(made.images) == 20
+
+
+class TestSaving:
+    def test_is_in_order_and_done_when_the_block_ends(self):
+        done = []
+        with Saving() as saving:
+            for number in range(100):
+                saving(done.append, number)
+        assert done == list(range(100))
+
+    def test_a_failure_reaches_who_saves_and_nothing_after_it_is_done(self):
+        done = []
+
+        def save(number):
+            if number == 3:
+                raise OSError(errno.ENOSPC, "No space left on device", "set/0.png")
+            done.append(number)
+
+        with pytest.raises(OSError, match="No space left"), Saving() as saving:  # noqa: PT012
+            for number in range(1000):
+                saving(save, number)
+        assert done == [0, 1, 2]
+
+    def test_it_waits_where_too_much_is_left(self, monkeypatch):
+        monkeypatch.setattr("manifoldgd.distill.synthesis.SAVES_LEFT", 2)
+        go, done = threading.Event(), []
+        with Saving() as saving:
+            for number in range(2):
+                saving(lambda number: (go.wait(60), done.append(number)), number)
+            assert done == []
+            threading.Timer(0.05, go.set).start()
+            saving(done.append, 2)
+            assert done[:1] == [0]
+        assert done == [0, 1, 2]
+
+    def test_an_error_of_the_block_keeps_what_was_given_and_is_the_one_told(self):
+        done = []
+
+        def fails():
+            raise OSError("later")
+
+        with pytest.raises(RunError, match="first"), Saving() as saving:  # noqa: PT012
+            saving(done.append, 0)
+            saving(fails)
+            raise RunError("first")
+        assert done == [0]
+
+    def test_a_stop_waits_for_a_moment_only(self, monkeypatch):
+        monkeypatch.setattr("manifoldgd.distill.synthesis.GRACE_SECONDS", 0.05)
+        done, started = [], time.monotonic()
+        with pytest.raises(Killed), Saving() as saving:  # noqa: PT012
+            for number in range(200):
+                saving(lambda number: (time.sleep(0.02), done.append(number)), number)
+            raise Killed
+        assert time.monotonic() - started < 2
+        assert done == list(range(len(done)))
+        assert 0 < len(done) < 200
 
 
 def test_fixed_batches_do_not_depend_on_what_is_done():

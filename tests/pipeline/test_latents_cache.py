@@ -20,6 +20,7 @@ from manifoldgd.data import digits
 from manifoldgd.errors import UserError
 from manifoldgd.pipeline import latents
 from manifoldgd.priors import load_prior
+from manifoldgd.priors.prior import Prior
 from manifoldgd.prototypes import Divisive, Random, RawLatents
 from manifoldgd.store import rows
 from manifoldgd.store.cache import cached_latents
@@ -52,6 +53,24 @@ def test_the_second_run_encodes_nothing(dataset, prior, encoded, tmp_path):
     assert cached
     assert torch.equal(again.latents, encoded.latents)
     assert again.key == encoded.key
+
+
+def test_images_that_do_not_fit_are_encoded_in_halves_to_the_same_bits(
+    dataset, prior, encoded, tmp_path, monkeypatch, capsys
+):
+    rows, real = [], Prior.encode
+
+    def small(self, images):
+        rows.append(len(images))
+        if len(images) > 20:
+            raise torch.OutOfMemoryError("out of memory")
+        return real(self, images)
+
+    monkeypatch.setattr(Prior, "encode", small)
+    other, _ = latents.encode(dataset, prior, cpu(), tmp_path / "other")
+    assert torch.equal(other.latents, encoded.latents)
+    assert rows == [60, 30, 15, 15, 15, 15]
+    assert capsys.readouterr().err.count("\n") == 2
 
 
 def test_batch_size_changes_nothing_beyond_rounding(dataset, prior, encoded, tmp_path):
