@@ -6,6 +6,8 @@ import ctypes
 import importlib
 import importlib.metadata
 import logging
+import os
+import shutil
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,6 +53,7 @@ class Machine:
     progress: bool
     devices: Devices
     nodes: Devices
+    compile: bool  # the denoiser and students, by torch.compile: other kernels round otherwise
     neighbours: Backend | None = None  # None: FAISS where it is installed, else exact; the same ones are found
 
     def __post_init__(self) -> None:
@@ -77,7 +80,12 @@ class Machine:
                 f"{value} needs a CUDA device, got {self.device.type}; set bf16-mixed or {SINGLE}",
                 key=key,
             )
-
+        require(
+            not self.compile or shutil.which(os.environ.get("CXX", "g++")) is not None,
+            f"needs a C++ compiler, and {os.environ.get('CXX', 'g++')} is not on the PATH; install it, name another in "
+            "the environment variable CXX, or set it to false",
+            key="compile",
+        )
         if self.neighbours is not None and self.neighbours != "exact":
             faiss_library(gpu=self.neighbours == "faiss-gpu", key="neighbours")
 

@@ -110,7 +110,7 @@ def test_a_run_on_two_devices_makes_the_files_of_one(tiny_prior, tmp_path, capfd
 
 def test_a_number_of_processes_that_was_not_started(monkeypatch):
     numbers = {"accelerator": "cpu", "precision": "32-true", "student_precision": "32-true"}
-    numbers |= {"batch_size": 1, "threads": 1, "progress": False}
+    numbers |= {"batch_size": 1, "compile": False, "threads": 1, "progress": False}
     with pytest.raises(UserError, match=r"^nodes: .*srun --ntasks-per-node=2"):
         Machine(**numbers, devices=2, nodes=2).launches()
     for name, value in zip(ranks.TORCHRUN, ("0", "3", "0", "127.0.0.1", "1"), strict=True):

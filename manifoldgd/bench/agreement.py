@@ -122,6 +122,7 @@ def machine(device: torch.device) -> Machine:
         threads=None,
         devices=1,
         nodes=1,
+        compile=False,
         progress=False,
         precision="32-true",
         student_precision="32-true",

@@ -192,17 +192,23 @@ class Setup:
         else:
             keys += ["reconstruct"] + (["prior"] if self.needs_prior else [])
         whole: Any = OmegaConf.to_container(self.config, resolve=True)
-        return as_recorded({key: whole[key] for key in keys}) | self._set_precisions
+        return as_recorded({key: whole[key] for key in keys}) | self._set_rounding
 
     @property
-    def _set_precisions(self) -> dict[str, str]:
-        """What the set was computed in, where that is not single precision."""
+    def _set_rounding(self) -> dict[str, Any]:
+        """What the set was computed in, where that is not single precision by torch's own kernels."""
         random_networks = self.guided and any(judge.random_networks for judge in judges_in(self.guidance))
         asked = {"precision": self.needs_prior, "student_precision": random_networks}  # they run in the students'
-        return self._not_single(*(name for name, used in asked.items() if used))
+        compiled = self.compiled if self.needs_prior else {}
+        return self._not_single(*(name for name, used in asked.items() if used)) | compiled
 
     def _not_single(self, *names: str) -> dict[str, str]:
         return {name: self.config.machine[name] for name in names if self.config.machine[name] != SINGLE}
+
+    @property
+    def compiled(self) -> dict[str, bool]:
+        """That networks were compiled, where they were: a compiler's kernels round in another order."""
+        return {"compile": True} if self.machine.compile else {}
 
     @property
     def made_of(self) -> dict[str, Any]:
@@ -238,7 +244,7 @@ class Setup:
             protocol.pop("test_cover", None)
         keys = ["dataset", "student", "student_seeds"]
         keys += ["embedding"] if self.config.measures and not self.embeds_as_ever else []
-        return {key: whole[key] for key in keys} | self._not_single("student_precision")
+        return {key: whole[key] for key in keys} | self._not_single("student_precision") | self.compiled
 
     @property
     def embeds_as_ever(self) -> bool:

@@ -120,6 +120,7 @@ def train_students(
                 accelerator=machine.accelerator,
                 logger=logger_of(seed),
                 precision=machine.student_precision,
+                compile=machine.compile,
             )
             write_json(file, asdict(result) | origin)
     ranks.barrier()

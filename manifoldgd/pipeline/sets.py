@@ -79,6 +79,8 @@ def sample_set(
     if complete:
         return load_set(folder)
     module.prior.hold(machine.precision)
+    if machine.compile:
+        module.prior.network.compile()  # in place: its weights stay where they are, under their names
     labels = match_classes(dataset, module.prior)
     text = module.prior.text
     prompts = None if text is None else [len(text.texts[name]) for name in dataset.class_names]

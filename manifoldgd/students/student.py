@@ -206,6 +206,7 @@ class Student:
         accelerator: str = "auto",
         logger: Logger | Literal[False] = False,
         precision: str = "32-true",
+        compile: bool = False,
     ) -> StudentResult:
         """Train on one set, test on another. Equal arguments give equal bits on a CPU with the same thread count.
 
@@ -229,6 +230,7 @@ class Student:
             logger: Gets what ``on_epoch`` gets, under ``student/<seed>/``.
             precision: Of training, as for ``lightning.Trainer``; ``bf16-mixed`` rounds the convolutions' inputs and
                 outputs, and is judged with the same rounding.
+            compile: Have torch compile the network: minutes at first, then fewer and other kernels. Their bits differ.
 
         Raises:
             UserError: See :meth:`check`.
@@ -239,6 +241,8 @@ class Student:
         shape = _shape(train_images)
         epochs = self.protocol.epochs_for(ipc, num_classes)
         network = self.network(shape, num_classes, seed=seed)
+        if compile:
+            network.compile()
         cover = Fraction(self.protocol.test_cover)
         judge = Judge(network, Pixels(tuple(mean), tuple(std)), self.input_shape(shape)[1:], cover, precision)
         watch = Watch(judge, test, epochs, self.protocol.evaluated_epochs(epochs), seed, on_epoch)

@@ -156,14 +156,19 @@ def test_students_join_those_that_a_folder_holds(monkeypatch, tiny_prior, shared
     assert quick("run", tiny_prior, shared_cache, folder, "guidance=none", "student.width=9") == 2  # another student
 
 
-@pytest.mark.parametrize("key", ["precision", "student_precision"])
-def test_results_of_two_precisions_do_not_share_a_folder(capsys, tiny_prior, shared_cache, tmp_path, key):
+@pytest.mark.parametrize(
+    ("key", "value"), [("precision", "bf16-mixed"), ("student_precision", "bf16-mixed"), ("compile", True)]
+)
+def test_results_of_two_precisions_do_not_share_a_folder(
+    capsys, monkeypatch, tiny_prior, shared_cache, tmp_path, key, value
+):
+    monkeypatch.setenv("CXX", "true")  # a compiler is asked for and not reached
     folder = tmp_path / "out"
     chosen = ("guidance=none", "measures=false")
     assert quick("run", tiny_prior, shared_cache, folder, *chosen) == 0
     before = (folder / "result.json").read_text()
-    assert quick("run", tiny_prior, shared_cache, folder, *chosen, f"machine.{key}=bf16-mixed") == 2
-    assert f"(different: {key} is None there, 'bf16-mixed' here)" in capsys.readouterr().err
+    assert quick("run", tiny_prior, shared_cache, folder, *chosen, f"machine.{key}={value}") == 2
+    assert f"(different: {key} is None there, {value!r} here)" in capsys.readouterr().err
     assert (folder / "result.json").read_text() == before
 
 

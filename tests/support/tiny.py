@@ -57,6 +57,7 @@ def cpu(**changes):
         "progress": False,
         "devices": 1,
         "nodes": 1,
+        "compile": False,
     }
     machine = Machine(**numbers | changes)
     machine.prepare()
