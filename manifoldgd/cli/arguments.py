@@ -7,10 +7,12 @@ import math
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
@@ -32,6 +34,7 @@ CHOICES = {
 SHOWING = ("--help", "--hydra-help", "--cfg", "--info")  # print something and run nothing
 DRY_RUN = "--dry-run"
 LONGEST_RANGE = 100_000  # jobs
+SCHEDULER = "scheduler/scheduler_config.json"
 FLOW_SCHEDULER = "FlowMatchEulerDiscreteScheduler"  # of diffusers, which a prior that is a flow names
 
 
@@ -134,7 +137,8 @@ def parse(words: Sequence[str]) -> list[Override]:
 def with_own_priors(words: Sequence[str], conf: Path) -> list[str]:
     """Words of a command line, ``prior=FOLDER`` and ``prior=owner/name`` as the two overrides that mean it.
 
-    A folder that says of itself that it holds a flow is sampled by ``sampler=euler`` where no sampler is given.
+    A folder that says of itself that it holds a flow is sampled by ``sampler=euler`` where no sampler is given, and so
+    is a repository of the hub that lies in its cache.
     """
     found = []
     for word in words:
@@ -145,16 +149,24 @@ def with_own_priors(words: Sequence[str], conf: Path) -> list[str]:
             found += ["prior=folder", override("prior.path", value)]
         else:
             found.append(word)
-    paths = [word.partition("=")[2].strip("'\"") for word in found if word.startswith("prior.path=")]
-    sampled = any(word.partition("=")[0] == "sampler" for word in found)
-    return [*found, "sampler=euler"] if paths and not sampled and _holds_a_flow(paths[-1]) else found
+    given = {word.partition("=")[0]: word.partition("=")[2].strip("'\"") for word in found}
+    flow = "sampler" not in given and _holds_a_flow(given.get("prior.path", ""), given.get("prior.revision"))
+    return [*found, "sampler=euler"] if flow else found
 
 
-def _holds_a_flow(path: str) -> bool:
-    """Whether ``path`` is the folder of a flow; what is wrong with it is said later."""
+def _holds_a_flow(path: str, revision: str | None) -> bool:
+    """Whether ``path`` is the folder of a flow, or a repository whose files are there; what is wrong is said later."""
+    folder = Path(path).expanduser()
+    file: Any = folder / SCHEDULER
+    if not folder.is_dir() and path.count("/") == 1:
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        with suppress(HFValidationError):
+            file = try_to_load_from_cache(path, SCHEDULER, revision=revision)
     try:
-        scheduler = json.loads((Path(path).expanduser() / "scheduler" / "scheduler_config.json").read_text("utf-8"))
-    except (OSError, ValueError):
+        scheduler = json.loads(Path(file).read_text("utf-8"))
+    except (OSError, ValueError, TypeError):  # not a path where the cache knows nothing of it
         return False
     return isinstance(scheduler, dict) and scheduler.get("_class_name") == FLOW_SCHEDULER
 

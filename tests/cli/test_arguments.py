@@ -1,5 +1,6 @@
 """Command lines as Hydra's users type them: options anywhere, quotes, ranges, sweeps and folders of their own."""
 
+import json
 import shlex
 from pathlib import Path
 
@@ -234,3 +235,30 @@ def test_a_folder_or_hub_id_may_stand_where_the_word_of_a_prior_does(tmp_path, m
     assert compose(["prior=someone/prior"]).values.prior.path == "someone/prior"
     plain = ["prior=digits", "prior=unknown", "prior.path=my prior", "ipc=3"]  # a member's word stays one
     assert with_own_priors(plain, conf_dir()) == plain
+
+
+def test_a_flow_in_the_hub_s_cache_is_sampled_by_euler_unasked(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    from manifoldgd.cli.compose import compose
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name, scheduler in (("flow", "FlowMatchEulerDiscreteScheduler"), ("diffusion", "DDPMScheduler")):
+        place = tmp_path / "hub" / f"models--someone--{name}"
+        (place / "refs").mkdir(parents=True)
+        (place / "refs" / "main").write_text("c0ffee")
+        folder = place / "snapshots" / "c0ffee" / "scheduler"
+        folder.mkdir(parents=True)
+        (folder / "scheduler_config.json").write_text(json.dumps({"_class_name": scheduler}))
+    for words, target in (
+        (["prior=someone/flow"], "Euler"),
+        (["prior=folder", "prior.path=someone/flow"], "Euler"),
+        (["prior=someone/flow", "prior.revision=c0ffee"], "Euler"),
+        (["prior=someone/flow", "prior.revision=another"], "DDPM"),  # not there: the run will say what it is
+        (["prior=someone/flow", "sampler=ddim"], "DDIM"),
+        (["prior=someone/diffusion"], "DDPM"),
+        (["prior=someone/unknown"], "DDPM"),
+        (["prior=not--an/id"], "DDPM"),
+    ):
+        assert compose(words).values.sampler._target_.endswith(target), words
