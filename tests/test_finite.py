@@ -20,10 +20,12 @@ from manifoldgd.errors import RunError
 from manifoldgd.finite import NotFinite, check_finite, row_sums
 from manifoldgd.guidance import NoGuidance
 from manifoldgd.pipeline import latents, sets
+from manifoldgd.pipeline.sets import ran_away
 from manifoldgd.pipeline.spaces import FeatureTable
 from manifoldgd.priors import load_prior
 from manifoldgd.priors.prior import Prior
 from manifoldgd.randomness import RowKey, RowNoise
+from manifoldgd.report.run import runaway_sentence
 from manifoldgd.store.sets import load_set
 from manifoldgd.students import train_classifier
 from manifoldgd.students.recipe import STANDARD
@@ -174,14 +176,29 @@ def test_what_is_finished_stays_and_the_same_command_continues(capsys, monkeypat
     assert torch.equal(load_set(tmp_path / "o").images, load_set(tmp_path / "whole").images)
 
 
+def test_a_pull_that_is_too_strong_is_told_from_a_prior_that_knows_little():
+    calm, grown, at_once = [0.5, 0.7, 0.9, None], [None, 0.8, 3.0, 1e8], [None, 5.0, 30.0, 2.0]
+    curves = [
+        {"ratio": calm, "runaway": 0},
+        {"ratio": grown, "runaway": 2},
+        {"ratio": at_once, "runaway": 2},
+        {"ratio": calm},
+    ]
+    assert ran_away(curves) == (2, 1)
+    assert runaway_sentence(2, 0, 4).endswith("the noise; lower guidance.scale")
+    assert "1 at the first pull" in runaway_sentence(2, 1, 4)
+
+
 def test_images_that_ran_away_are_counted_shown_and_warned_of(capsys, tiny_prior, shared_cache, tmp_path):
     keys = ("guidance=mode", "guidance.scale=30", "sampler.steps=6", "measures=false")
     assert quick("run", tiny_prior, shared_cache, tmp_path / "o", *keys) == 0
     sentence = f"10 of 10 images ran away: at some step guidance moved them by more than {RUNAWAY:g} times the noise"
-    assert f"manifoldgd: warning: {sentence}; lower guidance.scale\n" in capsys.readouterr().err
+    remedy = "10 at the first pull, so far from the images is what the prior predicts: train it longer, or lower guid"
+    assert f"manifoldgd: warning: {sentence}; {remedy}ance.scale\n" in capsys.readouterr().err
     rows = load_set(tmp_path / "o").manifest["images"]
     assert all(1 <= row["guidance"]["runaway"] <= 6 for row in rows)
-    assert json.loads((tmp_path / "o" / "metrics.json").read_text())["guidance"]["runaway"] == 10
+    guidance = json.loads((tmp_path / "o" / "metrics.json").read_text())["guidance"]
+    assert guidance["runaway"] == guidance["runaway_at_once"] == 10
     assert sentence in (tmp_path / "o" / "report.html").read_text()
     assert (
         quick("run", tiny_prior, shared_cache, tmp_path / "calm", *keys[2:], "guidance=mode", "guidance.scale=1e-3")

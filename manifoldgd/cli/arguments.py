@@ -149,8 +149,8 @@ def with_own_priors(words: Sequence[str], conf: Path) -> list[str]:
             found += ["prior=folder", override("prior.path", value)]
         else:
             found.append(word)
-    given = {word.partition("=")[0]: word.partition("=")[2].strip("'\"") for word in found}
-    flow = "sampler" not in given and _holds_a_flow(given.get("prior.path", ""), given.get("prior.revision"))
+    values = {word.partition("=")[0]: word.partition("=")[2].strip("'\"") for word in found}
+    flow = "sampler" not in values and _holds_a_flow(values.get("prior.path", ""), values.get("prior.revision"))
     return [*found, "sampler=euler"] if flow else found
 
 

@@ -21,6 +21,7 @@ from manifoldgd.estimates import Estimate, estimate
 from manifoldgd.machine import Machine
 from manifoldgd.metrics import set_metrics
 from manifoldgd.pipeline.classifiers import embedding_network, teacher_of
+from manifoldgd.pipeline.sets import ran_away
 from manifoldgd.provenance import code_version, hardware
 from manifoldgd.randomness import generator
 from manifoldgd.store.classifiers import is_saved, save_student
@@ -344,8 +345,10 @@ def guidance_steps(distilled: DistilledSet) -> dict[str, Any] | None:
         for name in ("ratio", "kept")
     )
     steps = ratio.shape[1]
+    runaway, at_once = ran_away(curves)
     return {
-        "runaway": sum(bool(curve.get("runaway")) for curve in curves),  # images; sets of older versions do not say
+        "runaway": runaway,
+        "runaway_at_once": at_once,
         "steps": [
             {"index": steps - 1 - step, **_spread("ratio", ratio[:, step]), **_spread("kept", kept[:, step])}
             for step in range(steps)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from manifoldgd import ranks
 from manifoldgd.artifacts import DistilledSet, PrototypeSet
 from manifoldgd.data.imagenet import names_by_wnid
 from manifoldgd.dataset import ImageDataset
+from manifoldgd.diffusion.loop import RUNAWAY
 from manifoldgd.diffusion.protocol import judges_in
 from manifoldgd.distill.classes import prior_labels
 from manifoldgd.distill.items import work_items
@@ -143,9 +144,21 @@ def _finish(
     if text is not None:
         facts["prompts"] = {name: list(text.texts[name]) for name in dataset.class_names}
     facts["seconds"] = {**facts.get("seconds", {}), "distill": round(writer.seconds, 2)}
-    if runaway := sum(bool(row.get("guidance", {}).get("runaway")) for row in writer.rows.values()):
-        print(f"manifoldgd: warning: {runaway_sentence(runaway, len(writer.rows))}", file=sys.stderr)
+    runaway, at_once = ran_away(row.get("guidance", {}) for row in writer.rows.values())
+    if runaway:
+        print(f"manifoldgd: warning: {runaway_sentence(runaway, at_once, len(writer.rows))}", file=sys.stderr)
     writer.finish(ipc=ipc, facts=facts, card=set_card(dataset.name, dataset.class_names, ipc, facts))
+
+
+def ran_away(curves: Iterable[Mapping[str, Any]]) -> tuple[int, int]:
+    """How many images ran away, and how many of them at the first pull, where none before can have been too strong.
+
+    Args:
+        curves: ``guidance`` of each image, as a manifest holds it; older ones do not say.
+    """
+    away = [curve for curve in curves if curve.get("runaway")]
+    first = [next((each for each in curve["ratio"] if each is not None), 0.0) for curve in away]
+    return len(away), sum(each > RUNAWAY for each in first)
 
 
 def _described(

@@ -100,11 +100,12 @@ def write_run_report(
         Section("Where the images lie among the real ones", [] if latents is None else _maps(latents, names)),
         Section("Measures of the set", list(_measures(result.get("set_metrics") or {}, result.get("embedding")))),
     ]
-    runaway = (result.get("guidance") or {}).get("runaway")
+    guidance = result.get("guidance") or {}
+    runaway, at_once = guidance.get("runaway", 0), guidance.get("runaway_at_once", 0)  # older ones hold neither
     page = Page(
         title=f"{result['dataset']}: {result['method']}, {_images(result['ipc'])} a class",
         subtitle=_subtitle(result),
-        notices=[f"{runaway_sentence(runaway, result['num_images'])}."] if runaway else [],
+        notices=[f"{runaway_sentence(runaway, at_once, result['num_images'])}."] if runaway else [],
         key_figures=list(_key_figures(result, records, references)),
         sections=[section for section in sections if section.blocks],
         config=config_text,
@@ -115,11 +116,21 @@ def write_run_report(
     return Path(folder) / PAGE
 
 
-def runaway_sentence(images: int, of: int) -> str:
-    """What to make of images whose guidance was beyond :data:`RUNAWAY` times the noise at some step."""
+def runaway_sentence(images: int, at_once: int, of: int) -> str:
+    """What to make of images whose guidance was beyond :data:`RUNAWAY` times the noise at some step.
+
+    Args:
+        images: how many.
+        at_once: how many of them at the first pull.
+        of: images in all.
+    """
+    remedy = "lower guidance.scale"
+    if at_once:
+        cause = f"{at_once} at the first pull, so far from the images is what the prior predicts"
+        remedy = f"{cause}: train it longer, or {remedy}"
     return (
         f"{images} of {of} images ran away: at some step guidance moved them by more than {RUNAWAY:g} times the noise; "
-        "lower guidance.scale"
+        f"{remedy}"
     )
 
 
