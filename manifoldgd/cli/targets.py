@@ -43,6 +43,7 @@ REGISTERED = {
     "reading": _of("store.set_reading", "Reading"),
     "clusterer": _of("prototypes", "Divisive", "LevelWise", "KMeans", "Agglomerative", "Random"),
     "coordinates": _of("guidance", "NeighbourhoodCoordinates"),
+    "residual": _of("guidance", "PixelResidual"),
     "representative": _of("prototypes", "MeanOfNearest"),
     "space": _of(
         "prototypes", "RawLatents", "PooledLatents", "PrincipalComponents", "DenoiserFeatures", "ClassifierEmbedding"

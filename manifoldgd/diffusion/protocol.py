@@ -102,6 +102,14 @@ Together = Literal["class", "set"]  # images whose rows need to stand in one bat
 RealSide = TypeVar("RealSide", contravariant=True)  # manifoldgd.set_guidance.descent.RealSide
 
 
+class Residual(Protocol):
+    """What a guidance of sets changes in images that are decoded already."""
+
+    def __call__(self, images: Tensor, energy: SetEnergy) -> Tensor:
+        """uint8 ``[B, C, h, w]`` and an energy of pixels in [-1, 1] in place of latents -> uint8."""
+        ...
+
+
 class SetGuidance(Guidance, Protocol[RealSide]):
     """A guidance of many images at once, which follows ``anchors.energy``."""
 
@@ -122,3 +130,9 @@ def judges_in(guidance: Guidance) -> tuple[SetGuidance, ...]:
     """What judges sets in a guidance: itself, or those of its parts that do."""
     inner = tuple(judge for part in getattr(guidance, "parts", ()) for judge in judges_in(part))
     return (cast(SetGuidance, guidance), *inner) if getattr(guidance, "judges_sets", False) else inner
+
+
+def residuals_in(guidance: Guidance) -> tuple[Residual, ...]:
+    """What the guidances of sets in a guidance still change in decoded images."""
+    found = (getattr(judge, "residual", None) for judge in judges_in(guidance))
+    return tuple(residual for residual in found if residual is not None)

@@ -13,7 +13,7 @@ from torch import Tensor
 from manifoldgd.artifacts import LatentSet, PrototypeSet
 from manifoldgd.diffusion.cfg import ClassifierFreeGuidance, InParts
 from manifoldgd.diffusion.loop import StepRecord, sample
-from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, EnergyOf, Guidance, SetEnergy
+from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, EnergyOf, Guidance, SetEnergy, residuals_in
 from manifoldgd.diffusion.samplers import Sampler
 from manifoldgd.diffusion.start import PURE_NOISE, Origin, Start
 from manifoldgd.distill.items import WorkItem
@@ -157,7 +157,7 @@ class DistillModule(LightningModule):
                 f"guidance: what it needs of {len(items)} images at once is more than memory holds; lower "
                 "machine.batch_size, or guidance.neighbourhood or what else the guidance takes many of"
             ) from error
-        return Synthesised(items, self._images(items, latents), *_curves(records))
+        return Synthesised(items, self._refined(items, self._images(items, latents)), *_curves(records))
 
     def _images(self, items: list[WorkItem], latents: Tensor) -> Tensor:
         try:
@@ -169,6 +169,17 @@ class DistillModule(LightningModule):
                 "Images finished before are kept"
             ) from None
 
+    def _refined(self, items: list[WorkItem], images: Tensor) -> Tensor:
+        """The images with what a guidance of sets still changes in them: the energy sees pixels as they are."""
+        if self.energy_of is not None:
+            for residual in residuals_in(self.guidance):
+                energy = self._counted(self.energy_of(lambda pixels: pixels, self._labels(items)))
+                images = residual(images.to(self.device), energy).cpu()
+        return images
+
+    def _labels(self, items: list[WorkItem]) -> Tensor:
+        return torch.tensor([item.label for item in items]).to(self.device)
+
     def _origin(self, items: list[WorkItem]) -> Origin | None:
         if self.targets is None or not self.start.from_prototype:
             return None
@@ -179,8 +190,8 @@ class DistillModule(LightningModule):
             return None
         anchors = self.targets.anchors(items, self.device)
         if self.energy_of is not None:
-            labels = torch.tensor([item.label for item in items]).to(self.device)
-            anchors = replace(anchors, energy=self._counted(self.energy_of(self._decode, labels)))
+            energy = self.energy_of(self._decode, self._labels(items))
+            anchors = replace(anchors, energy=self._counted(energy))
         return self.guidance.bind(anchors)
 
     def _counted(self, energy: SetEnergy) -> SetEnergy:

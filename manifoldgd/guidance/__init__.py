@@ -20,6 +20,7 @@ OF_SETS = (
     "DenoiserFeatureGuidance",
     "MatchingGuidance",
     "NeighbourhoodCoordinates",
+    "PixelResidual",
     "RegressionGuidance",
     "RepulsionGuidance",
     "TransportGuidance",

@@ -175,7 +175,7 @@ class CombinedGuidance(_Composed):
         return lambda step: _added([pull for each in bound if (pull := each(step)) is not None])
 
 
-PACE = ("rate", "inner_steps", "t_start", "scale", "t_stop")  # how fast an energy is followed, and when
+PACE = ("rate", "inner_steps", "t_start", "scale", "t_stop", "coordinates", "residual")  # how an energy is followed
 
 
 def _same_energy(one: Guidance, other: Guidance) -> bool:

@@ -5,6 +5,7 @@ from manifoldgd.set_guidance.denoiser import DenoiserFeatureGuidance
 from manifoldgd.set_guidance.matching import MatchingGuidance
 from manifoldgd.set_guidance.regression import AugmentedRegressionGuidance, RegressionGuidance
 from manifoldgd.set_guidance.repulsion import RepulsionGuidance
+from manifoldgd.set_guidance.residual import PixelResidual
 from manifoldgd.set_guidance.transport import TransportGuidance
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "DenoiserFeatureGuidance",
     "MatchingGuidance",
     "NeighbourhoodCoordinates",
+    "PixelResidual",
     "RegressionGuidance",
     "RepulsionGuidance",
     "TransportGuidance",

@@ -110,16 +110,31 @@ def gradient_of(energy: SetEnergy, x0: Tensor, draw: int) -> Tensor:
 
 
 @dataclass
+class Adam:
+    """Directions of Adam (Kingma & Ba 2015, algorithm 1), without its rate."""
+
+    count: int = 0  # gradients taken
+    first: Tensor | float = 0.0
+    second: Tensor | float = 0.0
+
+    def __call__(self, gradient: Tensor) -> Tensor:
+        """The direction that goes up, about one in each coordinate, from the next gradient of any shape."""
+        self.count += 1
+        self.first = BETAS[0] * self.first + (1 - BETAS[0]) * gradient
+        self.second = BETAS[1] * self.second + (1 - BETAS[1]) * gradient.square()
+        mean = self.first / (1 - BETAS[0] ** self.count)
+        return mean / ((self.second / (1 - BETAS[1] ** self.count)).sqrt() + EPS)
+
+
+@dataclass
 class _BoundDescent:
     """Adam's averages live as long as the batch: the denoising steps continue one descent."""
 
     method: Descent
     energy: SetEnergy | None  # None where the rate is 0
     coordinates: BoundCoordinates | None = None
-    count: int = 0  # gradient steps done
+    adam: Adam = field(default_factory=Adam)
     total: int = 0  # gradient steps of the batch, known at the first
-    first: Tensor | float = field(default=0.0)
-    second: Tensor | float = field(default=0.0)
 
     def __call__(self, step: Step) -> Pull | None:
         method, energy = self.method, self.energy
@@ -129,20 +144,12 @@ class _BoundDescent:
         self.total = self.total or (step.index + 1) * method.inner_steps
         x0 = step.x0
         for _ in range(method.inner_steps):
-            rate = method.rate_at(self.count / self.total)
-            gradient = gradient_of(energy, x0, self.count)
+            rate = method.rate_at(self.adam.count / self.total)
+            gradient = gradient_of(energy, x0, self.adam.count)
             if self.coordinates is None:
-                direction = self._direction(gradient)
+                direction = self.adam(gradient)
             else:
-                direction = self._direction(self.coordinates.gradient(gradient))
+                direction = self.adam(self.coordinates.gradient(gradient))
                 direction = self.coordinates.moved(direction, x0.shape)
             x0 = x0 - rate * direction
         return Pull(scaled=None, plain=None, kept=None, clean=x0 - step.x0)
-
-    def _direction(self, gradient: Tensor) -> Tensor:
-        """Adam (Kingma & Ba 2015, algorithm 1) without its rate."""
-        self.count += 1
-        self.first = BETAS[0] * self.first + (1 - BETAS[0]) * gradient
-        self.second = BETAS[1] * self.second + (1 - BETAS[1]) * gradient.square()
-        mean = self.first / (1 - BETAS[0] ** self.count)
-        return mean / ((self.second / (1 - BETAS[1] ** self.count)).sqrt() + EPS)

@@ -21,6 +21,7 @@ from manifoldgd.machine import half_precision
 from manifoldgd.randomness import generator
 from manifoldgd.ranges import Million, Range, Seed, Width, checked
 from manifoldgd.set_guidance.descent import Descent, OnStep, RealSide
+from manifoldgd.set_guidance.residual import PixelResidual
 from manifoldgd.students.augmentation import Augmentation
 from manifoldgd.students.convnets import ConvNet
 from manifoldgd.students.network import ImageShape
@@ -179,13 +180,25 @@ class NetworkDescent(Descent):
         real_per_class: real images of each class that the energy knows, >= 1.
         pool_seed: of the draw of networks and real images. ``None`` is one draw that sets of all seeds share, so that
             the spread between them leaves out what another draw would change.
+        residual: what is still changed in the decoded images by the same energy; ``None`` for nothing.
     """
 
     networks: Annotated[int, Range("[1, 1000]")]  # all are held in memory
     width: Width
     real_per_class: Million
     pool_seed: Seed | None
+    residual: PixelResidual | None = None
     random_networks: ClassVar[bool] = True
+
+    @property
+    def judges_sets(self) -> bool:
+        """Without a rate and a residual there is no energy."""
+        return self.rate > 0 or self.residual is not None
+
+    def evaluations(self, steps: int, taken: int) -> int:
+        """With those of the residual."""
+        latent = super().evaluations(steps, taken) if self.rate > 0 else 0
+        return latent + (0 if self.residual is None else self.residual.steps)
 
     def pool(self, real: RealSide) -> RandomNetworks:
         """The networks, for images of the dataset and on the device; they are students that never train."""
