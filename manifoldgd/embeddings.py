@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from manifoldgd.errors import UserError, require
 from manifoldgd.files import content_hash
 from manifoldgd.finite import check_finite
-from manifoldgd.students.training import centre_view
+from manifoldgd.students.inference import centre_view
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in [0, 1]
 AT_ONCE = 50  # images in the network

@@ -20,6 +20,7 @@ from manifoldgd.cli import commands, components
 from manifoldgd.cli.compose import Config, compose
 from manifoldgd.cli.setup import MANY_IN_A_FOLDER, Setup
 from manifoldgd.cli.targets import allowing
+from manifoldgd.cli.used import check_keys
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.diffusion.protocol import Guidance
 from manifoldgd.diffusion.samplers import Sampler
@@ -75,7 +76,7 @@ def run(config: Config) -> Judged:
         RunError: numbers stopped being finite; what was finished is kept.
     """
     with allowing(config.allowed):
-        commands.check_keys("run", config)
+        check_keys("run", config)
         return commands.run(Setup("run", config))
 
 

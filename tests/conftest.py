@@ -135,15 +135,14 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Replaces what is run for the cells of a study; returns the function that says by what. No figures are drawn."""
     from fake_cells import fake_job
 
-    from manifoldgd.cli import study
-    from manifoldgd.study import run
+    from manifoldgd.study import rendering, run
     from manifoldgd.study.rendering import write_texts
 
     def numbers_only(folder: Path, result: TableResult, *, scores: bool) -> str:
         write_texts(folder, result, scores=scores)
         return ""
 
-    monkeypatch.setattr(study, "write_table", numbers_only)
+    monkeypatch.setattr(rendering, "write_table", numbers_only)
 
     def use(scripts: dict[str, str] | None = None, **how: Any) -> None:
         monkeypatch.setattr(run, "job_of", fake_job(scripts, **how))

@@ -135,3 +135,26 @@ def test_core_loads_without_lightning_hydra_and_wandb():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == ""
+
+
+def test_what_only_checks_loads_nothing_that_takes_seconds():
+    """A wrong key loads no torch; what a run or a table builds before it works loads no trainer and draws nothing."""
+    slow = {"lightning", "diffusers", "transformers", "torchmetrics", "faiss", "wandb"}
+    slow |= {"pandas", "sklearn", "scipy", "matplotlib"}
+    code = f"""
+import sys
+from manifoldgd.cli.main import run
+for wrong in (["run", "ipc=x"], ["run", "set=there"], ["table", "nothing=1"]):
+    assert run(wrong) == 2
+assert "torch" not in sys.modules
+import manifoldgd.cli.commands, manifoldgd.cli.study
+from manifoldgd.cli.components import build
+from manifoldgd.cli.compose import compose
+config = compose(["guidance=mode"]).values
+for group in ("machine", "sampler", "guidance", "clusterer", "student", "logger", "start"):
+    build(config, group)
+print(*({slow} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == ""

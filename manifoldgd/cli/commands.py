@@ -5,97 +5,41 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from manifoldgd import ranks
 from manifoldgd.artifacts import DistilledSet
-from manifoldgd.cli.components import build, plain
+from manifoldgd.cli.components import build
 from manifoldgd.cli.compose import Config, compose
 from manifoldgd.cli.dashboard import publish_dashboard
-from manifoldgd.cli.explain import explain_system, suggest
-from manifoldgd.cli.setup import DIFFUSION, MANY_IN_A_FOLDER, SOURCES, Setup, recipe_of
-from manifoldgd.cli.sweep import FOLDER_VARIABLE, check_split, objective, record_job
+from manifoldgd.cli.launcher import FOLDER_VARIABLE
+from manifoldgd.cli.setup import DIFFUSION, MANY_IN_A_FOLDER, Setup, recipe_of
 from manifoldgd.cli.targets import allowing
 from manifoldgd.cli.used import USED_KEYS
-from manifoldgd.errors import RunError, UserError, require, under
-from manifoldgd.export import FORMATS, check_repository, export_set, push
+from manifoldgd.errors import require, under
+from manifoldgd.export import check_repository, export_set, push
 from manifoldgd.files import atomic_write_text, one_at_a_time
-from manifoldgd.pipeline import distillation, evaluation, pages, prior
+from manifoldgd.pipeline import distillation, evaluation, pages
 from manifoldgd.pipeline.classifiers import known_full_data_accuracy
 from manifoldgd.pipeline.evaluation import Judged
-from manifoldgd.priors.training import TRAINING, check_recipe
-from manifoldgd.ranges import Million, Seed, check
-from manifoldgd.report.numbers import number_text, plus_minus
-from manifoldgd.report.run import ACCURACY, PAGE
-from manifoldgd.stopping import check_lost
+from manifoldgd.report.numbers import ACCURACY, number_text, plus_minus
 from manifoldgd.store.keys import key_of
-from manifoldgd.store.results import check_claim, claim_result
+from manifoldgd.store.results import PAGE, check_claim, claim_result
 from manifoldgd.store.set_sources import BUNDLED, read_set, told
 from manifoldgd.tracking.tracker import NoTracker, RunFacts, RunResult, run_tags
 
-CELL_KEYS = {"table", "method", "column", "seed"}  # what names a table's cell
 LARGE_STUDENTS = ("resnetap10",)  # that datasets of image files choose by themselves ...
 LARGE_IMAGES = 128  # ... for images of as many pixels a side
-PLAIN_KEYS: dict[str, Any] = {
-    "ipc": Million,
-    "start": dict[str, Any],
-    "overgeneration": dict[str, Any],
-    "source": Literal[SOURCES],
-    "reconstruct": bool,
-    "seed": Seed,
-    "student_seeds": list[Seed],
-    "measures": bool,
-    "save_students": bool,
-    "set": str | None,
-    "dry_run": bool,
-    "reading": dict[str, Any],
-    "cell": dict[str, Any] | None,
-    "table": str | None,
-    "sweep": str | None,
-    "format": Literal[tuple(FORMATS)],
-    "license": str | None,
-    "push": str | None,
-    "overwrite": bool,
-    "output": str | None,
-    "cache": str,
-}
 
 
-def run_job(command: str, config: Config) -> float | None:
-    """One job of a command; in a sweep its outcome is recorded and an error does not stop the other jobs.
-
-    Returns:
-        What a sweeper that chooses jobs by their results maximises (see :func:`manifoldgd.cli.sweep.objective`).
-    """
-    check_split(config)
-    if not config.in_sweep:
-        return objective(_run(command, config))
-    varied = {key: value for key, _, value in (override.partition("=") for override in config.overrides)}
-    number, folder = config.hydra.job.num, Path(os.environ[FOLDER_VARIABLE])
-    try:
-        result = _run(command, config)
-    except Exception as error:
-        check_lost(error)
-        if not isinstance(error, UserError | RunError | OSError):
-            traceback.print_exc()
-        reason = explain_system(error) if isinstance(error, OSError) else f"{error}" or type(error).__name__
-        record_job(folder, number, varied, None, reason)
-        print(f"job {number}: error: {reason}")
-        return None
-    record_job(folder, number, varied, result, None)
-    return objective(result)
-
-
-def _run(command: str, config: Config) -> dict[str, Any] | None:
-    """Do what a command does and say what came of it."""
-    check_keys(command, config)
+def run_command(command: str, config: Config) -> dict[str, Any] | None:
+    """Do what a command does, with keys that are checked, and say what came of it."""
     if command == "dashboard":
         publish_dashboard(config.values)
         return None
@@ -214,6 +158,9 @@ def train_prior(setup: Setup, given: Config) -> dict[str, Any] | None:
     Returns:
         What its card says; ``None`` for a dry run.
     """
+    from manifoldgd.pipeline import prior  # here, because they import diffusers and Lightning
+    from manifoldgd.priors.training import TRAINING, check_recipe
+
     require(
         not setup.machine.several,
         f"machine.devices: a prior is trained on one device, got {setup.machine.devices} on {setup.machine.nodes} "
@@ -375,35 +322,3 @@ def _alone_in(folder: Path) -> Iterator[None]:
     with one_at_a_time(folder / "result", lambda: print(f"{folder}: another process is at work there; waiting for it")):
         ranks.barrier()
         yield
-
-
-def check_keys(command: str, given: Config) -> None:
-    """No key may be unknown, also not one added with ``+``, and none given that the command does not use."""
-    config = given.values
-    known = {*PLAIN_KEYS, *(key for keys in USED_KEYS.values() for key in keys)}
-    for key in config:
-        require(str(key) in known, f"unknown key {str(key)!r}{suggest(str(key), sorted(known))}")
-    for name in sorted(known - {"experiment"}):
-        require(name in config, f"{name}: needs a value and was removed; leave out ~{name}")
-    for name, hint in PLAIN_KEYS.items():
-        check(name, plain(config, name), hint)
-    require(len(config.student_seeds) >= 1, "student_seeds: expected at least one seed, got []; set [0]")
-    require(
-        config.cell is None or set(config.cell) == CELL_KEYS,
-        f"cell: expected null or the keys {', '.join(sorted(CELL_KEYS))}, got {config.cell}; leave it to "
-        "`manifoldgd table`",
-    )
-    used = USED_KEYS[command]
-    if command == "distill" and "${student." in str(OmegaConf.to_container(config.guidance, resolve=False)):
-        used = used | {"student"}  # a guidance may take something of it, as the augmentation
-    for override in given.overrides:
-        key = override.lstrip("+~").split("=", 1)[0].split("@")[0]
-        top = key.replace("/", ".").split(".")[0]
-        require(
-            top in used or top == "hydra",
-            f"`manifoldgd {command}` does not use {key!r}; it uses {', '.join(sorted(used))}",
-        )
-    for name in ("output", "cache", "set", "sweep"):
-        if config[name] is not None:
-            require(config[name].strip() != "", f"{name}: expected a folder, got {config[name]!r}; set {name}=FOLDER")
-            config[name] = os.path.expanduser(config[name])

@@ -31,7 +31,7 @@ from manifoldgd.cli.compose import Config, compose, conf_dir, explain
 from manifoldgd.cli.explain import explain_system
 from manifoldgd.cli.help import command_help
 from manifoldgd.cli.imports import import_weights
-from manifoldgd.cli.sweep import begin_sweep, conclude_sweep, job_records, plan_sweep
+from manifoldgd.cli.sweep import begin_sweep, conclude_sweep, job_records, plan_sweep, run_job
 from manifoldgd.cli.table import run_table
 from manifoldgd.cli.targets import allowing
 from manifoldgd.errors import RunError, UserError
@@ -201,8 +201,6 @@ def _compose_and_run(command: str, words: list[str], allowed: tuple[str, ...]) -
     errors: list[Exception] = []
 
     def task(config: DictConfig) -> Any:
-        from manifoldgd.cli.commands import run_job  # here, because it imports torch
-
         try:
             with allowing(allowed):
                 return run_job(command, Config.of_job(config))

@@ -11,11 +11,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from manifoldgd.cli.commands import check_keys
 from manifoldgd.cli.components import build, plain
 from manifoldgd.cli.compose import Config, composing
 from manifoldgd.cli.setup import DIFFUSION, MANY_IN_A_FOLDER, Setup
 from manifoldgd.cli.targets import KEY, allowed
+from manifoldgd.cli.used import check_keys
 from manifoldgd.errors import UserError, require, under
 from manifoldgd.priors.loading import find_autoencoder
 from manifoldgd.priors.prior import Prior

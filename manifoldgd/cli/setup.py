@@ -25,8 +25,7 @@ from manifoldgd.machine import SINGLE, Machine, check_faiss
 from manifoldgd.pipeline import classifiers, distillation, latents, spaces
 from manifoldgd.pipeline.distillation import IN_LATENT_SPACE
 from manifoldgd.priors.prior import Prior
-from manifoldgd.priors.training import PathKind
-from manifoldgd.prototypes import DRAW_NOTHING, SELECTIONS, Clusterer
+from manifoldgd.prototypes import DRAW_NOTHING, Clusterer
 from manifoldgd.prototypes.spaces import ClassifierEmbedding
 from manifoldgd.provenance import code_version
 from manifoldgd.ranges import Guided, Million, check
@@ -37,7 +36,6 @@ from manifoldgd.students import Student
 from manifoldgd.tracking import Tracker
 
 DIFFUSION = "diffusion"
-SOURCES = (DIFFUSION, *SELECTIONS)
 
 RECIPE_PARTS = ("autoencoder", "denoiser")
 RECIPE_PATH = "path"  # said once, and told to the denoiser by the configuration
@@ -312,6 +310,8 @@ def recipe_of(config: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: one is missing, unknown or out of range.
     """
+    from manifoldgd.priors.training import PathKind  # here, because it imports diffusers and Lightning
+
     held = plain(config, "recipe")
     require(
         isinstance(held, dict) and set(held) - {RECIPE_PATH} == {*RECIPE_PARTS, *RECIPE_NUMBERS},

@@ -23,11 +23,9 @@ from manifoldgd.study.board import RECORD, Board, check_folder
 from manifoldgd.study.cells import take_sets
 from manifoldgd.study.definition import TableDefinition, find_table, read_definition, table_name
 from manifoldgd.study.record import check_nothing_lost, check_same_table, read_record, recorded_sets, write_record
-from manifoldgd.study.rendering import write_table
 from manifoldgd.study.results import SetResult, TableResult
 from manifoldgd.study.run import alone_in, run_left
 from manifoldgd.study.scores import with_scores
-from manifoldgd.tracking import track_table
 
 RANDOM = "random"  # the source whose sets DD-Ranking's scores compare every other one with
 
@@ -105,6 +103,8 @@ class Study:
         Raises:
             UserError: nothing is recorded, or the folder holds a table that was measured there.
         """
+        from manifoldgd.study.rendering import write_table  # here, because it imports matplotlib and pandas
+
         file = self.file.parent / RECORD
         if self.record is None:
             raise UserError(f"pages: nothing is recorded, there is no {file}; measure the table with record=true")
@@ -189,6 +189,9 @@ class Study:
         )
 
     def _write_pages(self, board: Board) -> None:
+        from manifoldgd.study.rendering import write_table  # here, because they import matplotlib and pandas
+        from manifoldgd.tracking.tables import track_table
+
         if board.sets:
             result = self._result(board)
             print(write_table(self.output, result, scores=self.options.scores))

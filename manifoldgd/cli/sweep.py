@@ -10,6 +10,7 @@ Numbers are chosen by accuracy on images held out of the training split alone, n
 from __future__ import annotations
 
 import os
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,9 +21,12 @@ from omegaconf import OmegaConf
 
 from manifoldgd.cli.arguments import Arguments, first_values, is_many, parse, plain_range
 from manifoldgd.cli.compose import Config, compose
+from manifoldgd.cli.explain import explain_system
 from manifoldgd.cli.launcher import FOLDER_VARIABLE, Launching
-from manifoldgd.errors import require
+from manifoldgd.cli.used import check_keys
+from manifoldgd.errors import RunError, UserError, require
 from manifoldgd.ranges import Range, check
+from manifoldgd.stopping import check_lost
 from manifoldgd.study.definition import override
 
 JOBS = "jobs"
@@ -146,6 +150,38 @@ def check_split(config: Config) -> None:
 def _check_held_out(config: Config, seeks: bool) -> None:
     tunes = seeks or config.choice("experiment").startswith(TUNING)
     require(not tunes or OmegaConf.select(config.values, "dataset.validation") is not None, NOT_HELD_OUT)
+
+
+def run_job(command: str, config: Config) -> float | None:
+    """One job of a command; in a sweep its outcome is recorded and an error does not stop the other jobs.
+
+    Returns:
+        What a sweeper that chooses jobs by their results maximises (see :func:`objective`).
+    """
+    check_split(config)
+    if not config.in_sweep:
+        return objective(_checked_and_run(command, config))
+    varied = {key: value for key, _, value in (override.partition("=") for override in config.overrides)}
+    number, folder = config.hydra.job.num, Path(os.environ[FOLDER_VARIABLE])
+    try:
+        result = _checked_and_run(command, config)
+    except Exception as error:
+        check_lost(error)
+        if not isinstance(error, UserError | RunError | OSError):
+            traceback.print_exc()
+        reason = explain_system(error) if isinstance(error, OSError) else f"{error}" or type(error).__name__
+        record_job(folder, number, varied, None, reason)
+        print(f"job {number}: error: {reason}")
+        return None
+    record_job(folder, number, varied, result, None)
+    return objective(result)
+
+
+def _checked_and_run(command: str, config: Config) -> dict[str, Any] | None:
+    check_keys(command, config)
+    from manifoldgd.cli.commands import run_command  # here, because it imports torch
+
+    return run_command(command, config)
 
 
 def objective(result: Mapping[str, Any] | None) -> float | None:

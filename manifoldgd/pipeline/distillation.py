@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -16,7 +16,6 @@ from manifoldgd.dataset import ImageDataset
 from manifoldgd.diffusion.protocol import Guidance, judges_in
 from manifoldgd.diffusion.samplers import Sampler
 from manifoldgd.diffusion.start import PURE_NOISE, Start
-from manifoldgd.distill.module import DistillModule, find_targets
 from manifoldgd.distill.overgeneration import Overgeneration
 from manifoldgd.errors import require, under
 from manifoldgd.guidance import NoGuidance
@@ -31,6 +30,9 @@ from manifoldgd.prototypes.coresets import select_classes
 from manifoldgd.report.card import set_card
 from manifoldgd.store.results import check_inputs, claim_result
 from manifoldgd.store.sets import SetWriter, has_set, load_set
+
+if TYPE_CHECKING:
+    from manifoldgd.distill.module import DistillModule
 
 IN_LATENT_SPACE = ("kmeans_nearest",)  # the other choices of real images compare embeddings of the classifier
 
@@ -52,6 +54,8 @@ def distill_module(
     See :func:`synthesise` for the arguments. What guidance needs of the real images is found here or read: the
     neighbourhoods of the prototypes, and for a guidance that judges sets what it compares them with.
     """
+    from manifoldgd.distill.module import DistillModule, find_targets  # here, because it imports Lightning
+
     targets = None
     if prototypes is not None:
         encoded, _ = latents.encode(dataset, prior, machine, cache)

@@ -19,7 +19,6 @@ from manifoldgd.embeddings import Embedding, OwnClassifier
 from manifoldgd.errors import UserError, require
 from manifoldgd.estimates import Estimate, estimate
 from manifoldgd.machine import Machine
-from manifoldgd.metrics import set_metrics
 from manifoldgd.pipeline.classifiers import embedding_network, teacher_of
 from manifoldgd.pipeline.sets import ran_away
 from manifoldgd.provenance import code_version, hardware
@@ -158,6 +157,8 @@ def measure(distilled: DistilledSet, dataset: ImageDataset, network: Classifier 
     The real side is a fixed draw of :data:`METRIC_IMAGES` training images, as some metrics compare all pairs. The test
     split is left to the students. ``None`` stands for a metric that so few images do not define.
     """
+    from manifoldgd.metrics import set_metrics  # here, because it imports torchmetrics
+
     draw = torch.randperm(len(dataset.train), generator=generator("metrics", dataset.name))[:METRIC_IMAGES]
     metrics = set_metrics(k=NEIGHBOURS)
     metrics.update(embeddings=network.embed(distilled.images), real=False, labels=distilled.labels)

@@ -20,7 +20,6 @@ from manifoldgd.artifacts import LatentSet, PrototypeSet
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.errors import UserError, require, under
 from manifoldgd.finite import check_finite
-from manifoldgd.latents.encoding import encode_split
 from manifoldgd.machine import Machine
 from manifoldgd.pipeline.spaces import FeatureTable
 from manifoldgd.priors.prior import DAMAGED, Prior
@@ -42,6 +41,8 @@ def encode(dataset: ImageDataset, prior: Prior, machine: Machine, cache: Path) -
     Raises:
         UserError: the prior cannot take such images, an image is broken, or the cached file is damaged.
     """
+    from manifoldgd.latents.encoding import encode_split  # here, because it imports Lightning
+
     prior.check_images(dataset.name, dataset.image_shape)
     prior.hold(machine.precision)
     # Precision is part of the key: half precision gives other latents.

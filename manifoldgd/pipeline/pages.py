@@ -15,8 +15,6 @@ from manifoldgd.machine import Machine
 from manifoldgd.pipeline.latents import encode
 from manifoldgd.pipeline.sets import decode_latents, encode_images
 from manifoldgd.priors.prior import Prior
-from manifoldgd.report.grids import picture
-from manifoldgd.report.run import Latents, on_page, write_run_report
 
 MAP_REAL = 400  # real images a class on the map: enough to see its shape, few enough to see the rest
 MAP_POINTS = 40_000  # real images on the map at most; of the set an eighth as many
@@ -52,6 +50,9 @@ def write(
         config_text: the resolved configuration.
         full_data: accuracy in [0, 1] of the same student trained on all real images, where it is known.
     """
+    from manifoldgd.report.grids import picture  # here, because they import matplotlib
+    from manifoldgd.report.run import Latents, on_page, write_run_report
+
     latents: Latents | None = None
     classes, size = len(dataset.class_names), dataset.image_shape[1:]
     if prior is not None:

@@ -14,7 +14,6 @@ from torch import Tensor
 from manifoldgd.artifacts import Key, LatentSet
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.errors import require
-from manifoldgd.latents.features import common_noise, noised_features
 from manifoldgd.machine import Machine
 from manifoldgd.pipeline import latents
 from manifoldgd.pipeline.sets import match_classes
@@ -74,6 +73,8 @@ class RealImages:
         Raises:
             UserError: a class has fewer images.
         """
+        from manifoldgd.latents.features import common_noise, noised_features  # here, because it imports Lightning
+
         prior, rows = self._seen_by, []
         for label, name in enumerate(self._encoded.class_names):
             own = self._encoded.indices_of(label)

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,9 +20,7 @@ from manifoldgd.diffusion.loop import RUNAWAY
 from manifoldgd.diffusion.protocol import judges_in
 from manifoldgd.distill.classes import prior_labels
 from manifoldgd.distill.items import work_items
-from manifoldgd.distill.module import DistillModule, Synthesised, Targets
 from manifoldgd.distill.overgeneration import Overgeneration
-from manifoldgd.distill.synthesis import Saving, fixed_batches, synthesise
 from manifoldgd.errors import under
 from manifoldgd.guidance import NoGuidance
 from manifoldgd.machine import Machine
@@ -30,8 +28,10 @@ from manifoldgd.memory import AtOnce
 from manifoldgd.priors.prior import Prior
 from manifoldgd.progress import progress_bar
 from manifoldgd.report.card import set_card
-from manifoldgd.report.run import runaway_sentence
 from manifoldgd.store.sets import CONTENT, SetWriter, load_set
+
+if TYPE_CHECKING:
+    from manifoldgd.distill.module import DistillModule, Synthesised, Targets
 
 Embed = Callable[[Tensor], Tensor]  # uint8 [n, C, H, W] -> [n, E] float32
 # Of a candidate's manifest: what the candidates have in common; of a row: what the writer of the kept set says itself.
@@ -74,6 +74,8 @@ def sample_set(
         facts: go into the manifest beside what is known here.
         replica: which of the images of each prototype; each replica has noise of its own.
     """
+    from manifoldgd.distill.synthesis import Saving, fixed_batches, synthesise  # here, because it imports Lightning
+
     writer = SetWriter(folder, dataset.class_names, ranks.rank())
     complete = writer.complete
     ranks.barrier()  # all have seen the same images, and one may add to them
@@ -146,6 +148,8 @@ def _finish(
     facts["seconds"] = {**facts.get("seconds", {}), "distill": round(writer.seconds, 2)}
     runaway, at_once = ran_away(row.get("guidance", {}) for row in writer.rows.values())
     if runaway:
+        from manifoldgd.report.run import runaway_sentence  # here, because it imports matplotlib
+
         print(f"manifoldgd: warning: {runaway_sentence(runaway, at_once, len(writer.rows))}", file=sys.stderr)
     writer.finish(ipc=ipc, facts=facts, card=set_card(dataset.name, dataset.class_names, ipc, facts))
 

@@ -14,7 +14,6 @@ from manifoldgd.artifacts import Key, LatentSet
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.errors import require
 from manifoldgd.finite import check_finite
-from manifoldgd.latents.features import transformer_features
 from manifoldgd.machine import Machine
 from manifoldgd.pipeline import classifiers
 from manifoldgd.pipeline.sets import match_classes
@@ -101,6 +100,8 @@ def _components(space: PrincipalComponents, encoded: LatentSet, machine: Machine
 
 
 def _denoiser(space: DenoiserFeatures, prior: Prior, encoded: LatentSet, labels: Tensor, machine: Machine) -> Tensor:
+    from manifoldgd.latents.features import transformer_features  # here, because it imports Lightning
+
     count = len(encoded.latents)
     batches = -(-count // machine.batch_size)
     with progress_bar(f"denoiser features of {count} images", batches, enabled=machine.progress) as advance:

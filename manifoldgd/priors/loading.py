@@ -14,9 +14,6 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
 
-from diffusers import AutoencoderKL, DiTTransformer2DModel
-from diffusers.utils import logging as diffusers_logging
-
 from manifoldgd.diffusion.flow import FlowSchedule
 from manifoldgd.diffusion.samplers import PredictionKind, Schedule
 from manifoldgd.diffusion.schedule import NoiseSchedule
@@ -114,11 +111,13 @@ def load_prior(
     if vae_folder != folder:
         _check_own(vae_folder, vae_key, str(autoencoder), {})
     scheduler = _json(scheduler_file)
+    import diffusers  # here, because it takes seconds
+
     with _explained("path", path):
-        made: Any = kind.network if kind else DiTTransformer2DModel
+        made: Any = getattr(diffusers, kind.network if kind else "DiTTransformer2DModel")
         network = made.from_pretrained(folder, subfolder=network_folder, **_options(parts[network_folder]))
     with _explained(vae_key, autoencoder or path):
-        vae = AutoencoderKL.from_pretrained(vae_folder, **nested, **_options(parts["vae"]))
+        vae = diffusers.AutoencoderKL.from_pretrained(vae_folder, **nested, **_options(parts["vae"]))
     channels = network.config.in_channels
     schedule, prediction = _schedule(scheduler, path)
     if "frequency_shift" in scheduler:  # of an imported DiT: see manifoldgd.priors.imported
@@ -345,6 +344,8 @@ def _whole(folder: Path, weights: list[str]) -> bool:
 
 @contextmanager
 def _explained(key: str, path: str) -> Iterator[None]:
+    from diffusers.utils import logging as diffusers_logging
+
     verbosity = diffusers_logging.get_verbosity()
     diffusers_logging.set_verbosity_error()
     try:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import PixArtTransformer2DModel
 from torch import Tensor
 
 from manifoldgd.priors.text import Condition, Kind, encoder
@@ -47,4 +46,4 @@ def _denoise(network: Any, x_t: Tensor, timesteps: Tensor, told: Condition, pixe
     ).sample
 
 
-PIXART = Kind(PixArtTransformer2DModel, "transformer", ("text_encoder",), 4.5, _embed, _denoise)
+PIXART = Kind("PixArtTransformer2DModel", "transformer", ("text_encoder",), 4.5, _embed, _denoise)

@@ -6,10 +6,9 @@ Latents are scaled here and nowhere else: ``encode`` multiplies by the autoencod
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,6 +18,9 @@ from manifoldgd.diffusion.samplers import PredictionKind, Schedule
 from manifoldgd.errors import UserError, require
 from manifoldgd.finite import check_finite
 from manifoldgd.priors.text import TextConditioning
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
 
 DAMAGED = (
     "its weights may be damaged (fetch or train the prior again) or machine.precision too coarse (set "

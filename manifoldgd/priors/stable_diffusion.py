@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from manifoldgd.priors.text import Condition, Kind, encoder
@@ -69,7 +68,7 @@ def _denoise_xl(network: Any, x_t: Tensor, timesteps: Tensor, told: Condition, p
     return network(x_t, timesteps, encoder_hidden_states=told["tokens"], added_cond_kwargs=added).sample
 
 
-STABLE_DIFFUSION = Kind(UNet2DConditionModel, "unet", ("text_encoder",), 7.5, _embed, _denoise)
+STABLE_DIFFUSION = Kind("UNet2DConditionModel", "unet", ("text_encoder",), 7.5, _embed, _denoise)
 STABLE_DIFFUSION_XL = Kind(
-    UNet2DConditionModel, "unet", ("text_encoder", "text_encoder_2"), 5.0, _embed_xl, _denoise_xl
+    "UNet2DConditionModel", "unet", ("text_encoder", "text_encoder_2"), 5.0, _embed_xl, _denoise_xl
 )

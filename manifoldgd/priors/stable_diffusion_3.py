@@ -12,7 +12,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from diffusers import SD3Transformer2DModel
 from torch import Tensor
 
 from manifoldgd.priors.text import Condition, Kind, encoder
@@ -52,7 +51,7 @@ def _denoise(network: Any, x_t: Tensor, timesteps: Tensor, told: Condition, pixe
 
 
 STABLE_DIFFUSION_3 = Kind(
-    SD3Transformer2DModel,
+    "SD3Transformer2DModel",
     "transformer",
     ("text_encoder", "text_encoder_2", "text_encoder_3"),
     7.0,

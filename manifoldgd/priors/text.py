@@ -28,7 +28,7 @@ Condition = Mapping[str, Tensor]  # what a network is told beside noisy latent a
 class Kind:
     """A family of text-conditional priors: how its words are embedded, and how its network is called."""
 
-    network: type  # diffusers' class
+    network: str  # the name of diffusers' class
     folder: str  # of the network's weights
     encoders: tuple[str, ...]  # folders of the text encoders, where they are there
     cfg_scale: float  # of diffusers' pipeline

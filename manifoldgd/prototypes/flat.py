@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from sklearn.cluster import AgglomerativeClustering
 from torch import Tensor
 
 from manifoldgd.machine import check_faiss, faiss_library
@@ -146,6 +145,8 @@ def _ward_labels(points: Tensor, num_clusters: int, chosen: Tensor | None) -> Te
     rows = points if chosen is None else points[chosen]
     if num_clusters == 1 or len(rows) == 1:
         return torch.zeros(len(points), dtype=torch.int64)
+    from sklearn.cluster import AgglomerativeClustering  # here, because it takes a moment
+
     found = torch.from_numpy(AgglomerativeClustering(num_clusters, linkage="ward").fit_predict(rows.numpy())).long()
     if chosen is None:
         return found

@@ -10,12 +10,11 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 
 from manifoldgd.estimates import Estimate
-from manifoldgd.report.canvas import Plot
 from manifoldgd.report.numbers import (
     ACCURACY,
     MISSING,
@@ -27,6 +26,9 @@ from manifoldgd.report.numbers import (
     percent,
     plus_minus,
 )
+
+if TYPE_CHECKING:
+    from manifoldgd.report.canvas import Plot
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ class Figure:
 
     def png(self) -> bytes:
         """The picture for light pages, as a file."""
-        if isinstance(self.drawn, Plot):
+        if not isinstance(self.drawn, Image.Image):
             return self.drawn.png()
         buffer = io.BytesIO()
         self.drawn.save(buffer, format="PNG", optimize=True)

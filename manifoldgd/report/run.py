@@ -26,11 +26,11 @@ from manifoldgd.report.latent_map import Cloud, latent_map, latent_map_by_class
 from manifoldgd.report.measures import COUNTS, by_embedding, check_format, measure
 from manifoldgd.report.numbers import ACCURACY, finite, number_format, number_text, plus_minus, seconds_text
 from manifoldgd.report.palette import DARK, LIGHT
+from manifoldgd.store.results import PAGE
 
 KeyFigure = tuple[str, str, str]  # label, value, note
 Records = Sequence[Mapping[str, Any]]
 
-PAGE = "report.html"  # in a result folder; written last, so a result with a page is whole
 SHOWN_CLASSES = 20
 SHOWN_RANKS = 10
 SHOWN_BARS = 30

@@ -12,6 +12,7 @@ from manifoldgd.errors import UserError, require
 from manifoldgd.store.keys import FETCHING, FORMAT, essence, read_json, write_json
 
 NOTE = "result.json"  # of what a folder holds the result
+PAGE = "report.html"  # in a result folder; written last, so a result with a page is whole
 
 
 def claim_result(folder: Path, part: str, config: dict[str, Any], *, free: Collection[str] = ()) -> None:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from manifoldgd.machine import SINGLE, half_precision
 from manifoldgd.randomness import generator
 from manifoldgd.students.architectures import network_name
+from manifoldgd.students.inference import Pixels, outputs
 from manifoldgd.students.network import ImageShape, Network, seeded
 from manifoldgd.students.objectives import class_labels
 from manifoldgd.students.recipe import STANDARD, Recipe, own_depth, untrained
-from manifoldgd.students.training import Pixels, ShuffledIndices, Supervised, fit, outputs
 
 # Of the view that classifiers of another image size get: 256 pixels for 224, as ImageNet's classifiers are tested.
 COVER = Fraction(8, 7)
@@ -129,6 +129,8 @@ def train_classifier(
         progress: Show a bar.
         accelerator: As for ``lightning.Trainer``.
     """
+    from manifoldgd.students.training import ShuffledIndices, Supervised, fit  # here, because it imports Lightning
+
     epochs = recipe.passes(len(images))
     description = {
         "image_shape": [images.shape[1], *(size or images.shape[2:])],

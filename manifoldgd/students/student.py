@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning.pytorch.loggers import Logger
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -20,10 +19,13 @@ from manifoldgd.randomness import generator
 from manifoldgd.ranges import Width, checked
 from manifoldgd.students.architectures import TIMM, build_network, check_architecture, network_name, timm_library
 from manifoldgd.students.classifier import Classifier
+from manifoldgd.students.inference import Pixels, outputs
 from manifoldgd.students.network import Depth, ImageShape, Network, seeded
 from manifoldgd.students.protocol import LabelProtocol
 from manifoldgd.students.recipe import Recipe, own_depth, untrained
-from manifoldgd.students.training import Pixels, ShuffledIndices, Supervised, fit, outputs
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
 
 OnEpoch = Callable[[int, int, Mapping[str, float]], None]
 OnTrained = Callable[[Classifier], None]
@@ -236,6 +238,8 @@ class Student:
             UserError: See :meth:`check`.
             ValueError: Tensors of another shape or type.
         """
+        from manifoldgd.students.training import ShuffledIndices, Supervised, fit  # here, because it imports Lightning
+
         started = time.perf_counter()
         train, test = Split(train_images, train_labels), Split(test_images, test_labels)
         shape = _shape(train_images)

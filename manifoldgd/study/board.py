@@ -10,9 +10,8 @@ from pathlib import Path
 from statistics import fmean
 
 from manifoldgd.errors import UserError
-from manifoldgd.report.run import PAGE
 from manifoldgd.store.keys import read_json
-from manifoldgd.store.results import check_claim, same_where_held
+from manifoldgd.store.results import PAGE, check_claim, same_where_held
 from manifoldgd.study.cells import Cell, Place, runs
 from manifoldgd.study.results import FailedSet, SetResult, TableResult
 

@@ -10,7 +10,6 @@ from manifoldgd.errors import require
 from manifoldgd.provenance import release
 from manifoldgd.study.board import RECORD
 from manifoldgd.study.cells import Cell, Place
-from manifoldgd.study.rendering import write_texts
 from manifoldgd.study.results import SetResult, TableResult
 from manifoldgd.study.scores import without_scores
 
@@ -117,6 +116,8 @@ def write_record(home: Path, result: TableResult, *, scores: bool = False) -> No
     Its page with all figures is made of them by ``manifoldgd table table=NAME pages=true``, and is not kept; nor are
     the pictures of its sets, which take a thousand times the room.
     """
+    from manifoldgd.study.rendering import write_texts  # here, because it imports matplotlib and pandas
+
     recorded = replace(result, sets=tuple(replace(one, grid=None) for one in result.sets))
     replace(recorded, sets=tuple(map(without_scores, recorded.sets))).save(home / RECORD)
     write_texts(home, recorded, scores=scores)

@@ -4,7 +4,6 @@ A tracker never decides whether a run succeeds: what it cannot take is said in o
 """
 
 from manifoldgd.tracking.file_tracker import CSVTracker, TensorBoardTracker
-from manifoldgd.tracking.tables import track_table
 from manifoldgd.tracking.tracker import NoTracker, RunFacts, RunResult, Tracker
 from manifoldgd.tracking.wandb_tracker import WandbTracker
 
@@ -16,5 +15,4 @@ __all__ = [
     "TensorBoardTracker",
     "Tracker",
     "WandbTracker",
-    "track_table",
 ]

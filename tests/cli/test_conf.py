@@ -15,12 +15,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from manifoldgd.cli.commands import PLAIN_KEYS, USED_KEYS
 from manifoldgd.cli.components import build, checked_node
 from manifoldgd.cli.compose import conf_dir
 from manifoldgd.cli.reference import read_reference
-from manifoldgd.cli.setup import Setup
+from manifoldgd.cli.setup import DIFFUSION, Setup
+from manifoldgd.cli.used import EXPORT_FORMATS, PLAIN_KEYS, SOURCES, USED_KEYS
 from manifoldgd.errors import UserError
+from manifoldgd.export import FORMATS
+from manifoldgd.prototypes import SELECTIONS
 from manifoldgd.ranges import Range, annotations_of, parameters_of
 from manifoldgd.store.keys import FETCHING
 
@@ -112,6 +114,11 @@ def test_commands_know_every_key_of_the_configuration():
     keys = {str(key) for key in compose("config")}
     assert keys == set(PLAIN_KEYS) | set(GROUPS)
     assert set().union(*USED_KEYS.values()) == keys | {"experiment"}
+
+
+def test_plain_keys_name_what_there_is():
+    assert (DIFFUSION, *SELECTIONS) == SOURCES
+    assert tuple(FORMATS) == EXPORT_FORMATS
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(CONF)))

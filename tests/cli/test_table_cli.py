@@ -11,6 +11,7 @@ from fake_cells import NO_DISK, WRONG, metrics_of
 from toy_table import HOME, OUTPUT, TOY, ran, table, write
 
 from manifoldgd import stopping
+from manifoldgd.study import rendering
 from manifoldgd.study.definition import read_definition
 from manifoldgd.study.rendering import write_table
 from manifoldgd.study.results import TableResult
@@ -19,9 +20,7 @@ pytestmark = pytest.mark.usefixtures("toy_table")
 
 
 def test_a_table_from_start_to_end_and_again(capsys, fakes, monkeypatch):
-    from manifoldgd.cli import study
-
-    monkeypatch.setattr(study, "write_table", write_table)
+    monkeypatch.setattr(rendering, "write_table", write_table)
     assert table("jobs=1") == 0
     out = capsys.readouterr().out
     assert "[12/12] two/mode-seed1: 50.0 %" in out

@@ -74,9 +74,10 @@ FOREIGN = [
 @pytest.mark.parametrize("flags", [["--dry-run"], []], ids=["dry", "run"])
 def test_a_table_builds_nothing_foreign(capsys, overrides, flags):
     joblib.dump(Payload(), "x.pkl")
-    own = {"methods": TOY["methods"] | {"bad": overrides}}
+    baseline = {"unguided": TOY["methods"]["unguided"]}
+    own = {"methods": baseline | {"bad": overrides}}
     if next(iter(overrides)).split(".")[0] in ("machine", "student", "logger", "prior"):
-        own = {"overrides": TOY["overrides"] | overrides}
+        own = {"methods": baseline, "overrides": TOY["overrides"] | overrides}
     change(**own)
     if flags:  # says what is missing, and exits with 1
         code = table("columns=one", *flags)

@@ -16,7 +16,7 @@ from data_parts import message_of
 from manifoldgd.data import digits, fashion_mnist
 from manifoldgd.dataset import ImageDataset, in_memory_split, limit_per_class
 from manifoldgd.set_guidance.networks import RandomNetworks
-from manifoldgd.students.training import Pixels
+from manifoldgd.students.inference import Pixels
 
 # The package binds the functions' names, so the modules of the same name are fetched by path.
 idx_module = importlib.import_module("manifoldgd.data.fashion_mnist")

@@ -24,7 +24,7 @@ def test_a_page_decodes_what_it_shows_and_maps_a_bounded_part(tiny_prior, tmp_pa
     prototypes = prior.encode(images)
     drawn = {}
     monkeypatch.setattr(pages, "MAP_POINTS", points)
-    monkeypatch.setattr(pages, "write_run_report", lambda folder, **given: drawn.update(given))
+    monkeypatch.setattr("manifoldgd.report.run.write_run_report", lambda folder, **given: drawn.update(given))
 
     config = {"machine": cpu(), "cache": tmp_path, "config_text": ""}
     pages.write(tmp_path, {"guidance": None}, distilled, dataset, prior, prototypes, **config)

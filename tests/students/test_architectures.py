@@ -10,9 +10,9 @@ from student_parts import MEAN, STD, hundred_digits, source, student
 from manifoldgd.errors import UserError
 from manifoldgd.students import Recipe, TimmStudent, train_classifier
 from manifoldgd.students.architectures import TimmNetwork
+from manifoldgd.students.inference import Pixels, outputs
 from manifoldgd.students.objectives import TeacherOutputs
 from manifoldgd.students.recipe import STANDARD
-from manifoldgd.students.training import Pixels, outputs
 
 SMALL = {
     "mlp": ["student.width=8"],

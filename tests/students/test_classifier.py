@@ -11,9 +11,9 @@ from student_parts import MEAN, STD, pictures, source
 
 from manifoldgd.errors import UserError
 from manifoldgd.store.classifiers import load_classifier, save_classifier
-from manifoldgd.students import train_classifier, training
+from manifoldgd.students import inference, train_classifier
+from manifoldgd.students.inference import Pixels, outputs
 from manifoldgd.students.recipe import STANDARD, ShiftFlip, untrained
-from manifoldgd.students.training import Pixels, outputs
 
 QUICK = dataclasses.replace(STANDARD, width=16, images_shown=15_000, learning_rate=0.1)
 
@@ -83,7 +83,7 @@ def test_a_test_pass_in_smaller_batches_says_the_same(monkeypatch):
         return outputs(network, images, Pixels((0.5,), (0.5,)), (16, 16), cover=Fraction(1))
 
     whole, seen = logits(), []
-    monkeypatch.setattr(training, "EVALUATION_PIXELS", 5 * 16 * 16)
+    monkeypatch.setattr(inference, "EVALUATION_PIXELS", 5 * 16 * 16)
     network.register_forward_hook(lambda module, given, found: seen.append(len(given[0])))
     torch.testing.assert_close(logits(), whole)
     assert seen == [5, 5, 5, 5, 3]

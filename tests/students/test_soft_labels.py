@@ -12,8 +12,9 @@ from soft_parts import SOFT, few_digits, small_student, student
 from manifoldgd.errors import UserError
 from manifoldgd.pipeline import classifiers
 from manifoldgd.students import Student
+from manifoldgd.students.inference import Pixels
 from manifoldgd.students.objectives import Batch, TeacherOutputs, class_labels, softened_divergence
-from manifoldgd.students.training import Pixels, Supervised
+from manifoldgd.students.training import Supervised
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from student_parts import MEAN, STD, source, student
 
 from manifoldgd.errors import UserError
 from manifoldgd.students import HardLabel, Student
-from manifoldgd.students.training import Pixels, ShuffledIndices, centre_view
+from manifoldgd.students.inference import Pixels, centre_view
+from manifoldgd.students.training import ShuffledIndices
 
 
 def train(digits, *overrides, seed=0, **arguments):

@@ -7,6 +7,7 @@ from fake_cells import WRONG
 from toy_table import HOME, TOY, change, ran, table
 
 from manifoldgd.cli import study
+from manifoldgd.study import rendering
 from manifoldgd.study.rendering import write_table
 from manifoldgd.study.results import TableResult
 
@@ -97,7 +98,7 @@ def test_a_record_holds_columns_with_students_of_their_own(fakes):
 
 
 def test_the_page_of_a_record_is_made_of_its_numbers(capsys, fakes, monkeypatch):
-    monkeypatch.setattr(study, "write_table", write_table)
+    monkeypatch.setattr(rendering, "write_table", write_table)
     assert table("pages=true") == 2
     assert "pages: nothing is recorded" in capsys.readouterr().err
     assert table("columns=one", "seeds=0", "record=true") == 0

@@ -129,7 +129,7 @@ def there(module):
     return module
 
 
-def each_step(work, few=3, many=5):
+def each_step(work, few, many):
     """What one step more of ``work(steps)`` adds to what waits."""
     counts = []
     for steps in (few, many):
@@ -166,18 +166,21 @@ def sampling(prior, guidance):
             guidance=guidance.bind(anchors),
         )
 
-    return each_step(work)
+    return each_step(work, 3, 5)
 
 
 def descending(energy):
     """A gradient step of set guidance."""
+    from manifoldgd.set_guidance import transport
     from manifoldgd.set_guidance.descent import gradient_of
+
+    transport.ITERATIONS = 3  # all alike
 
     def work(steps):
         for draw in range(steps):
             gradient_of(energy, torch.empty(ROWS, 1, 8, 8, device=DEVICE), draw)
 
-    return each_step(work)
+    return each_step(work, 1, 2)
 
 
 def energies(augmentation):
@@ -229,8 +232,9 @@ def on_device(held):
 
 def training(student):
     """A step of a student's training, without Lightning's own."""
+    from manifoldgd.students.inference import Pixels
     from manifoldgd.students.objectives import class_labels
-    from manifoldgd.students.training import Pixels, Supervised
+    from manifoldgd.students.training import Supervised
 
     module = Supervised(
         there(student.network((3, 8, 8), CLASSES, seed=0)),
@@ -255,7 +259,7 @@ def training(student):
             module.training_step(torch.zeros(8, dtype=torch.int64, device=DEVICE), 0).backward()
             optimiser.step()
 
-    return each_step(work)
+    return each_step(work, 1, 2)
 
 
 def main():

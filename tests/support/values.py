@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 from omegaconf import DictConfig, OmegaConf
 
-from manifoldgd.cli.commands import PLAIN_KEYS, check_keys
 from manifoldgd.cli.components import TARGET, build, checked_node
 from manifoldgd.cli.compose import Config, composing, conf_dir
 from manifoldgd.cli.setup import recipe_of
+from manifoldgd.cli.used import PLAIN_KEYS, check_keys
 from manifoldgd.errors import UserError
 
 ODD = {

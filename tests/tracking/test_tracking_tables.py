@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 from tables import small_table
 
-from manifoldgd.tracking import NoTracker, WandbTracker, track_table
+from manifoldgd.tracking import NoTracker, WandbTracker
+from manifoldgd.tracking.tables import track_table
 
 
 @pytest.fixture(autouse=True)
