@@ -19,7 +19,7 @@ import torch
 from manifoldgd import ranks
 from manifoldgd.errors import UserError, require
 from manifoldgd.ranges import Batch, Range, checked
-from manifoldgd.system import cores
+from manifoldgd.system import cores, memory
 
 SINGLE = "32-true"
 PRECISIONS = (SINGLE, "bf16-mixed", "16-mixed")
@@ -126,6 +126,13 @@ class Machine:
         return torch.device(
             "mps" if self.accelerator in ("auto", "mps") and torch.backends.mps.is_available() else "cpu"
         )
+
+    @property
+    def memory(self) -> int | None:
+        """Bytes of the device's memory, or of the machine's where it has none of its own; ``None`` where unknown."""
+        if self.device.type == "cuda":
+            return int(torch.cuda.get_device_properties(self.device).total_memory)
+        return memory()
 
     @property
     def several(self) -> bool:

@@ -26,10 +26,13 @@ from manifoldgd.pipeline.latents import check_neighbourhood
 from manifoldgd.pipeline.real_side import RealImages
 from manifoldgd.pipeline.sets import keep_one_a_prototype, match_classes, sample_set
 from manifoldgd.priors.prior import Prior
+from manifoldgd.progress import data_size
 from manifoldgd.prototypes.coresets import select_classes
 from manifoldgd.report.card import set_card
+from manifoldgd.set_guidance.networks import NetworkDescent
 from manifoldgd.store.results import check_inputs, claim_result
 from manifoldgd.store.sets import SetWriter, has_set, load_set
+from manifoldgd.system import memory
 
 if TYPE_CHECKING:
     from manifoldgd.distill.module import DistillModule
@@ -88,6 +91,20 @@ def check_parts(dataset: ImageDataset, prior: Prior, *, guidance: Guidance, samp
         start.remaining(sampler.steps)
 
 
+def check_memory(dataset: ImageDataset, *, guidance: Guidance, ipc: int, machine: Machine) -> None:
+    """Raise :class:`UserError` where a guidance of the whole set takes more memory than there is, before any work."""
+    judges: list[Any] = [judge for judge in judges_in(guidance) if isinstance(judge, NetworkDescent)]
+    for judge in judges:
+        for what, need in judge.memory(dataset, ipc).items():
+            there = memory() if need.on_host else machine.memory
+            where = "this machine" if need.on_host or machine.device.type != "cuda" else "the device"
+            require(
+                there is None or need.num_bytes <= there,
+                f"{what} takes {data_size(need.num_bytes)}, and {where} has {data_size(there or 0)}; {need.remedy}",
+                key="guidance",
+            )
+
+
 def check_prototypes(prototypes: PrototypeSet | None, guidance: Guidance, start: Start, ipc: int) -> None:
     """Raise :class:`UserError` where prototypes are missing, or are not ``ipc`` a class."""
     wanted = start.from_prototype or not isinstance(guidance, NoGuidance)
@@ -130,6 +147,7 @@ def synthesise(
     """
     check_parts(dataset, prior, guidance=guidance, sampler=sampler, start=start)
     check_prototypes(prototypes, guidance, start, ipc)
+    check_memory(dataset, guidance=guidance, ipc=ipc, machine=machine)
 
     module = distill_module(
         dataset,

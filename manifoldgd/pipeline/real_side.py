@@ -50,7 +50,9 @@ class RealImages:
         """A tensor of the training images, from ``cache/matching`` or made now."""
 
         def made() -> Tensor:
-            with progress_bar(f"features of {steps} random networks", steps, enabled=self.machine.progress) as advance:
+            with progress_bar(
+                f"features of {numbers['networks']} random networks", steps, enabled=self.machine.progress
+            ) as advance:
                 return make(advance)
 
         key = key_of(kind, *self.dataset.as_learned, numbers, self.machine.student_precision)

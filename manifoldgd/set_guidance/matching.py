@@ -29,7 +29,7 @@ class MatchingGuidance(NetworkDescent):
     def prepare(self, real: RealSide) -> EnergyOf:
         """The pool, and the real means in its features."""
         networks = self.pool(real)
-        means = self.seen("matching", real, networks, real_means)
+        means = self.seen("matching", real, networks, real_means, len(real.dataset.class_names))
         return partial(MatchingEnergy, networks=networks, means=means)
 
 

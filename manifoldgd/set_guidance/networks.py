@@ -7,7 +7,7 @@ need no training (Zhao & Bilen, *Dataset Condensation with Distribution Matching
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -169,6 +169,27 @@ def embed_latents(
     return torch.cat([checkpoint(embedded, number, part, use_reentrant=False) for number, part in enumerate(parts)])
 
 
+@dataclass(frozen=True)
+class Need:
+    """Memory that a set guidance takes at once.
+
+    Attributes:
+        num_bytes: how much.
+        remedy: what to lower.
+        on_host: whether it stays in the processor's memory whatever the device.
+    """
+
+    num_bytes: int
+    remedy: str
+    on_host: bool = False
+
+
+def feature_size(image_shape: ImageShape, width: int) -> int:
+    """``E`` of a random network of so many filters for images ``(C, H, W)``."""
+    depth = depth_for(image_shape)
+    return width * (image_shape[1] >> depth) * (image_shape[2] >> depth)
+
+
 @checked
 @dataclass(frozen=True, kw_only=True)
 class NetworkDescent(Descent):
@@ -213,15 +234,29 @@ class NetworkDescent(Descent):
             seed=self.pool_seed,
         ).to(machine.device)
 
-    def seen(self, kind: str, real: RealSide, networks: RandomNetworks, compute: Callable[..., Tensor]) -> Tensor:
-        """What the networks make of real images by :func:`real_means` or :func:`real_features`, from the cache."""
+    def memory(self, dataset: ImageDataset, ipc: int) -> Mapping[str, Need]:
+        """What large memory the energy of a set of ``ipc`` images a class takes, by what takes it."""
+        return {}
+
+    def seen(
+        self, kind: str, real: RealSide, networks: RandomNetworks, compute: Callable[..., Tensor], parts: int
+    ) -> Tensor:
+        """What the networks make of real images by :func:`real_means` or :func:`real_features`, from the cache.
+
+        Args:
+            kind: as for :meth:`RealSide.cached`.
+            real: the real images.
+            networks: the pool.
+            compute: one of the two functions.
+            parts: that it announces.
+        """
         numbers = {"networks": self.networks, "width": self.width, "real_per_class": self.real_per_class}
         numbers |= {} if self.pool_seed is None else {"pool_seed": self.pool_seed}
 
-        def make(on_network: OnStep) -> Tensor:
-            return compute(networks, real.dataset, self.real_per_class, real.machine.device, on_network)
+        def make(on_part: OnStep) -> Tensor:
+            return compute(networks, real.dataset, self.real_per_class, real.machine.device, on_part)
 
-        return real.cached(kind, numbers, make, self.networks)
+        return real.cached(kind, numbers, make, parts)
 
 
 def _network(image_shape: ImageShape, width: int, source: torch.Generator) -> ConvNet:
@@ -236,7 +271,7 @@ def real_means(
     dataset: ImageDataset,
     per_class: int,
     device: torch.device,
-    on_network: Callable[[], None] = lambda: None,
+    on_part: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """Mean features of real training images, ``[P, classes, E]`` float32 on the CPU, for the ``P`` networks.
 
@@ -245,14 +280,17 @@ def real_means(
         dataset: its training split is read.
         per_class: images of each class that are averaged, a fixed draw; all of a class that has fewer.
         device: where the networks are.
-        on_network: called after each network.
+        on_part: called after each class.
     """
-    pixels = [_drawn(networks, dataset, label, per_class) for label in range(len(dataset.class_names))]
-    means = []
-    for index in range(len(networks)):
-        means.append(torch.stack([_mean(networks, index, each, device) for each in pixels]))
-        on_network()
-    return torch.stack(means)
+    classes, means = len(dataset.class_names), None
+    for label in range(classes):  # one class in memory at a time
+        images = dataset.train.load(_drawn(networks, dataset, label, per_class))
+        found = torch.stack([_mean(networks, index, images, device) for index in range(len(networks))])
+        means = found.new_empty(len(networks), classes, found.shape[1]) if means is None else means
+        means[:, label] = found
+        on_part()
+    assert means is not None  # a dataset has classes
+    return means
 
 
 @torch.no_grad()
@@ -261,16 +299,25 @@ def real_features(
     dataset: ImageDataset,
     per_class: int,
     device: torch.device,
-    on_network: Callable[[], None] = lambda: None,
+    on_part: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Features of the images that :func:`real_means` averages, ``[P, N, E]`` float16 on the CPU, class by class."""
-    pixels = torch.cat([_drawn(networks, dataset, label, per_class) for label in range(len(dataset.class_names))])
-    features = []
-    for index in range(len(networks)):
-        parts = (networks.embed(index, _as_pixels(part, device)) for part in pixels.split(CHUNK))
-        features.append(torch.cat([part.half().cpu() for part in parts]))
-        on_network()
-    return torch.stack(features)
+    """Features of the images that :func:`real_means` averages, ``[P, N, E]`` float16 on the CPU, class by class.
+
+    ``on_part`` is called after each :data:`CHUNK` of images.
+    """
+    rows = torch.cat([_drawn(networks, dataset, label, per_class) for label in range(len(dataset.class_names))])
+    features, done = None, 0
+    for part in rows.split(CHUNK):  # seen by all networks while they are in memory
+        pixels = _as_pixels(dataset.train.load(part), device)
+        for index in range(len(networks)):
+            found = networks.embed(index, pixels).half().cpu()
+            if features is None:
+                features = found.new_empty(len(networks), len(rows), found.shape[1])
+            features[index, done : done + len(part)] = found
+        done += len(part)
+        on_part()
+    assert features is not None  # every class has images
+    return features
 
 
 def real_labels(dataset: ImageDataset, per_class: int) -> Tensor:
@@ -280,10 +327,10 @@ def real_labels(dataset: ImageDataset, per_class: int) -> Tensor:
 
 
 def _drawn(networks: RandomNetworks, dataset: ImageDataset, label: int, count: int) -> Tensor:
-    """Real images ``[n, C, H, W]`` uint8 of one class."""
+    """Positions ``[n]`` of real images of one class."""
     rows = torch.nonzero(dataset.train.labels == label).flatten()
     source = networks.source("real", dataset.class_names[label])
-    return dataset.train.load(rows[torch.randperm(len(rows), generator=source)[:count]])
+    return rows[torch.randperm(len(rows), generator=source)[:count]]
 
 
 def _mean(networks: RandomNetworks, index: int, images: Tensor, device: torch.device) -> Tensor:

@@ -23,22 +23,28 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
+from manifoldgd.dataset import ImageDataset
 from manifoldgd.diffusion.protocol import Decode, Together
 from manifoldgd.errors import require
 from manifoldgd.ranges import Range, checked
 from manifoldgd.set_guidance.descent import RealSide
 from manifoldgd.set_guidance.networks import (
+    CHUNK,
     AugmentedCopies,
+    Need,
     NetworkDescent,
     RandomNetworks,
     embed_latents,
+    feature_size,
     real_features,
     real_labels,
 )
 from manifoldgd.students.augmentation import Augmentation
 
 LARGEST_BANK = 4 << 30  # bytes of real features on a device; larger ones stay on the host, and go there by network
+LARGEST_PART = 2**27  # numbers of real features, and of scores, on a device at once; 512 MiB in single precision
 
 
 @checked
@@ -63,14 +69,30 @@ class RegressionGuidance(NetworkDescent):
         """Half a cosine from ``rate`` to 0."""
         return self.rate * (1 + math.cos(math.pi * share)) / 2
 
+    def memory(self, dataset: ImageDataset, ipc: int) -> dict[str, Need]:
+        """Of the kernel of all images of the set and their copies, and of the real images' features."""
+        classes, each = len(dataset.class_names), 1 + getattr(self, "copies", 0)
+        images, real = ipc * classes * each, len(real_labels(dataset, self.real_per_class))
+        size = feature_size(dataset.image_shape, self.width)
+        kernel = "lower ipc" + (" or guidance's copies" if each > 1 else "")
+        return {
+            # The kernel, the kernel with its ridge, and its factors, in double precision.
+            f"a regression on {images:,} images": Need(3 * 8 * images**2, kernel),
+            f"features of {real:,} real images in {self.networks} networks": Need(
+                2 * self.networks * real * size,
+                "lower the guidance's real_per_class, networks or width",
+                on_host=2 * self.networks * real * size > LARGEST_BANK,
+            ),
+        }
+
     def prepare(self, real: RealSide) -> partial[RegressionEnergy]:
         """The pool, and real images in its features."""
-        networks = self.pool(real)
+        networks, labels = self.pool(real), real_labels(real.dataset, self.real_per_class)
         return partial(
             RegressionEnergy,
             networks=networks,
-            real=self.seen("regression", real, networks, real_features),
-            real_labels=real_labels(real.dataset, self.real_per_class),
+            real=self.seen("regression", real, networks, real_features, -(-len(labels) // CHUNK)),
+            real_labels=labels,
             ridge=self.ridge,
             temperature=self.temperature,
         )
@@ -99,20 +121,24 @@ class AugmentedRegressionGuidance(RegressionGuidance):
 
 
 def ridge_outputs(synthetic: Tensor, labels: Tensor, real: Tensor, classes: int, ridge: float) -> Tensor:
-    """Outputs on real images of the ridge regression from synthetic features to their labels.
+    """Outputs ``[N, classes]`` float32 on real features ``[N, E]`` of the regression of :func:`ridge_weights`."""
+    return real @ ridge_weights(synthetic, labels, classes, ridge)
 
-    ``r S' (S S' + ridge * mean(diag(S S')) I)^-1 Y`` with ``Y`` one-hot minus ``1 / classes`` (KIP, equation 1, for a
+
+def ridge_weights(synthetic: Tensor, labels: Tensor, classes: int, ridge: float) -> Tensor:
+    """Weights of the ridge regression from synthetic features to their labels, by which real features are multiplied.
+
+    ``S' (S S' + ridge * mean(diag(S S')) I)^-1 Y`` with ``Y`` one-hot minus ``1 / classes`` (KIP, equation 1, for a
     linear kernel). The ridge is relative, so the outputs do not change when all features are scaled.
 
     Args:
         synthetic: ``[B, E]`` features ``S``.
         labels: ``[B]`` in [0, classes).
-        real: ``[N, E]`` features ``r``.
         classes: of the dataset.
         ridge: > 0.
 
     Returns:
-        ``[N, classes]`` float32.
+        ``[E, classes]`` float32.
     """
     # Features share a large mean, so the kernel is near to singular for small ridges. Apple's devices have no doubles.
     wide = (synthetic.cpu() if synthetic.device.type == "mps" else synthetic).double()
@@ -121,8 +147,7 @@ def ridge_outputs(synthetic: Tensor, labels: Tensor, real: Tensor, classes: int,
     shrunk = kernel + ridge * kernel.diagonal().mean() * torch.eye(len(kernel), dtype=wide.dtype, device=wide.device)
     # Unchecked, as the check would have the host wait: what is not finite is found where every energy's gradient is.
     coefficients, _ = torch.linalg.solve_ex(shrunk, targets)
-    weights = synthetic.T @ coefficients.float().to(synthetic.device)  # [E, classes]
-    return real @ weights
+    return synthetic.T @ coefficients.float().to(synthetic.device)
 
 
 class RegressionEnergy:
@@ -175,6 +200,15 @@ class RegressionEnergy:
         labels = self.labels
         if copies:
             synthetic, labels = synthetic.flatten(0, 1), labels.repeat_interleave(1 + self.copies)
-        real = self.real[index].to(x0.device, torch.float32)
-        outputs = ridge_outputs(synthetic, labels, real, self.classes, self.ridge)
-        return functional.cross_entropy(self.temperature * outputs, self.real_labels)
+        weights = ridge_weights(synthetic, labels, self.classes, self.ridge)
+        real = self.real[index]
+        rows = max(1, LARGEST_PART // max(real.shape[1], self.classes))
+        if len(real) <= rows:
+            return self._loss(weights, real, self.real_labels, "mean")
+        parts = zip(real.split(rows), self.real_labels.split(rows), strict=True)  # scores are computed again going back
+        losses = [checkpoint(self._loss, weights, *part, use_reentrant=False) for part in parts]
+        return torch.stack(losses).sum() / len(real)
+
+    def _loss(self, weights: Tensor, real: Tensor, real_labels: Tensor, over: str = "sum") -> Tensor:
+        outputs = real.to(weights.device, torch.float32) @ weights
+        return functional.cross_entropy(self.temperature * outputs, real_labels, reduction=over)

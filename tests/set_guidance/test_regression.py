@@ -32,10 +32,12 @@ from manifoldgd.guidance import (
     RegressionGuidance,
 )
 from manifoldgd.pipeline import sets
+from manifoldgd.pipeline.distillation import check_memory
 from manifoldgd.pipeline.real_side import RealImages
 from manifoldgd.priors import load_prior
 from manifoldgd.priors.prior import as_pixels
 from manifoldgd.set_guidance import networks as networks_module
+from manifoldgd.set_guidance import regression as regression_module
 from manifoldgd.set_guidance.networks import AugmentedCopies, real_features, real_labels, real_means
 from manifoldgd.set_guidance.regression import RegressionEnergy, ridge_outputs
 from manifoldgd.students.augmentation import DSA, DSA_OPERATIONS
@@ -154,6 +156,69 @@ def test_gradients_in_parts_are_those_of_the_whole(kept, forwards, monkeypatch):
     (found,) = torch.autograd.grad(parts(z, 1), z)
     assert sorted(seen) == forwards
     torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("part", [1, 5, 3 * 12])
+def test_real_images_in_parts_give_the_energy_of_the_whole(part, monkeypatch):
+    z, labels = randn(6, 1, 8, 8).requires_grad_(True), [0, 1, 2, 0, 1, 2]
+    energy = energy_of(labels)
+    value = energy(z, 1)
+    (wanted,) = torch.autograd.grad(value, z)
+    monkeypatch.setattr(regression_module, "LARGEST_PART", part * energy.real.shape[2])
+    largest = []
+    loss = RegressionEnergy._loss
+    monkeypatch.setattr(
+        RegressionEnergy, "_loss", lambda self, w, real, *more: largest.append(len(real)) or loss(self, w, real, *more)
+    )
+    found = energy(z, 1)
+    (gradient,) = torch.autograd.grad(found, z)
+    assert max(largest) == min(part, 12)
+    torch.testing.assert_close(found, value, atol=0, rtol=1e-6)
+    torch.testing.assert_close(gradient, wanted, atol=1e-7, rtol=1e-4)
+
+
+@pytest.mark.parametrize("compute", [real_features, real_means])
+def test_real_images_are_in_memory_a_part_at_a_time_and_read_once(compute, monkeypatch):
+    dataset, networks, loaded = digits(train_per_class=6, validation=None), pool(), []
+    whole = compute(networks, dataset, 4, torch.device("cpu"))
+    monkeypatch.setattr(networks_module, "CHUNK", 7)
+    split = replace(dataset.train, load=lambda rows: loaded.append(len(rows)) or dataset.train.load(rows))
+    parts = []
+    found = compute(networks, replace(dataset, train=split), 4, torch.device("cpu"), lambda: parts.append(1))
+    torch.testing.assert_close(found, whole, atol=2e-3, rtol=2e-3)
+    assert sum(loaded) == 10 * 4
+    assert max(loaded) <= 7
+    assert len(parts) == len(loaded)
+
+
+@pytest.mark.parametrize(
+    ("ipc", "gib", "told"),
+    [
+        (100, 1, None),
+        (10_000, 1, r"a regression on 100,000 images takes 240\.0 GB, and this machine has 1\.1 GB; lower ipc$"),
+        (
+            1,
+            1e-5,
+            r"features of 50 real images in 2 networks takes .* lower the guidance's real_per_class",
+        ),
+    ],
+)
+def test_a_set_that_no_memory_holds_is_refused_before_any_work(ipc, gib, told, monkeypatch):
+    dataset, method = digits(train_per_class=6, validation=None), guidance()
+    monkeypatch.setattr("manifoldgd.machine.memory", lambda: int(gib * 2**30))
+    numbers = {"guidance": method, "ipc": ipc, "machine": cpu()}
+    if told is None:
+        check_memory(dataset, **numbers)
+        return
+    with pytest.raises(UserError, match=told):
+        check_memory(dataset, **numbers)
+
+
+def test_the_size_of_features_is_known_before_there_are_networks():
+    for shape in ((1, 8, 8), (3, 32, 48), (3, 64, 64)):
+        numbers = {"count": 1, "width": 4, "mean": (0.5,) * shape[0], "std": (0.5,) * shape[0], "precision": "32-true"}
+        found = networks_module.RandomNetworks(shape, **numbers).embed(0, torch.zeros(1, *shape))
+        assert found.shape[1] == networks_module.feature_size(shape, 4)
 
 
 def test_real_features_average_to_the_real_means():
