@@ -69,12 +69,16 @@ class RegressionGuidance(NetworkDescent):
         """Half a cosine from ``rate`` to 0."""
         return self.rate * (1 + math.cos(math.pi * share)) / 2
 
+    @property
+    def learned_each(self) -> int:
+        """Images that the regression learns from for each of the set."""
+        return 1
+
     def memory(self, dataset: ImageDataset, ipc: int) -> dict[str, Need]:
         """Of the kernel of all images of the set and their copies, and of the real images' features."""
-        classes, each = len(dataset.class_names), 1 + getattr(self, "copies", 0)
-        images, real = ipc * classes * each, len(real_labels(dataset, self.real_per_class))
-        size = feature_size(dataset.image_shape, self.width)
-        kernel = "lower ipc" + (" or guidance's copies" if each > 1 else "")
+        images = ipc * len(dataset.class_names) * self.learned_each
+        real, size = len(real_labels(dataset, self.real_per_class)), feature_size(dataset.image_shape, self.width)
+        kernel = "lower ipc" if self.learned_each == 1 else "lower ipc or the guidance's copies"
         return {
             # The kernel, the kernel with its ridge, and its factors, in double precision.
             f"a regression on {images:,} images": Need(3 * 8 * images**2, kernel),
@@ -113,6 +117,11 @@ class AugmentedRegressionGuidance(RegressionGuidance):
 
     def __post_init__(self) -> None:
         require(self.augmentation is not None, "expected what makes the copies, got null", key="augmentation")
+
+    @property
+    def learned_each(self) -> int:
+        """The image and its copies."""
+        return 1 + self.copies
 
     def prepare(self, real: RealSide) -> partial[RegressionEnergy]:
         """As that of the plain regression, with the copies; mirrored ones only where they keep their class."""

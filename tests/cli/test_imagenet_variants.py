@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from command import manifoldgd, quick
 from hydra import compose, initialize_config_dir
@@ -140,6 +141,26 @@ def test_all_of_imagenet(tmp_path):
     here = (f"dataset.folder={root}", "dataset.expected_counts={train: 1000, test: 1000}", "dataset.image_size=4")
     dataset = build(configured("imagenet", *here), "dataset")
     assert list(dataset.prior_labels.values()) == list(range(1000))
+
+
+@pytest.mark.slow
+def test_a_run_over_a_thousand_classes(tmp_path, monkeypatch):
+    """From photographs to judged students, with a prior in DiT's format: every class finds its own label."""
+    names = names_by_wnid()
+    monkeypatch.setattr(tiny, "IMAGENET_LIKE", tuple(names.values()))
+    prior, root = tiny.write_dit_lookalike(tmp_path / "dit"), lookalike(tmp_path / "imagenet", names, 4000, 1000)
+    keys = ("dataset=imagenet", f"dataset.folder={root}", "dataset.expected_counts={train: 4000, test: 1000}")
+    keys += ("dataset.image_size=8", "guidance=mode", "measures=false")
+    keys += ("student=convnet3", "student/protocol=hard_small")
+    assert quick("run", prior, tmp_path / "cache", tmp_path / "out", *keys) == 0
+    manifest = json.loads((tmp_path / "out" / "set" / "manifest.json").read_text())
+    assert manifest["class_names"] == list(names)
+    assert [row["prior_label"] for row in manifest["images"]] == list(range(1000))
+    # Four pictures of a class show the same, so its prototype is all of them.
+    assert [row["prototype"]["nearest_train_image"] for row in manifest["images"]] == list(range(0, 4000, 4))
+    judged = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert judged["num_images"] == judged["test_images"] == 1000
+    assert quick("run", prior, tmp_path / "cache", tmp_path / "out", *keys) == 0
 
 
 def test_classes_shared_by_two_subsets_have_one_index():

@@ -214,6 +214,14 @@ def test_a_set_that_no_memory_holds_is_refused_before_any_work(ipc, gib, told, m
         check_memory(dataset, **numbers)
 
 
+def test_copies_count_among_the_images_that_a_regression_takes():
+    (judge,) = judges_in(guidance(copies=2, augmentation=Shift()))
+    kernel, _ = judge.memory(digits(train_per_class=6, validation=None), 10).items()
+    assert kernel[0] == "a regression on 300 images"
+    assert kernel[1].num_bytes == 3 * 8 * 300**2
+    assert "copies" in kernel[1].remedy
+
+
 def test_the_size_of_features_is_known_before_there_are_networks():
     for shape in ((1, 8, 8), (3, 32, 48), (3, 64, 64)):
         numbers = {"count": 1, "width": 4, "mean": (0.5,) * shape[0], "std": (0.5,) * shape[0], "precision": "32-true"}
