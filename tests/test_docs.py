@@ -17,8 +17,10 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 
 from manifoldgd.cli.arguments import parse, read_arguments, with_own_priors
+from manifoldgd.cli.components import build
 from manifoldgd.cli.compose import conf_dir
 from manifoldgd.cli.main import COMMANDS
+from manifoldgd.cli.plan import plan_table
 from manifoldgd.cli.table import read_options
 from manifoldgd.cli.used import USED_KEYS
 from manifoldgd.diffusion.protocol import Anchors, Step
@@ -209,13 +211,15 @@ def test_the_guidance_of_the_documentation_guides(monkeypatch):
     assert cls(**numbers).bind(anchors)(Step(5, 50, zeros, zeros, 0.5, None)) is None
 
 
-def test_the_table_of_the_documentation_is_one(tmp_path, hydra):
+def test_the_table_of_the_documentation_is_one(tmp_path):
     file = tmp_path / "table.yaml"
     file.write_text(example("yaml", "title"))
     definition = read_definition(file)
-    for method in definition.methods.values():
-        choices = {**definition.columns[0].choices, **definition.overrides, **method}
-        compose("config", [f"{key}={value}" for key, value in choices.items()])
+    rows = plan_table(definition, {}).rows
+    assert [row.method for row in rows] == [*definition.methods] * len(definition.columns)
+    for row in rows:
+        for group in ("guidance", "sampler", "clusterer", "student"):
+            build(row.config, group)
 
 
 # Versions

@@ -280,7 +280,9 @@ def test_class_folders_that_are_not_utf8_are_to_be_renamed(pets):
 def test_bad_files_whose_names_are_not_utf8_can_be_named(pets):
     with open(os.fsencode(pets / "train/cat") + b"/\xe9.png", "wb") as file:
         file.write(b"no")
-    message_of(load_folder, pets).encode("utf-8")
+    message = message_of(load_folder, pets)
+    assert "train/cat/\\xe9.png" in message
+    message.encode("utf-8")
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
