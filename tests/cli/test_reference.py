@@ -88,6 +88,8 @@ def test_members_say_what_they_build_on_and_where_a_group_is_put(conf):
 PLACE = {
     "student/teacher": "student/teacher@student.protocol.teacher",
     "student/augmentation": "student/augmentation@student.protocol.augmentation",
+    "guidance/coordinates": "guidance/coordinates@guidance.then.coordinates",
+    "guidance/residual": "guidance/residual@guidance.then.residual",
 }
 BUILT_ON = {"dataset/images"}  # no choices: members of the group above take all of their keys
 GROUPS = {}
@@ -112,6 +114,9 @@ def test_hydra_knows_every_key_of_the_reference(chosen):
     if teacher:  # it has a place under soft labels only
         members = [each for each in members if each.group != "student/protocol"]
         overrides = ["student/protocol=soft_small", *(word for word in overrides if "protocol=" not in word)]
+    if any(each.group.startswith("guidance/") for each in members):  # they have a place in guidances of sets only
+        members = [each for each in members if each.group != "guidance"]
+        overrides = ["guidance=regression", *(word for word in overrides if not word.startswith("guidance="))]
     if "clusterer=random" in overrides:  # it compares nothing, so it has no space
         members = [each for each in members if each.group != "clusterer/space"]
         overrides = [word for word in overrides if not word.startswith("clusterer/space=")]

@@ -16,6 +16,7 @@ from manifoldgd.artifacts import Key
 from manifoldgd.data import digits
 from manifoldgd.dataset import ImageDataset, hold_out, in_memory_split
 from manifoldgd.errors import UserError
+from manifoldgd.latents import encoding
 from manifoldgd.pipeline import classifiers, latents
 from manifoldgd.pipeline.latents import check_ipc
 from manifoldgd.priors import load_prior
@@ -203,7 +204,7 @@ def test_results_of_earlier_versions_are_found(monkeypatch, pictures, tiny_prior
     (folder,) = (each for each in (cache / "latents").iterdir() if each.is_dir())
     old = key_of("latents", dataset.name, former, prior.key, prior.image_size, "32-true")
     folder.rename(folder.with_name(str(old)))
-    monkeypatch.setattr(latents, "encode_split", lambda *_, **__: pytest.fail("encoded again"))
+    monkeypatch.setattr(encoding, "encode_split", lambda *_, **__: pytest.fail("encoded again"))
     found, cached = latents.encode(dataset, prior, cpu(), cache)
     assert cached
     assert found.key == folder.name
