@@ -92,9 +92,14 @@ PLACE = {
     "guidance/residual": "guidance/residual@guidance.then.residual",
 }
 BUILT_ON = {"dataset/images"}  # no choices: members of the group above take all of their keys
+OPTIONS = [each for each in read_reference(conf_dir()) if each.group.startswith("guidance/")]
 GROUPS = {}
 for each in read_reference(conf_dir()):
-    if each.group and (each.name != "tuning_optuna" or find_spec("hydra_plugins.hydra_optuna_sweeper")):
+    if (
+        each.group
+        and each not in OPTIONS
+        and (each.name != "tuning_optuna" or find_spec("hydra_plugins.hydra_optuna_sweeper"))
+    ):
         GROUPS.setdefault(each.group, []).append(each)
 
 
@@ -114,19 +119,25 @@ def test_hydra_knows_every_key_of_the_reference(chosen):
     if teacher:  # it has a place under soft labels only
         members = [each for each in members if each.group != "student/protocol"]
         overrides = ["student/protocol=soft_small", *(word for word in overrides if "protocol=" not in word)]
-    if any(each.group.startswith("guidance/") for each in members):  # they have a place in guidances of sets only
-        members = [each for each in members if each.group != "guidance"]
-        overrides = ["guidance=regression", *(word for word in overrides if not word.startswith("guidance="))]
     if "clusterer=random" in overrides:  # it compares nothing, so it has no space
         members = [each for each in members if each.group != "clusterer/space"]
         overrides = [word for word in overrides if not word.startswith("clusterer/space=")]
+    check_keys(overrides, members)
+
+
+def check_keys(overrides, members):
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         config = compose("config", overrides)
-        for key in (key.name for each in members for key in each.keys):
-            parent, _, name = key.rpartition(".")
-            node = OmegaConf.select(config, parent) if parent else config
-            assert name in list(node), key
+    for key in (key.name for each in members for key in each.keys):
+        parent, _, name = key.rpartition(".")
+        node = OmegaConf.select(config, parent) if parent else config
+        assert name in list(node), key
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda each: f"{each.group}={each.name}")
+def test_hydra_knows_every_key_of_the_options_of_set_guidances(option):
+    check_keys(["guidance=regression", f"{PLACE[option.group]}={option.name}"], [option])
 
 
 def test_hydra_knows_every_key_of_the_commands():
