@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from manifoldgd.diffusion.protocol import SetEnergy
+from manifoldgd.finite import check_finite
 from manifoldgd.ranges import Range, checked
 from manifoldgd.set_guidance.descent import Adam, gradient_of
 
@@ -46,6 +47,9 @@ class PixelResidual:
 
         Returns:
             ``[B, C, h, w]`` uint8; a pixel differs by at most ``bound`` and half a level.
+
+        Raises:
+            NotFinite: a gradient was NaN or infinite.
         """
         decoded = images.float() / 127.5 - 1
         low, high = (decoded - 2 * self.bound).clamp(min=-1), (decoded + 2 * self.bound).clamp(max=1)
@@ -54,4 +58,10 @@ class PixelResidual:
             rate = self.rate * (1 + math.cos(math.pi * step / self.steps)) / 2
             pixels = pixels - 2 * rate * adam(gradient_of(energy, pixels, step))
             pixels = torch.minimum(torch.maximum(pixels, low), high)
+        # Once NaN a pixel stays so, and as a byte it would be black.
+        check_finite(
+            pixels,
+            "guidance residual: the images",
+            "a gradient was not finite: lower its rate, or leave the residual out",
+        )
         return pixels.add(1).mul(127.5).round().to(torch.uint8)

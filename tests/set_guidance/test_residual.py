@@ -9,6 +9,7 @@ from tiny import cpu
 from manifoldgd.data import digits
 from manifoldgd.diffusion.protocol import residuals_in
 from manifoldgd.errors import UserError
+from manifoldgd.finite import NotFinite
 from manifoldgd.guidance import CombinedGuidance, MatchingGuidance, PixelResidual, RepulsionGuidance
 from manifoldgd.pipeline.real_side import RealImages
 from manifoldgd.priors import load_prior
@@ -49,6 +50,16 @@ def test_an_energy_without_a_slope_leaves_every_image_as_it_was():
     every = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     residual = PixelResidual(steps=3, rate=0.1, bound=0.1)
     assert torch.equal(residual(every, lambda pixels, draw: 0 * pixels.sum()), every)
+
+
+@pytest.mark.parametrize("slope", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_ends_it_instead_of_turning_images_black(slope):
+    def energy(pixels, draw):
+        return (slope if draw == 1 else 1.0) * pixels[1].sum()
+
+    with pytest.raises(NotFinite) as error:
+        PixelResidual(steps=4, rate=0.01, bound=0.1)(images(), energy)
+    assert error.value.rows == [1]
 
 
 @pytest.mark.parametrize(
