@@ -77,6 +77,7 @@ def run(config: Config) -> Judged:
     """
     with allowing(config.allowed):
         check_keys("run", config)
+        require(not config.values.dry_run, "dry_run: a run was asked for, got true; leave it out")
         return commands.run(Setup("run", config))
 
 

@@ -22,6 +22,7 @@ from manifoldgd.cli.launcher import FOLDER_VARIABLE
 from manifoldgd.cli.setup import DIFFUSION, MANY_IN_A_FOLDER, Setup, recipe_of
 from manifoldgd.cli.targets import allowing
 from manifoldgd.cli.used import USED_KEYS
+from manifoldgd.dataset import judging_split
 from manifoldgd.errors import require, under
 from manifoldgd.export import check_repository, export_set, push
 from manifoldgd.files import atomic_write_text, one_at_a_time
@@ -32,6 +33,7 @@ from manifoldgd.report.numbers import ACCURACY, number_text, plus_minus
 from manifoldgd.store.keys import key_of
 from manifoldgd.store.results import PAGE, check_claim, claim_result
 from manifoldgd.store.set_sources import BUNDLED, read_set, told
+from manifoldgd.store.sets import has_set
 from manifoldgd.tracking.tracker import NoTracker, RunFacts, RunResult, run_tags
 
 LARGE_STUDENTS = ("resnetap10",)  # that datasets of image files choose by themselves ...
@@ -49,6 +51,9 @@ def run_command(command: str, config: Config) -> dict[str, Any] | None:
     setup = Setup(command, config)
     if command == "prior":
         return train_prior(setup, config)
+    if setup.config.dry_run:
+        print("\n".join(preview(setup)))
+        return None
     if setup.machine.launches():
         ranks.launch(setup.machine.devices, do_part, command, config)  # what they make is read below
     if command == "distill":
@@ -102,6 +107,14 @@ def distill(setup: Setup) -> DistilledSet:
 
 def evaluate(setup: Setup) -> Judged:
     """Judge the set that lies in ``set``, whoever made it."""
+    distilled, folder, judged = _to_judge(setup)
+    claim_result(folder, "evaluation", judged, free=MANY_IN_A_FOLDER)
+    with _alone_in(folder):
+        return _judge(setup, folder, distilled)
+
+
+def _to_judge(setup: Setup) -> tuple[DistilledSet, Path, dict[str, Any]]:
+    """The set that lies in ``set``, checked, the folder of its judgement, and what that depends on."""
     config = setup.config
     require(
         config.set is not None, "set: needs a distilled set; set set=outputs/..., a folder, a file, or bundled:NAME"
@@ -117,9 +130,40 @@ def evaluate(setup: Setup) -> Judged:
         setup.student.check(setup.dataset.image_shape, len(distilled.class_names), distilled.manifest["ipc"])
     folder = Path(config.output or _judgement_folder(setup, distilled))
     judged = {**setup.evaluation_config, "set": distilled.manifest.get("config")}
-    claim_result(folder, "evaluation", judged, free=MANY_IN_A_FOLDER)
-    with _alone_in(folder):
-        return _judge(setup, folder, distilled)
+    check_claim(folder, "evaluation", judged, free=MANY_IN_A_FOLDER)
+    return distilled, folder, judged
+
+
+def preview(setup: Setup) -> Iterator[str]:
+    """What ``run``, ``distill`` or ``evaluate`` would do, in a few lines, once everything is checked that they check.
+
+    No result is written; images that have to be decoded are, once, as always.
+    """
+    config, dataset, judges = setup.config, setup.dataset, setup.command != "distill"
+    if setup.command == "evaluate":
+        made, folder, _ = _to_judge(setup)
+        of_set = f"{made.manifest['method']}, {len(made.images):,} images, {config.set}"
+    else:
+        setup.check(makes_set=True, judges=judges)
+        parts = [setup.set_config, *([setup.evaluation_config] if judges else [])]
+        folder = setup.folder(*parts)
+        check_claim(folder, "set", setup.set_config)
+        if judges:
+            check_claim(folder, "evaluation", setup.evaluation_config, free=MANY_IN_A_FOLDER)
+        of_set = f"{setup.method}, {config.ipc} images a class, {'made' if has_set(folder) else 'to be made'}"
+        of_set += f", prior {setup.prior.name}" if setup.needs_prior else ""
+    counts = f"{len(dataset.train):,} training and {len(dataset.test):,} {judging_split(dataset.name)} images"
+    shape = "x".join(map(str, dataset.image_shape))
+    yield f"dataset: {dataset.name}, {counts} of {len(dataset.class_names)} classes, {shape}"
+    yield f"set: {of_set}"
+    if judges:
+        yield f"students: {len(config.student_seeds)} of {setup.student.name}, {setup.student.protocol.name}"
+        yield from (f"measures: not in {name}: {reason}" for name, reason in _unmeasured(setup).items())
+    yield f"result: {folder}{' is there' if (folder / PAGE).is_file() else ''}"
+
+
+def _unmeasured(setup: Setup) -> dict[str, str]:
+    return setup.missing_embeddings if setup.config.measures else {}
 
 
 def _judgement_folder(setup: Setup, distilled: DistilledSet) -> Path:
@@ -224,7 +268,7 @@ def _judge(setup: Setup, folder: Path, distilled: DistilledSet) -> Judged:
     metrics = evaluation.finished(*what, **wanted)
     first = ranks.rank() == 0
     if metrics is None:
-        for name, reason in setup.missing_embeddings.items() if config.measures and first else ():
+        for name, reason in _unmeasured(setup).items() if first else ():
             print(f"measures: not in {name}: {reason}", file=sys.stderr)
         tracker = setup.tracker if first else NoTracker()
         with tracker.tracking(_run_facts(setup, folder, distilled)):

@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from manifoldgd.cli.arguments import parse
 from manifoldgd.cli.compose import Config, composing
+from manifoldgd.cli.dry_run import time_needed
 from manifoldgd.cli.launcher import Launching
 from manifoldgd.cli.plan import Built, Plan, Row, plan_row
 from manifoldgd.cli.sweep import record_job
@@ -103,6 +104,23 @@ def run_grid(folder: Path, overrides: Sequence[Override], first: Config, launchi
                     record_job(folder, cell.number, jobs[cell.number].texts, result, None)
     if not tried:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+
+def preview_grid(overrides: Sequence[Override], first: Config, launching: Launching) -> int:
+    """Say how many jobs of a grid are finished, which cannot run and why, and how long the others take.
+
+    Returns:
+        The exit code: 1 if some cannot run.
+    """
+    launching.check()
+    jobs = list(grid_jobs(overrides, first))
+    rows, cells, refused = _planned(jobs, launching)
+    plan = Plan(rows=tuple(rows), seeds=())
+    board = Board(Path(), _blank("", plan, cells), cells)
+    print(f"{len(jobs)} jobs: {board.finished} finished, {len(board.left)} left, {len(refused)} cannot run")
+    if board.left:
+        print(time_needed(plan, board.left, board.sets.values(), launching.at_once(on_cpu=plan.on_cpu)))
+    return 1 if refused else 0
 
 
 def grid_jobs(overrides: Sequence[Override], first: Config) -> Iterator[GridJob]:

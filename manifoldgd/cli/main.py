@@ -34,7 +34,7 @@ from manifoldgd.cli.imports import import_weights
 from manifoldgd.cli.sweep import begin_sweep, conclude_sweep, job_records, plan_sweep, run_job
 from manifoldgd.cli.table import run_table
 from manifoldgd.cli.targets import allowing
-from manifoldgd.errors import RunError, UserError
+from manifoldgd.errors import RunError, UserError, required
 from manifoldgd.stopping import Stopped, check_lost, listening
 from manifoldgd.study.jobs import importing
 
@@ -50,7 +50,7 @@ COMMANDS = {
 }
 USAGE = f"""manifoldgd {__version__}: training-free dataset distillation with manifold-guided latent diffusion
 
-usage: manifoldgd COMMAND [key=value ...] [--multirun] [--cfg job] [--config-dir FOLDER] [--help]
+usage: manifoldgd COMMAND [key=value ...] [--dry-run] [--multirun] [--cfg job] [--config-dir FOLDER] [--help]
 
 commands:
 {chr(10).join(f"  {name:9} {meaning}" for name, meaning in COMMANDS.items())}
@@ -177,6 +177,12 @@ def _help(command: str, given: Arguments) -> int:
 def _run_sweep(command: str, words: list[str], arguments: Arguments) -> int:
     plan = plan_sweep(arguments)
     grid = plan.grid(command)
+    if plan.first.values.dry_run:
+        known = required(grid, "dry_run: this sweep's jobs are not known beforehand; leave out --dry-run")
+        from manifoldgd.cli.grid import preview_grid  # here, because it imports torch
+
+        with allowing(arguments.allowed):
+            return preview_grid(known, plan.first, plan.launching)
     folder = begin_sweep(command, words, plan.folder)
     if grid is not None:
         from manifoldgd.cli.grid import run_grid  # here, because it imports torch

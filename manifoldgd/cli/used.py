@@ -21,13 +21,13 @@ SET_KEYS = {
     *("ipc", "source", "reconstruct", "seed"),
 }
 JUDGE_KEYS = {"dataset", "student", "student_seeds", "save_students", "measures", "embedding", "logger", "cell"}
-SHARED_KEYS = {"machine", "output", "cache", "experiment"}
+SHARED_KEYS = {"machine", "output", "cache", "experiment", "dry_run"}
 USED_KEYS = {
     "run": SET_KEYS | JUDGE_KEYS | SHARED_KEYS,
     "distill": SET_KEYS | SHARED_KEYS,
     "evaluate": JUDGE_KEYS | SHARED_KEYS | {"set", "reading"},
     "export": {"set", "reading", "format", "license", "push", "overwrite", "output"},
-    "prior": {"dataset", "recipe", "seed", "dry_run"} | SHARED_KEYS,
+    "prior": {"dataset", "recipe", "seed"} | SHARED_KEYS,
     "dashboard": {"table", "sweep", "logger", "output"},
 }
 CELL_KEYS = {"table", "method", "column", "seed"}  # what names a table's cell
