@@ -6,8 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import composition
 import pytest
 import torch
+from drawing import undraw
 from fake_tables import rich_table
 
 from manifoldgd.study.rendering import write_table
@@ -32,6 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     # Spinning threads of oversubscribed cores cost more than a second core gives to tensors of this size.
     torch.set_num_threads(1)
+    composition.remember()
     config.stash[ERRORS] = {}
 
 
@@ -106,6 +109,18 @@ def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def plots() -> None:
+    """Plots are drawn in tests that ask for this, and in slow ones."""
+
+
+@pytest.fixture(autouse=True)
+def undrawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plots of pages are not drawn where nobody looks at them."""
+    if "plots" not in request.fixturenames and not request.node.get_closest_marker("slow"):
+        undraw(monkeypatch)
+
+
+@pytest.fixture
 def pets(tmp_path: Path) -> Path:
     """A folder of images in class folders."""
     from data_parts import write_pets
@@ -153,6 +168,8 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def rich(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A table with everything that tables can have, written: its folder, and what the terminal shows."""
+    """A table with everything that tables can have, written without plots: its folder, and what the terminal shows."""
     folder = tmp_path_factory.mktemp("rich")
-    return folder, write_table(folder, rich_table(folder))
+    with pytest.MonkeyPatch.context() as patch:
+        undraw(patch)
+        return folder, write_table(folder, rich_table(folder))

@@ -2,6 +2,7 @@
 
 import sys
 
+import composition
 import hydra
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -29,6 +30,28 @@ def test_composing_many_is_composing_each():
         for overrides in (["ipc=1"], ["guidance=none"], []):
             assert composed(overrides).values == compose(overrides).values
     assert compose(name="scores").values.keys() >= {"full_data", "weight"}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["dataset=imagenette", "ipc=3", "experiment=smoke", "student/protocol=soft_small"],
+        ["guidance=matching", "sampler=ddim", "~logger", "clusterer/space=pooled", "student.protocol.epochs=7"],
+    ],
+)
+def test_what_the_suite_remembers_is_what_hydra_composes(overrides):
+    """See `support/composition.py`: the second composition is remembered, the third is Hydra's."""
+    remembered = [compose([*overrides, f"seed={seed}"]) for seed in (0, 1)]
+    composition.forget()
+    try:
+        fresh = compose([*overrides, "seed=1"])
+    finally:
+        composition.remember()
+    assert remembered[1].text("all") == fresh.text("all")
+    assert remembered[0].values.seed == 0
+    OmegaConf.set_struct(remembered[0].values, False)
+    remembered[0].values.dataset.clear()
+    assert compose([*overrides, "seed=1"]).text("all") == fresh.text("all")
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,24 @@ def compose(name, overrides=()):
     return composed(name, tuple(overrides))
 
 
+# Each dataset and each student once, with members of other groups: what one chooses does not depend on the rest.
+# The prior is the dataset's own, so that this can be seen.
+TOGETHER = [group for group in GROUPS if group != "prior"]
+MOST = max(map(len, MEMBERS.values()))
+ROWS = list(zip(*(itertools.islice(itertools.cycle(MEMBERS[group]), MOST) for group in TOGETHER), strict=True))
+
+
+def row(members):
+    return compose("config", [f"{group}={member}" for group, member in zip(TOGETHER, members, strict=True)])
+
+
+def chosen(group, member):
+    """A configuration with this member."""
+    if group not in TOGETHER:
+        return compose("config", [f"{group}={member}"])
+    return row(next(each for each in ROWS if each[TOGETHER.index(group)] == member))
+
+
 def nodes(config):
     """All nodes with a target, however deep."""
     if isinstance(config, DictConfig):
@@ -79,7 +97,7 @@ def same_keys(node):
 
 @pytest.mark.parametrize(("group", "member"), [(group, member) for group in GROUPS for member in MEMBERS[group]])
 def test_members_and_constructors_name_the_same_keys(group, member):
-    found = list(nodes(compose("config", [f"{group}={member}"])[group]))
+    found = list(nodes(chosen(group, member)[group]))
     assert found
     for node in found:
         same_keys(node)
@@ -96,13 +114,13 @@ def test_protocols_and_constructors_name_the_same_keys(protocol):
 
 @pytest.mark.parametrize("teacher", TEACHERS)
 def test_any_teacher_can_be_chosen_for_soft_labels(teacher):
-    chosen = ["student/protocol=soft_small", f"student/teacher@student.protocol.teacher={teacher}"]
-    config = compose("config", chosen)
+    words = ["student/protocol=soft_small", f"student/teacher@student.protocol.teacher={teacher}"]
+    config = compose("config", words)
     assert config.student.protocol.teacher == compose("scores")[teacher]
     checked_node(config, "student.protocol.teacher")
-    chosen.append("student/augmentation@student.protocol.teacher.augmentation=dsa")
+    words.append("student/augmentation@student.protocol.teacher.augmentation=dsa")
     dsa = OmegaConf.load(CONF / "student" / "augmentation" / "dsa.yaml")
-    assert compose("config", chosen).student.protocol.teacher.augmentation == dsa
+    assert compose("config", words).student.protocol.teacher.augmentation == dsa
 
 
 def test_components_live_in_groups_with_two_members():
@@ -145,7 +163,8 @@ def stated(group):
     """``(component, key, value, comment)`` of what each file of a group states, with the file."""
     for member in REFERENCE:
         if member.group == group:
-            config = compose("config", CHOSEN.get(group, f"{group}={{}}").format(member.name).split())
+            words = CHOSEN.get(group, f"{group}={{}}").format(member.name).split()
+            config = chosen(group, member.name) if group in GROUPS else compose("config", words)
             for key in member.keys:
                 above, _, name = key.name.rpartition(".")
                 if key.default not in ("null", "???") and "${" not in key.default:
@@ -185,13 +204,13 @@ def scales(guidance):
 
 @pytest.mark.parametrize("guidance", STRONG)
 def test_one_key_is_the_strength_of_every_guidance(guidance):
-    config = compose("config", ["dataset=digits", f"guidance={guidance}", "guidance.scale=0.3"])
+    config = compose("config", [f"guidance={guidance}", "guidance.scale=0.3"])
     assert set(scales(build(config, "guidance"))) == {0.3}
-    default = build(compose("config", ["dataset=digits", f"guidance={guidance}"]), "guidance")
+    default = build(chosen("guidance", guidance), "guidance")
     assert 0.3 not in scales(default)
     inner = [part for part in ("first", "method") if part in config.guidance]
     if inner and guidance != "mode_then_manifold":  # whose parts may differ
-        old = compose("config", ["dataset=digits", f"guidance={guidance}", f"guidance.{inner[0]}.scale=0.3"])
+        old = compose("config", [f"guidance={guidance}", f"guidance.{inner[0]}.scale=0.3"])
         assert scales(build(old, "guidance")) == scales(build(config, "guidance"))
 
 
@@ -215,13 +234,10 @@ def test_a_choice_given_with_dots_is_answered(given, answer):
         build(compose("config", [given]), given.partition(".")[0])
 
 
-# Each dataset and each student once: what one chooses does not depend on the other.
-PAIRS = list(zip(MEMBERS["dataset"], itertools.cycle(MEMBERS["student"]), strict=False))
-
-
-@pytest.mark.parametrize(("dataset", "student"), PAIRS)
-def test_datasets_and_students_compose(dataset, student):
-    config = compose("config", [f"dataset={dataset}", f"student={student}", "dataset.train_per_class=3"])
+@pytest.mark.parametrize("members", ROWS, ids=lambda members: members[TOGETHER.index("dataset")])
+def test_datasets_and_students_compose(members):
+    config, dataset = row(members), members[TOGETHER.index("dataset")]
+    assert "train_per_class" in config.dataset
     small = dataset in ("cifar10", "cifar100", "npz", "svhn", "tiny_imagenet")
     own = dataset if dataset in ("digits", "fashion_mnist") else "folder" if small else "dit_xl_2_256"
     prior = OmegaConf.load(CONF / "prior" / f"{own}.yaml")
@@ -242,9 +258,9 @@ def test_datasets_and_students_compose(dataset, student):
 )
 def test_every_combination_composes(choices):
     groups = ("dataset", "guidance", "clusterer", "sampler")
-    chosen = [f"{group}={choice}" for group, choice in zip(groups, choices, strict=True)]
+    words = [f"{group}={choice}" for group, choice in zip(groups, choices, strict=True)]
     for student in MEMBERS["student"]:
-        config = compose("config", [*chosen, f"student={student}", "dataset.train_per_class=3"])
+        config = compose("config", [*words, f"student={student}", "dataset.train_per_class=3"])
         assert len(list(nodes(config))) >= 9
 
 
@@ -353,7 +369,7 @@ def check_comments(text, node):
 def test_comments_state_the_ranges_that_are_checked(group):
     for member in MEMBERS[group]:
         text = (CONF / group / f"{member}.yaml").read_text()
-        for node in nodes(compose("config", [f"{group}={member}"])[group]):
+        for node in nodes(chosen(group, member)[group]):
             check_comments(text, node)
 
 

@@ -24,7 +24,7 @@ def metrics(folder):
     return json.loads((folder / "metrics.json").read_text())
 
 
-def test_a_run_and_the_same_again(capfd, recwarn, monkeypatch, tiny_prior, shared_cache, tmp_path):
+def test_a_run_and_the_same_again(capfd, recwarn, monkeypatch, plots, tiny_prior, shared_cache, tmp_path):
     folder = tmp_path / "out"
     weak = "guidance.scale=0.001"  # three steps of a prior that learned nothing let stronger pulls run away
     assert quick("run", tiny_prior, shared_cache, folder, weak) == 0

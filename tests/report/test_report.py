@@ -24,6 +24,7 @@ from manifoldgd.report.html import html
 from manifoldgd.report.palette import DARK, LIGHT, LINE_COLOURS, VARIABLES
 from manifoldgd.report.run import write_run_report
 
+pytestmark = pytest.mark.usefixtures("plots")
 NASTY = """<script>alert("1")</script> & 'q' {{ 7 * 7 }}"""
 STEPS = [
     {"index": i, "ratio_mean": 0.5 * 0.9 ** (9 - i), "ratio_std": 0.02, "kept_mean": 0.5, "kept_std": 0.1}

@@ -13,6 +13,7 @@ from manifoldgd.estimates import Estimate
 from manifoldgd.report import figures, grids, latent_map, run
 from manifoldgd.report.palette import CLASS_COLOURS, COLOURS, LINE_COLOURS
 
+pytestmark = pytest.mark.usefixtures("plots")
 STEPS = [
     {"index": i, "ratio_mean": 0.5 * 0.9 ** (9 - i), "ratio_std": 0.02, "kept_mean": 0.5, "kept_std": 0.1}
     for i in range(9, 3, -1)
