@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -69,6 +70,21 @@ class AtOnce:
             file=sys.stderr,
             flush=True,
         )
+
+
+@contextmanager
+def enough(what: str, remedy: str) -> Iterator[None]:
+    """Where memory runs out inside, one line says so: that ``what`` is more than it holds, and the ``remedy``.
+
+    Raises:
+        RunError: it ran out.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, RunError) or not is_out_of_memory(error):
+            raise
+        raise RunError(f"{what} is more than memory holds; {remedy}") from error
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

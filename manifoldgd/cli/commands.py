@@ -90,6 +90,7 @@ def _say(judged: Judged) -> None:
 def run(setup: Setup) -> Judged:
     """Distil and evaluate; a finished result is read, a half-finished one continued."""
     setup.check(makes_set=True, judges=True)
+    setup.check_memory(setup.machine)
     folder = setup.folder(setup.set_config, setup.evaluation_config)
     check_claim(folder, "set", setup.set_config)  # before the other claim: a folder refused stays as it was
     claim_result(folder, "evaluation", setup.evaluation_config, free=MANY_IN_A_FOLDER)
@@ -100,6 +101,7 @@ def run(setup: Setup) -> Judged:
 def distill(setup: Setup) -> DistilledSet:
     """Make the set only."""
     setup.check(makes_set=True, judges=False)
+    setup.check_memory(setup.machine)
     folder = setup.folder(setup.set_config)
     with _alone_in(folder):
         return _make_set(setup, folder)

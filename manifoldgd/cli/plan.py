@@ -104,6 +104,7 @@ class Row:
             lambda: self.setup.prior if self.setup.needs_prior else None,
             lambda: self._find_autoencoder() if self.setup.needs_prior else None,
             lambda: self.setup.check(makes_set=True, judges=True),
+            lambda: self.setup.check_memory(self.setup.once("machine", self.config)) if here else None,
         ]
         found: dict[str, None] = {}
         for step in steps:

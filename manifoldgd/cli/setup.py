@@ -291,6 +291,12 @@ class Setup:
             with under("student"):
                 self.student.check(self.dataset.image_shape, len(self.dataset.class_names), config.ipc)
 
+    def check_memory(self, machine: Machine) -> None:
+        """Check that a machine holds what making the set takes of it at once."""
+        if self.config.source == DIFFUSION:
+            numbers = {"guidance": self.guidance, "ipc": self.config.ipc, "machine": machine}
+            distillation.check_memory(self.dataset, self.prior, **numbers)
+
     def _check_sampled(self) -> None:
         """Real images are not sampled, so what describes sampling has to be at its neutral value."""
         for key, value, neutral in (

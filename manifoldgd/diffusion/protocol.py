@@ -7,7 +7,7 @@ alphas. Shape letters: ``B`` rows of the batch, ``C, H, W`` a latent, ``M`` real
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar, cast
@@ -99,6 +99,22 @@ EnergyOf = Callable[
     [Decode, Tensor], SetEnergy
 ]  # the prior's decoder and a batch's classes [B], on its device -> its energy
 Together = Literal["class", "set"]  # images whose rows need to stand in one batch
+
+
+def batch_rows(together: Together | None, batch_size: int, *, of_class: int, of_set: int) -> int:
+    """Images of a batch: the whole set, as many whole classes as fit but at least one, or as many as are allowed.
+
+    Args:
+        together: what needs to stand in one batch.
+        batch_size: images allowed, >= 1.
+        of_class: images of a class.
+        of_set: images in all.
+    """
+    if together == "set":
+        return max(1, of_set)
+    return max(1, batch_size // max(1, of_class)) * max(1, of_class) if together == "class" else batch_size
+
+
 RealSide = TypeVar("RealSide", contravariant=True)  # manifoldgd.set_guidance.descent.RealSide
 
 
@@ -110,6 +126,42 @@ class Residual(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class SetSize:
+    """What decides how much memory a guidance of sets takes."""
+
+    ipc: int
+    real: tuple[int, ...]  # training images of each class
+    image_shape: tuple[int, int, int]
+    latent_shape: tuple[int, int, int]
+    features: int  # of a latent, in the prior's own network
+    batch_size: int  # images sampled at once where nothing keeps them together
+
+    @property
+    def images(self) -> int:
+        """Of the set."""
+        return self.ipc * len(self.real)
+
+    def rows(self, together: Together | None) -> int:
+        """Of a batch."""
+        return min(batch_rows(together, self.batch_size, of_class=self.ipc, of_set=self.images), self.images)
+
+
+@dataclass(frozen=True)
+class Need:
+    """Memory that a guidance of sets takes at once.
+
+    Attributes:
+        num_bytes: how much.
+        remedy: what to lower.
+        on_host: whether it stays in the processor's memory whatever the device.
+    """
+
+    num_bytes: int
+    remedy: str
+    on_host: bool = False
+
+
 class SetGuidance(Guidance, Protocol[RealSide]):
     """A guidance of many images at once, which follows ``anchors.energy``."""
 
@@ -119,6 +171,10 @@ class SetGuidance(Guidance, Protocol[RealSide]):
 
     def prepare(self, real: RealSide) -> EnergyOf:
         """The energies of all batches of a set, from the real training images."""
+        ...
+
+    def memory(self, size: SetSize) -> Mapping[str, Need]:
+        """What large memory it takes for a set of this size, by what takes it."""
         ...
 
     def evaluations(self, steps: int, taken: int) -> int:

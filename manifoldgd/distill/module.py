@@ -13,7 +13,15 @@ from torch import Tensor
 from manifoldgd.artifacts import LatentSet, PrototypeSet
 from manifoldgd.diffusion.cfg import ClassifierFreeGuidance, InParts
 from manifoldgd.diffusion.loop import StepRecord, sample
-from manifoldgd.diffusion.protocol import Anchors, BoundGuidance, EnergyOf, Guidance, SetEnergy, residuals_in
+from manifoldgd.diffusion.protocol import (
+    Anchors,
+    BoundGuidance,
+    EnergyOf,
+    Guidance,
+    SetEnergy,
+    judges_in,
+    residuals_in,
+)
 from manifoldgd.diffusion.samplers import Sampler
 from manifoldgd.diffusion.start import PURE_NOISE, Origin, Start
 from manifoldgd.distill.items import WorkItem
@@ -21,7 +29,7 @@ from manifoldgd.errors import RunError, under
 from manifoldgd.finite import NotFinite
 from manifoldgd.geometry.neighbours import neighbourhood_indices
 from manifoldgd.machine import Backend
-from manifoldgd.memory import AtOnce, is_out_of_memory
+from manifoldgd.memory import AtOnce, enough
 from manifoldgd.priors.prior import Prior
 from manifoldgd.randomness import RowNoise
 
@@ -136,7 +144,7 @@ class DistillModule(LightningModule):
             records.append(record)
             self.on_step(record)
 
-        try:
+        with enough(f"guidance: what it needs of {len(items)} images at once", self._remedy(items)):
             latents = sample(
                 self.denoiser,
                 self.schedule,
@@ -150,14 +158,14 @@ class DistillModule(LightningModule):
                 on_step=observe,
                 origin=self._origin(items),
             )
-        except RuntimeError as error:
-            if isinstance(error, RunError) or not is_out_of_memory(error):
-                raise
-            raise RunError(
-                f"guidance: what it needs of {len(items)} images at once is more than memory holds; lower "
-                "machine.batch_size, or guidance.neighbourhood or what else the guidance takes many of"
-            ) from error
         return Synthesised(items, self._refined(items, self._images(items, latents)), *_curves(records))
+
+    def _remedy(self, items: list[WorkItem]) -> str:
+        judges = judges_in(self.guidance) if self.energy_of is not None else ()
+        together = judges[0].together if judges else None
+        apart = together is None or (together == "class" and items[0].label != items[-1].label)
+        images = "machine.batch_size" if apart else f"ipc, as all images of a {together} are moved together"
+        return f"lower {images}, or guidance.neighbourhood or what else the guidance takes many of"
 
     def _images(self, items: list[WorkItem], latents: Tensor) -> Tensor:
         try:
@@ -174,7 +182,11 @@ class DistillModule(LightningModule):
         if self.energy_of is not None:
             for residual in residuals_in(self.guidance):
                 energy = self._counted(self.energy_of(lambda pixels: pixels, self._labels(items)))
-                images = residual(images.to(self.device), energy).cpu()
+                with enough(
+                    f"guidance: the residual of {len(items)} images at once",
+                    f"{self._remedy(items)}, or leave the residual out",
+                ):
+                    images = residual(images.to(self.device), energy).cpu()
         return images
 
     def _labels(self, items: list[WorkItem]) -> Tensor:

@@ -14,7 +14,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
-from manifoldgd.diffusion.protocol import Together
+from manifoldgd.diffusion.protocol import Together, batch_rows
 from manifoldgd.distill.items import WorkItem
 from manifoldgd.distill.module import DistillModule, Synthesised
 
@@ -92,12 +92,9 @@ def fixed_batches(items: Sequence[WorkItem], batch_size: int, *, together: Toget
     uninterrupted one and its files come out the same to the last bit. On a GPU the gradients of guidances that judge
     sets are not promised to repeat (cuDNN's convolutions, scattered sums), so there this holds for the others.
     """
-    if together == "set":
-        batch_size = max(1, len(items))
-    elif together == "class":
-        per_class = max(1, sum(item.label == items[0].label for item in items))
-        batch_size = max(1, batch_size // per_class) * per_class
-    return [list(items[start : start + batch_size]) for start in range(0, len(items), batch_size)]
+    per_class = sum(item.label == items[0].label for item in items)
+    rows = batch_rows(together, batch_size, of_class=per_class, of_set=len(items))
+    return [list(items[start : start + rows]) for start in range(0, len(items), rows)]
 
 
 def synthesise(

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +15,14 @@ import torch
 from manifoldgd import ranks
 from manifoldgd.artifacts import DistilledSet, PrototypeSet
 from manifoldgd.dataset import ImageDataset
-from manifoldgd.diffusion.protocol import Guidance, judges_in
+from manifoldgd.diffusion.protocol import Guidance, Need, SetSize, judges_in
 from manifoldgd.diffusion.samplers import Sampler
 from manifoldgd.diffusion.start import PURE_NOISE, Start
 from manifoldgd.distill.overgeneration import Overgeneration
-from manifoldgd.errors import require, under
+from manifoldgd.errors import UserError, require, under
 from manifoldgd.guidance import NoGuidance
 from manifoldgd.machine import Machine
+from manifoldgd.memory import enough
 from manifoldgd.pipeline import latents, sets
 from manifoldgd.pipeline.classifiers import embedding_network
 from manifoldgd.pipeline.latents import check_neighbourhood
@@ -29,7 +32,6 @@ from manifoldgd.priors.prior import Prior
 from manifoldgd.progress import data_size
 from manifoldgd.prototypes.coresets import select_classes
 from manifoldgd.report.card import set_card
-from manifoldgd.set_guidance.networks import NetworkDescent
 from manifoldgd.store.results import check_inputs, claim_result
 from manifoldgd.store.sets import SetWriter, has_set, load_set
 from manifoldgd.system import memory
@@ -64,7 +66,8 @@ def distill_module(
         encoded, _ = latents.encode(dataset, prior, machine, cache)
         targets = find_targets(prototypes, encoded, guidance.neighbourhood, backend=machine.neighbours)
     real = RealImages(dataset, machine, cache, prior, seed)
-    with under("guidance"):  # of two that judge sets, both follow the same energies
+    prepared = enough("guidance: what it learns of real images", "lower its networks, width, centres or real_per_class")
+    with under("guidance"), prepared:  # of two that judge sets, both follow the same energies
         energy_of = next((judge.prepare(real) for judge in judges_in(guidance)), None)
     return DistillModule(
         prior,
@@ -91,18 +94,42 @@ def check_parts(dataset: ImageDataset, prior: Prior, *, guidance: Guidance, samp
         start.remaining(sampler.steps)
 
 
-def check_memory(dataset: ImageDataset, *, guidance: Guidance, ipc: int, machine: Machine) -> None:
-    """Raise :class:`UserError` where a guidance of the whole set takes more memory than there is, before any work."""
-    judges: list[Any] = [judge for judge in judges_in(guidance) if isinstance(judge, NetworkDescent)]
-    for judge in judges:
-        for what, need in judge.memory(dataset, ipc).items():
-            there = memory() if need.on_host else machine.memory
-            where = "this machine" if need.on_host or machine.device.type != "cuda" else "the device"
-            require(
-                there is None or need.num_bytes <= there,
-                f"{what} takes {data_size(need.num_bytes)}, and {where} has {data_size(there or 0)}; {need.remedy}",
-                key="guidance",
-            )
+def check_memory(dataset: ImageDataset, prior: Prior, *, guidance: Guidance, ipc: int, machine: Machine) -> None:
+    """Raise :class:`UserError` where a guidance of sets takes more memory than there is, before any work.
+
+    What the networks take on the way is left out: it does not grow with the set.
+    """
+    size = SetSize(
+        ipc=ipc,
+        real=tuple(dataset.train.labels.bincount(minlength=len(dataset.class_names)).tolist()),
+        image_shape=dataset.image_shape,
+        latent_shape=prior.latent_shape,
+        features=prior.block_width,
+        batch_size=machine.batch_size,
+    )
+    for judge in judges_in(guidance):
+        needs = dict(judge.memory(size))
+        if guidance.neighbourhood:
+            rows, numbers = size.rows(judge.together), math.prod(size.latent_shape)
+            held = Need(4 * rows * guidance.neighbourhood * numbers, "lower ipc or guidance.neighbourhood")
+            needs[f"the neighbourhoods of {rows:,} images at once"] = held
+        if machine.device.type != "cuda":
+            _check_fits(needs, "this machine", machine.memory)
+            continue
+        _check_fits({what: need for what, need in needs.items() if need.on_host}, "this machine", memory())
+        _check_fits({what: need for what, need in needs.items() if not need.on_host}, "the device", machine.memory)
+
+
+def _check_fits(needs: Mapping[str, Need], where: str, there: int | None) -> None:
+    whole = sum(need.num_bytes for need in needs.values())
+    if there is None or whole <= there:
+        return
+    what, largest = max(needs.items(), key=lambda each: each[1].num_bytes)
+    raise UserError(
+        f"takes {data_size(whole)} at once, {data_size(largest.num_bytes)} of it for {what}, and {where} has "
+        f"{data_size(there)}; {largest.remedy}",
+        "guidance",
+    )
 
 
 def check_prototypes(prototypes: PrototypeSet | None, guidance: Guidance, start: Start, ipc: int) -> None:
@@ -147,7 +174,7 @@ def synthesise(
     """
     check_parts(dataset, prior, guidance=guidance, sampler=sampler, start=start)
     check_prototypes(prototypes, guidance, start, ipc)
-    check_memory(dataset, guidance=guidance, ipc=ipc, machine=machine)
+    check_memory(dataset, prior, guidance=guidance, ipc=ipc, machine=machine)
 
     module = distill_module(
         dataset,

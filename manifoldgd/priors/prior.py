@@ -185,6 +185,12 @@ class Prior:
             )
         return len(self.network.transformer_blocks)
 
+    @property
+    def block_width(self) -> int:
+        """Numbers ``E`` of :meth:`block_features`, 0 where there are none."""
+        config = self.network.config
+        return 0 if self.text is not None else config.num_attention_heads * config.attention_head_dim
+
     def block_features(self, x_t: Tensor, timesteps: Tensor, labels: Tensor, blocks: int) -> Tensor:
         """Token means ``[B, E]`` after the first ``blocks`` blocks of the transformer; the others are not run.
 

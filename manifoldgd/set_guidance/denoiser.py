@@ -15,10 +15,10 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from manifoldgd.diffusion.protocol import EnergyOf
+from manifoldgd.diffusion.protocol import EnergyOf, Need, SetSize
 from manifoldgd.prototypes import DenoiserFeatures
 from manifoldgd.ranges import Range, checked
-from manifoldgd.set_guidance.descent import Descent, Embed, RealSide
+from manifoldgd.set_guidance.descent import SINGLE, Descent, Embed, RealSide
 
 
 @checked
@@ -34,6 +34,18 @@ class DenoiserFeatureGuidance(Descent):
     space: DenoiserFeatures
     real_per_class: Annotated[int, Range("[2, 1000000]")]
     together: ClassVar[None] = None
+
+    def memory(self, size: SetSize) -> dict[str, Need]:
+        """Of the features of real images, those of its class for each image of a batch, and of their distances."""
+        rows, count = size.rows(self.together), self.real_per_class
+        chosen = (2 * rows + len(size.real)) * count * size.features
+        lower = "lower machine.batch_size or the guidance's real_per_class"
+        return super().memory(size) | {
+            f"features of {count:,} real images of a class for {rows:,} images": Need(SINGLE * chosen, lower),
+            f"the pairs of {count:,} real images of a class": Need(
+                2 * SINGLE * count * (count - 1) // 2, "lower the guidance's real_per_class", on_host=True
+            ),
+        }
 
     def prepare(self, real: RealSide) -> EnergyOf:
         """The features of real images of each class."""

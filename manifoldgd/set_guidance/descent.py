@@ -5,6 +5,7 @@ A guidance of sets holds its numbers, makes its real side once (``prepare``) and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Protocol
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from manifoldgd.dataset import ImageDataset
-from manifoldgd.diffusion.protocol import Anchors, Pull, SetEnergy, Step, Together
+from manifoldgd.diffusion.protocol import Anchors, Need, Pull, SetEnergy, SetSize, Step, Together
 from manifoldgd.machine import Machine
 from manifoldgd.prototypes import Clusterer, DenoiserFeatures
 from manifoldgd.ranges import Range, Share, checked
@@ -21,6 +22,9 @@ from manifoldgd.set_guidance.coordinates import BoundCoordinates, NeighbourhoodC
 
 BETAS = (0.9, 0.99)  # of Adam: the energy is another network's at each evaluation, so its gradients are averaged
 EPS = 1e-12
+LARGEST_DIFFERENCES = 2**24  # numbers; 64 MiB in single precision, five times on the way back
+SINGLE, DOUBLE = 4, 8  # bytes of a number
+HELD_LATENTS = 12  # of each image: the sampler's, Adam's, a gradient and what makes the next of each
 
 OnStep = Callable[[], None]
 Embed = Callable[[Tensor, Tensor], Tensor]  # clean latents [B, C, H, W], classes [B] -> features [B, E], differentiable
@@ -87,6 +91,17 @@ class Descent:
         """The rate when ``share``, in [0, 1), of all gradient steps are done."""
         return self.rate
 
+    def memory(self, size: SetSize) -> dict[str, Need]:
+        """Of the latents of a batch, and of the directions in which they step."""
+        rows, numbers = size.rows(self.together), math.prod(size.latent_shape)
+        needs = {f"the latents of {rows:,} images at once": Need(HELD_LATENTS * SINGLE * rows * numbers, "lower ipc")}
+        if self.neighbourhood:
+            axes = Need(
+                2 * SINGLE * rows * self.neighbourhood * numbers, "lower ipc, or neighbourhood of the coordinates"
+            )
+            needs[f"the coordinates of {rows:,} images at once"] = axes
+        return needs
+
     def evaluations(self, steps: int, taken: int) -> int:
         """Gradient steps for a batch that takes the last ``taken`` of ``steps`` denoising steps."""
         return min(round(self.t_start * steps), taken) * self.inner_steps
@@ -107,6 +122,26 @@ def gradient_of(energy: SetEnergy, x0: Tensor, draw: int) -> Tensor:
         variable = x0.detach().requires_grad_(True)
         (gradient,) = torch.autograd.grad(energy(variable, draw), variable)
     return gradient
+
+
+def squared_distances(rows: Tensor, others: Tensor) -> Tensor:
+    """``[n, m]`` from ``[n, D]`` and ``[m, D]``, differentiable; near rows lose no digits.
+
+    By differences where they are few, and by products in double precision, which take far less memory and time, beyond
+    :data:`LARGEST_DIFFERENCES` numbers.
+    """
+    if len(rows) * others.numel() <= LARGEST_DIFFERENCES:
+        return (rows[:, None] - others).square().sum(-1)
+    one, two = ((each.cpu() if each.device.type == "mps" else each).double() for each in (rows, others))
+    squared = one.square().sum(1)[:, None] + two.square().sum(1) - 2 * one @ two.T
+    return squared.clamp(min=0).to(rows)
+
+
+def distances_need(rows: int, others: int, numbers: int) -> int:
+    """Bytes of :func:`squared_distances` of ``D = numbers`` and of what is made of them, ``n, m = rows, others``."""
+    few = rows * others * numbers <= LARGEST_DIFFERENCES
+    made = 5 * SINGLE * rows * others * numbers if few else 3 * DOUBLE * (rows + others) * numbers
+    return made + 6 * DOUBLE * rows * others
 
 
 @dataclass

@@ -15,16 +15,28 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from manifoldgd.diffusion.protocol import Decode, EnergyOf
+from manifoldgd.diffusion.protocol import Decode, EnergyOf, Need, SetSize
 from manifoldgd.ranges import checked
-from manifoldgd.set_guidance.descent import RealSide
-from manifoldgd.set_guidance.networks import NetworkDescent, RandomNetworks, embed_latents, real_means
+from manifoldgd.set_guidance.descent import SINGLE, RealSide
+from manifoldgd.set_guidance.networks import (
+    NetworkDescent,
+    RandomNetworks,
+    embed_latents,
+    feature_size,
+    real_means,
+)
 
 
 @checked
 @dataclass(frozen=True, kw_only=True)
 class MatchingGuidance(NetworkDescent):
     """Descent of :class:`MatchingEnergy`; for its numbers see :class:`NetworkDescent`."""
+
+    def memory(self, size: SetSize) -> dict[str, Need]:
+        """Of the means of the real images' features besides."""
+        means = SINGLE * self.networks * len(size.real) * feature_size(size.image_shape, self.width)
+        what = f"mean features of {len(size.real):,} classes in {self.networks} networks"
+        return super().memory(size) | {what: Need(2 * means, "lower the guidance's networks or width")}
 
     def prepare(self, real: RealSide) -> EnergyOf:
         """The pool, and the real means in its features."""

@@ -7,8 +7,9 @@ need no training (Zhao & Bilen, *Dataset Condensation with Distribution Matching
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar
 
 import torch
@@ -16,18 +17,20 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from manifoldgd.dataset import ImageDataset, check_statistics
-from manifoldgd.diffusion.protocol import Decode
+from manifoldgd.diffusion.protocol import Decode, Need, SetSize
 from manifoldgd.machine import half_precision
+from manifoldgd.memory import AtOnce
 from manifoldgd.randomness import generator
 from manifoldgd.ranges import Million, Range, Seed, Width, checked
-from manifoldgd.set_guidance.descent import Descent, OnStep, RealSide
+from manifoldgd.set_guidance.descent import SINGLE, Descent, OnStep, RealSide
 from manifoldgd.set_guidance.residual import PixelResidual
 from manifoldgd.students.augmentation import Augmentation
 from manifoldgd.students.convnets import ConvNet
 from manifoldgd.students.network import ImageShape
 
 LEAST_SIDE = 3  # pixels a side of the deepest feature map: depth 3 at 28 pixels, 6 at 224, as in the literature
-CHUNK = 256  # images embedded at once; bounds memory
+CHUNK = 256  # real images embedded at once, and their pixels: a network of 128 filters makes 512 MiB of those a layer
+CHUNK_PIXELS = 2**20
 # Pixel values that gradients flow back through at once: 1,300 images of 28x28, 5 of 256x256 in colour, each of which
 # takes a large decoder 1 to 2 GB.
 GRADIENT_VALUES = 2**20
@@ -169,21 +172,6 @@ def embed_latents(
     return torch.cat([checkpoint(embedded, number, part, use_reentrant=False) for number, part in enumerate(parts)])
 
 
-@dataclass(frozen=True)
-class Need:
-    """Memory that a set guidance takes at once.
-
-    Attributes:
-        num_bytes: how much.
-        remedy: what to lower.
-        on_host: whether it stays in the processor's memory whatever the device.
-    """
-
-    num_bytes: int
-    remedy: str
-    on_host: bool = False
-
-
 def feature_size(image_shape: ImageShape, width: int) -> int:
     """``E`` of a random network of so many filters for images ``(C, H, W)``."""
     depth = depth_for(image_shape)
@@ -234,9 +222,30 @@ class NetworkDescent(Descent):
             seed=self.pool_seed,
         ).to(machine.device)
 
-    def memory(self, dataset: ImageDataset, ipc: int) -> Mapping[str, Need]:
-        """What large memory the energy of a set of ``ipc`` images a class takes, by what takes it."""
-        return {}
+    @property
+    def learned_each(self) -> int:
+        """Images that the energy sees for each of the set."""
+        return 1
+
+    def memory(self, size: SetSize) -> dict[str, Need]:
+        """Of a batch's features besides, and of the pixels that the residual changes."""
+        rows = size.rows(self.together)
+        features = SINGLE * rows * self.learned_each * feature_size(size.image_shape, self.width)
+        needs = super().memory(size) | {
+            f"features of {rows * self.learned_each:,} images at once": Need(
+                4 * features, f"lower {self._lower} or width of the guidance"
+            )
+        }
+        if self.residual is not None:
+            needs[f"the pixels of {rows:,} images at once"] = Need(
+                self.residual.held * SINGLE * rows * math.prod(size.image_shape),
+                "lower ipc, or leave the residual out (guidance/residual@guidance.then.residual=null)",
+            )
+        return needs
+
+    @property
+    def _lower(self) -> str:
+        return "ipc" if self.learned_each == 1 else "ipc, copies"
 
     def seen(
         self, kind: str, real: RealSide, networks: RandomNetworks, compute: Callable[..., Tensor], parts: int
@@ -282,15 +291,15 @@ def real_means(
         device: where the networks are.
         on_part: called after each class.
     """
-    classes, means = len(dataset.class_names), None
-    for label in range(classes):  # one class in memory at a time
-        images = dataset.train.load(_drawn(networks, dataset, label, per_class))
-        found = torch.stack([_mean(networks, index, images, device) for index in range(len(networks))])
-        means = found.new_empty(len(networks), classes, found.shape[1]) if means is None else means
-        means[:, label] = found
+    means, embed = [], _Embedding(networks, device)
+    for label in range(len(dataset.class_names)):
+        rows = _drawn(networks, dataset, label, per_class)
+        sums = [torch.zeros((), device=device)] * len(networks)
+        for part in rows.split(chunk_of(dataset.image_shape)):
+            sums = [total + found.sum(0) for total, found in zip(sums, embed(dataset, part), strict=True)]
+        means.append(torch.stack([total / len(rows) for total in sums]).cpu())
         on_part()
-    assert means is not None  # a dataset has classes
-    return means
+    return torch.stack(means, dim=1)
 
 
 @torch.no_grad()
@@ -303,14 +312,13 @@ def real_features(
 ) -> Tensor:
     """Features of the images that :func:`real_means` averages, ``[P, N, E]`` float16 on the CPU, class by class.
 
-    ``on_part`` is called after each :data:`CHUNK` of images.
+    ``on_part`` is called after each :func:`chunk_of` images.
     """
     rows = torch.cat([_drawn(networks, dataset, label, per_class) for label in range(len(dataset.class_names))])
-    features, done = None, 0
-    for part in rows.split(CHUNK):  # seen by all networks while they are in memory
-        pixels = _as_pixels(dataset.train.load(part), device)
-        for index in range(len(networks)):
-            found = networks.embed(index, pixels).half().cpu()
+    features, done, embed = None, 0, _Embedding(networks, device)
+    for part in rows.split(chunk_of(dataset.image_shape)):
+        for index, each in enumerate(embed(dataset, part)):
+            found = each.half().cpu()
             if features is None:
                 features = found.new_empty(len(networks), len(rows), found.shape[1])
             features[index, done : done + len(part)] = found
@@ -318,6 +326,11 @@ def real_features(
         on_part()
     assert features is not None  # every class has images
     return features
+
+
+def chunk_of(image_shape: ImageShape) -> int:
+    """Real images ``(C, H, W)`` that are read and embedded at once."""
+    return min(CHUNK, max(1, CHUNK_PIXELS // math.prod(image_shape[1:])))
 
 
 def real_labels(dataset: ImageDataset, per_class: int) -> Tensor:
@@ -333,10 +346,15 @@ def _drawn(networks: RandomNetworks, dataset: ImageDataset, label: int, count: i
     return rows[torch.randperm(len(rows), generator=source)[:count]]
 
 
-def _mean(networks: RandomNetworks, index: int, images: Tensor, device: torch.device) -> Tensor:
-    parts = (networks.embed(index, _as_pixels(part, device)) for part in images.split(CHUNK))
-    return (sum((part.sum(0) for part in parts), torch.zeros((), device=device)) / len(images)).cpu()
+class _Embedding:
+    """Shows real images to all networks of a pool while they are in memory."""
 
+    def __init__(self, networks: RandomNetworks, device: torch.device) -> None:
+        self.networks, self.device = networks, device
+        self._at_once = AtOnce(CHUNK, "features of real images")
 
-def _as_pixels(images: Tensor, device: torch.device) -> Tensor:
-    return images.to(device).float().div(127.5).sub(1)
+    def __call__(self, dataset: ImageDataset, rows: Tensor) -> Iterator[Tensor]:
+        """Features ``[n, E]`` of training images ``[n]``, of one network after the other."""
+        pixels = dataset.train.load(rows).to(self.device).float().div(127.5).sub(1)
+        for index in range(len(self.networks)):
+            yield self._at_once(partial(self.networks.embed, index), pixels)

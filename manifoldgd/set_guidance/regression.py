@@ -25,17 +25,15 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from manifoldgd.dataset import ImageDataset
-from manifoldgd.diffusion.protocol import Decode, Together
+from manifoldgd.diffusion.protocol import Decode, Need, SetSize, Together
 from manifoldgd.errors import require
 from manifoldgd.ranges import Range, checked
-from manifoldgd.set_guidance.descent import RealSide
+from manifoldgd.set_guidance.descent import DOUBLE, RealSide
 from manifoldgd.set_guidance.networks import (
-    CHUNK,
     AugmentedCopies,
-    Need,
     NetworkDescent,
     RandomNetworks,
+    chunk_of,
     embed_latents,
     feature_size,
     real_features,
@@ -69,33 +67,28 @@ class RegressionGuidance(NetworkDescent):
         """Half a cosine from ``rate`` to 0."""
         return self.rate * (1 + math.cos(math.pi * share)) / 2
 
-    @property
-    def learned_each(self) -> int:
-        """Images that the regression learns from for each of the set."""
-        return 1
-
-    def memory(self, dataset: ImageDataset, ipc: int) -> dict[str, Need]:
-        """Of the kernel of all images of the set and their copies, and of the real images' features."""
-        images = ipc * len(dataset.class_names) * self.learned_each
-        real, size = len(real_labels(dataset, self.real_per_class)), feature_size(dataset.image_shape, self.width)
+    def memory(self, size: SetSize) -> dict[str, Need]:
+        """Of the kernel of all images of the set and their copies besides, and of the real images' features."""
+        images, width = size.images * self.learned_each, feature_size(size.image_shape, self.width)
+        real = sum(min(count, self.real_per_class) for count in size.real)
+        bank = 2 * self.networks * real * width
         kernel = "lower ipc" if self.learned_each == 1 else "lower ipc or the guidance's copies"
-        return {
-            # The kernel, the kernel with its ridge, and its factors, in double precision.
-            f"a regression on {images:,} images": Need(3 * 8 * images**2, kernel),
+        return super().memory(size) | {
+            # The kernel, the kernel with its ridge, and its factors, in double precision like the features.
+            f"a regression on {images:,} images": Need(DOUBLE * images * (3 * images + width), kernel),
             f"features of {real:,} real images in {self.networks} networks": Need(
-                2 * self.networks * real * size,
-                "lower the guidance's real_per_class, networks or width",
-                on_host=2 * self.networks * real * size > LARGEST_BANK,
+                bank, "lower the guidance's real_per_class, networks or width", on_host=bank > LARGEST_BANK
             ),
         }
 
     def prepare(self, real: RealSide) -> partial[RegressionEnergy]:
         """The pool, and real images in its features."""
         networks, labels = self.pool(real), real_labels(real.dataset, self.real_per_class)
+        parts = -(-len(labels) // chunk_of(real.dataset.image_shape))
         return partial(
             RegressionEnergy,
             networks=networks,
-            real=self.seen("regression", real, networks, real_features, -(-len(labels) // CHUNK)),
+            real=self.seen("regression", real, networks, real_features, parts),
             real_labels=labels,
             ridge=self.ridge,
             temperature=self.temperature,

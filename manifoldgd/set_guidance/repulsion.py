@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from manifoldgd.diffusion.protocol import EnergyOf
+from manifoldgd.diffusion.protocol import EnergyOf, Need, SetSize
 from manifoldgd.ranges import checked
-from manifoldgd.set_guidance.descent import Descent, RealSide
+from manifoldgd.set_guidance.descent import Descent, RealSide, distances_need, squared_distances
 
 
 @checked
@@ -26,6 +26,11 @@ class RepulsionGuidance(Descent):
     The energy has no minimum at a finite distance, so ``rate * inner_steps`` times the steps that it acts in bounds how
     far the images go.
     """
+
+    def memory(self, size: SetSize) -> dict[str, Need]:
+        """Of the pairs of a class besides: its kernel is taken whole."""
+        pairs = distances_need(size.ipc, size.ipc, math.prod(size.latent_shape))
+        return super().memory(size) | {f"the pairs of {size.ipc:,} images of a class": Need(pairs, "lower ipc")}
 
     def prepare(self, real: RealSide) -> EnergyOf:
         """Nothing is prepared: real images are not looked at."""
@@ -53,7 +58,7 @@ class RepulsionEnergy:
 
 def _closeness(rows: Tensor) -> Tensor:
     count = len(rows)
-    squared = (rows[:, None] - rows[None]).square().sum(-1)
+    squared = squared_distances(rows, rows)
     # All but the diagonal, by its place: a mask would have the host wait to learn how many there are.
     others = squared.flatten()[1:].view(count - 1, count + 1)[:, :-1].reshape(-1)
     bandwidth = (others.detach().median() / math.log(count)).clamp(min=torch.finfo(rows.dtype).tiny)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,6 +37,8 @@ class PixelResidual:
     steps: Annotated[int, Range("[1, 100000]")]
     rate: Annotated[float, Range("(0, 1]")]
     bound: Annotated[float, Range("(0, 1]")]
+
+    held: ClassVar[int] = 12  # numbers of each pixel: itself, its bounds, Adam's, a gradient and what makes the next
 
     def __call__(self, images: Tensor, energy: SetEnergy) -> Tensor:
         """The images with their residual.

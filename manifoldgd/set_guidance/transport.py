@@ -11,17 +11,24 @@ semantic matching and dynamic labels, which act on the prior's conditioning, are
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from manifoldgd.diffusion.protocol import Anchors, EnergyOf, Pull, SetEnergy, Step, Together
+from manifoldgd.diffusion.protocol import Anchors, EnergyOf, Need, Pull, SetEnergy, SetSize, Step, Together
 from manifoldgd.guidance.window import acts
 from manifoldgd.prototypes import Clusterer
 from manifoldgd.ranges import Range, Share, Strength, checked
-from manifoldgd.set_guidance.descent import RealSide, gradient_of
+from manifoldgd.set_guidance.descent import (
+    SINGLE,
+    RealSide,
+    distances_need,
+    gradient_of,
+    squared_distances,
+)
 
 ITERATIONS = 200  # of Sinkhorn's; the plan's marginals are then off by less than a thousandth at the ranges in use
 
@@ -57,6 +64,18 @@ class TransportGuidance:
         """The centres, and their shares of each class."""
         centres, weights = real.centres(self.clusterer, self.centres)
         return lambda decode, labels: TransportEnergy(centres, weights, labels, self.regularisation)
+
+    def memory(self, size: SetSize) -> dict[str, Need]:
+        """Of the transport plan of a class, and of the centres of all."""
+        numbers = math.prod(size.latent_shape)
+        plan = distances_need(size.ipc, self.centres, numbers)
+        centres = SINGLE * len(size.real) * self.centres * numbers
+        return {
+            f"the plan from {size.ipc:,} images of a class to {self.centres:,} centres": Need(
+                plan, "lower ipc or the guidance's centres"
+            ),
+            f"{self.centres:,} centres of each class": Need(2 * centres, "lower the guidance's centres"),
+        }
 
     def evaluations(self, steps: int, taken: int) -> int:
         """One a guided step."""
@@ -131,7 +150,7 @@ class TransportEnergy:
 
     def _of(self, rows: Tensor, label: int) -> Tensor:
         centres = self.centres[label].to(rows)
-        cost = (rows[:, None] - centres).square().sum(-1)
+        cost = squared_distances(rows, centres)
         with torch.no_grad():
             source = torch.full((len(rows),), 1 / len(rows), dtype=torch.float64, device=rows.device)
             target = self.weights[label].to(source)

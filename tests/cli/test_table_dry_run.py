@@ -105,6 +105,16 @@ def test_a_dry_run_finds_large_images_that_are_there(capsys, dit_lookalike):
     assert code == 0
 
 
+def test_a_dry_run_names_a_guidance_of_sets_that_no_memory_holds(capsys, monkeypatch):
+    change(methods={"unguided": {"guidance": "none"}, "repulsion": {"guidance": "repulsion"}})
+    monkeypatch.setattr("manifoldgd.machine.memory", lambda: 1000)
+    assert table("columns=one", "--dry-run", "jobs=1") == 1
+    listed = capsys.readouterr().out.split("missing:\n")[1].splitlines()
+    assert listed[0].startswith("  guidance: ")
+    assert "and this machine has 1.0 kB; lower ipc" in listed[0]
+    assert "(2 cells, the first is one/repulsion)" in listed[0]
+
+
 def test_gpu_hours_count_the_making_of_a_shared_set_once(monkeypatch):
     change(columns=STUDENTS)
     plan = plan_table(read_definition(HOME / "table.yaml"), {})
