@@ -270,7 +270,7 @@ def write_state(trainer: Trainer, checkpoint: Path) -> None:
     Lightning writes to the system's temporary folder and moves the file, which copies it where that is another disk.
     """
     with atomic_path(checkpoint) as partial:
-        trainer.save_checkpoint(partial)
+        trainer.save_checkpoint(partial, weights_only=False)  # with the state of the optimiser
 
 
 def progress_in(folder: Path) -> Fitted:
