@@ -8,6 +8,7 @@ import importlib.metadata
 import logging
 import os
 import shutil
+import sys
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
@@ -106,10 +107,21 @@ class Machine:
             if has_faiss():
                 with suppress(UserError):  # one that cannot be imported is told of where it is asked for
                     faiss_library().omp_set_num_threads(self.threads)
-        for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+        if note := self.slow_rounding:
+            print(note, file=sys.stderr)
         for message in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message=f".*{message}.*")
+
+    @property
+    def slow_rounding(self) -> str | None:
+        """A remark where bfloat16 is asked for on a processor that has no instructions for it, and rounds by hand."""
+        asked = [key for key in ("precision", "student_precision") if getattr(self, key).startswith("bf16")]
+        if not asked or self.device.type != "cpu" or has_bfloat16():
+            return None
+        return (
+            f"machine.{asked[0]}: this processor has no instructions for bfloat16, so {getattr(self, asked[0])} is "
+            f"slower here than {SINGLE}; its results are kept apart from those of {SINGLE}"
+        )
 
     @property
     def cores(self) -> int:
@@ -168,6 +180,10 @@ class Machine:
             shared: whether all ranks call it, each with its part of the batches; otherwise it is this process's own.
             changes: other arguments.
         """
+        import lightning.pytorch  # noqa: F401 - which sets the level of its loggers anew
+
+        for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         alone = not shared or ranks.count() == 1
         return {
             "accelerator": self.accelerator,
@@ -181,6 +197,12 @@ class Machine:
             "enable_checkpointing": False,
             **changes,
         }
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor has instructions for bfloat16; yes where torch cannot tell."""
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return known.get("architecture") != "x86_64" or bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def has_faiss() -> bool:

@@ -175,6 +175,16 @@ class Plan:
             return False
 
     @property
+    def remarks(self) -> list[str]:
+        """What is worth to know about the machine before hours on it; of one that is not there, nothing."""
+        found: dict[str, None] = {}
+        for row in self.rows:
+            with suppress(UserError):
+                if note := row.setup.once("machine", row.config).slow_rounding:
+                    found[note] = None
+        return list(found)
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Of the datasets; none while data is missing or where columns differ in them."""
         try:

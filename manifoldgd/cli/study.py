@@ -94,6 +94,8 @@ class Study:
         with only_cached():
             problems = missing(self.plan, here=self.launching.here)
         print("\n".join(["missing:", *problems]) if problems else "everything is there")
+        for remark in self.plan.remarks:
+            print(remark)
         print(time_needed(self.plan, board.left, known, self.launching.at_once(on_cpu=self.plan.on_cpu)))
         return 1 if problems else 0
 
@@ -121,6 +123,8 @@ class Study:
             for problem in row.problems(here=self.launching.here)[:1]:
                 raise UserError(f"cell {row.name}: {problem}")
         scoring = self.scoring
+        for remark in self.plan.remarks:
+            print(remark, flush=True)
         with alone_in(self.output):
             board = self.board()
             board.save()
