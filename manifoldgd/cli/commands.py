@@ -147,6 +147,7 @@ def preview(setup: Setup) -> Iterator[str]:
         of_set = f"{made.manifest['method']}, {len(made.images):,} images, {config.set}"
     else:
         setup.check(makes_set=True, judges=judges)
+        setup.check_memory(setup.machine)
         parts = [setup.set_config, *([setup.evaluation_config] if judges else [])]
         folder = setup.folder(*parts)
         check_claim(folder, "set", setup.set_config)
