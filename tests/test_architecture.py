@@ -18,6 +18,7 @@ LAYERS = {
         "estimates",
         "files",
         "finite",
+        "hub",
         "machine",
         "memory",
         "philox",

@@ -23,6 +23,7 @@ from manifoldgd.data.image_dataset import Found, ImageOptions, check_options, im
 from manifoldgd.data.image_files import ImageFile, Part
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.errors import UserError, argument, require
+from manifoldgd.hub import fetched
 
 HELD_GROUPS = 4  # groups of rows in memory at once: pictures are asked for in order, but for the first few
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -130,11 +131,11 @@ def _located(folder: str, revision: str | None, download: bool) -> tuple[Path, s
     asked: dict[str, Any] = {"repo_type": "dataset", "revision": revision, "allow_patterns": tables}
     try:
         try:
-            place = snapshot_download(folder, local_files_only=True, **asked)
+            place = Path(snapshot_download(folder, local_files_only=True, **asked))
         except (OSError, ValueError):
             if not download:
                 raise
-            place = snapshot_download(folder, **asked)
+            place = fetched(folder, **asked)
     except Exception as error:  # of the network, of the Hub, of the disk
         again = (
             ""
@@ -146,7 +147,7 @@ def _located(folder: str, revision: str | None, download: bool) -> tuple[Path, s
             f"({str(error).splitlines()[0]}){again or '; check the name and the network'}",
             key="folder",
         ) from error
-    return Path(place), folder.partition("/")[2]
+    return place, folder.partition("/")[2]
 
 
 def _files(root: Path, key: str, split: str) -> list[Path]:

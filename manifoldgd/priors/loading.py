@@ -18,6 +18,7 @@ from manifoldgd.diffusion.flow import FlowSchedule
 from manifoldgd.diffusion.samplers import PredictionKind, Schedule
 from manifoldgd.diffusion.schedule import NoiseSchedule
 from manifoldgd.errors import UserError, argument, require
+from manifoldgd.hub import fetched
 from manifoldgd.priors.pixart import PIXART
 from manifoldgd.priors.prior import Prior
 from manifoldgd.priors.stable_diffusion import STABLE_DIFFUSION, STABLE_DIFFUSION_XL
@@ -295,7 +296,7 @@ def _from_hub(path: str, key: str, revision: str | None, allow_bin: bool) -> Pat
         key=key,
     )
     try:
-        folder = Path(snapshot_download(path, **wanted))
+        folder = fetched(path, **wanted)
     except Exception as error:  # the hub client raises its own, httpx's and OSError alike
         home = os.environ.get("HF_HOME", "~/.cache/huggingface")
         raise UserError(
