@@ -283,10 +283,8 @@ class Setup:
             if config.source == DIFFUSION:
                 parts = {"guidance": self.guidance, "sampler": self.sampler, "start": self.start}
                 distillation.check_parts(self.dataset, self.prior, **parts)
-        found = self.embeddings if judges and config.measures else {}
-        own = any(isinstance(each, OwnClassifier) for each in (found.values() if isinstance(found, dict) else [found]))
-        if own or (makes_set and self.needs_classifier):
-            classifiers.check_memory(self.dataset, self.cache)
+        if judges and config.measures:
+            _ = self.embeddings
         if judges and makes_set:
             with under("student"):
                 self.student.check(self.dataset.image_shape, len(self.dataset.class_names), config.ipc)

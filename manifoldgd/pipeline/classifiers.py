@@ -11,7 +11,6 @@ from typing import Any
 
 from manifoldgd.artifacts import Key
 from manifoldgd.dataset import ImageDataset
-from manifoldgd.errors import require
 from manifoldgd.files import one_at_a_time
 from manifoldgd.machine import Machine
 from manifoldgd.priors.weights import check_files
@@ -20,9 +19,9 @@ from manifoldgd.store.classifiers import load_classifier, save_classifier
 from manifoldgd.store.keys import key_of, read_json, write_json
 from manifoldgd.students import Classifier, Recipe, Student, train_classifier
 from manifoldgd.students.recipe import STANDARD
-from manifoldgd.system import memory
 
 CLASSIFIER_SEED = 0  # these are instruments: one for a dataset, whatever the run's seed
+HELD_BYTES = 2**30  # of training images that go to the device; of more, each batch is read when its turn comes
 MOST_PASSES = 150  # of the embedding network over the images; those of fewer than 1,200 are not shown 180,000 times
 BUNDLED_FOLDER = Path(__file__).parents[1] / "weights" / "classifiers"
 
@@ -41,22 +40,6 @@ def embedding_network(dataset: ImageDataset, machine: Machine, cache: Path) -> C
     shown = images_shown(dataset)
     choices = {} if shown == STANDARD.images_shown else {"recipe": replace(STANDARD, images_shown=shown)}
     return _kept(cache / "classifiers", key, dataset, machine, **choices)
-
-
-def check_memory(dataset: ImageDataset, cache: Path) -> None:
-    """Raise :class:`UserError` if training :func:`embedding_network` would take more memory than the machine has."""
-    key = _embedding_key(dataset)
-    if _bundled(key) or any((cache / "classifiers" / f"{name}.safetensors").is_file() for name in key.names):
-        return
-    images = len(dataset.train) * math.prod(dataset.image_shape)  # bytes
-    there = memory()
-    require(
-        there is None or images < there,
-        f"measures: the classifier in whose features sets are measured, or real images chosen, is trained with the "
-        f"{len(dataset.train):,} training images in memory, {images / 2**30:.1f} GiB; this machine has "
-        f"{(there or 0) / 2**30:.1f} GiB; set measures=false, choose images by source=random, or fewer of them "
-        "(dataset.train_per_class)",
-    )
 
 
 def embedding_key(dataset: ImageDataset) -> Key:
@@ -140,9 +123,11 @@ def _kept(folder: Path, key: Key, dataset: ImageDataset, machine: Machine, **cho
     if not file.is_file():
         with one_at_a_time(file, lambda: print(f"{file}: being trained by another process; waiting for it")):
             if not file.is_file():
+                train = dataset.train
+                held = len(train) * math.prod(dataset.image_shape) <= HELD_BYTES
                 classifier = train_classifier(
-                    dataset.train.images(),
-                    dataset.train.labels,
+                    train.images() if held else train.load,
+                    train.labels,
                     num_classes=len(dataset.class_names),
                     mean=dataset.mean,
                     std=dataset.std,
@@ -168,7 +153,7 @@ def _judged(classifier: Classifier, dataset: ImageDataset, files: Sequence[Path]
     if known is None:
         accuracy = classifier.description.get("test_accuracy")
         if accuracy is None or any(any(file.parent.glob(f"{file.stem}-*.json")) for file in files):
-            accuracy = classifier.accuracy(dataset.test.images(), dataset.test.labels)
+            accuracy = classifier.accuracy_on(dataset.test)
         known = notes[-1]
         write_json(known, {"test_accuracy": accuracy})
     classifier.description["test_accuracy"] = read_json(known)["test_accuracy"]

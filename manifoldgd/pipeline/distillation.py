@@ -260,7 +260,7 @@ def choose(
     elif source == "random":
         features = torch.zeros(len(train), 1)  # a draw looks at nothing
     else:
-        features = embedding_network(dataset, machine, cache).embed(train.images())
+        features = embedding_network(dataset, machine, cache).embed_split(train)
     numbers: dict[str, Any] = {"method": source, "ipc": ipc, "seed": seed, "distinct": train.distinct}
     rows = select_classes(features, train.labels, dataset.class_names, **numbers)
     images = train.load(rows)

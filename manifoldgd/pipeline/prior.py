@@ -223,7 +223,7 @@ def judge(
     drawn = unguided(folder / TRAINING, prior, dataset, per_class, seed, machine)
     print(f"judge: {len(drawn.images):,} unguided samples, by a classifier of real images", flush=True)
     network = embedding_network(dataset, machine, cache)
-    real_test = network.embed(dataset.test.images())
+    real_test = network.embed_split(dataset.test)
     some_train = network.embed(dataset.train.load(some_of(dataset, len(drawn.images))))
     facts["judge"] = {
         "samples": len(drawn.images),

@@ -5,17 +5,18 @@ Embedding networks and teachers are trained here, once, on a real training split
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from manifoldgd.dataset import Split, in_memory_split
 from manifoldgd.machine import SINGLE, half_precision
 from manifoldgd.randomness import generator
 from manifoldgd.students.architectures import network_name
-from manifoldgd.students.inference import Pixels, outputs
+from manifoldgd.students.inference import Pixels, outputs, seen_at_once
 from manifoldgd.students.network import ImageShape, Network, seeded
 from manifoldgd.students.objectives import class_labels
 from manifoldgd.students.recipe import STANDARD, Recipe, own_depth, untrained
@@ -62,6 +63,14 @@ class Classifier(nn.Module):
         """uint8 ``[n, C, H, W]`` -> ``[n, num_classes]`` float32 on the CPU."""
         return self._outputs(images, features=False)
 
+    def embed_split(self, split: Split) -> Tensor:
+        """:meth:`embed` of all images of a split ``[N, E]``, which are read as many at a time as are seen at once."""
+        return self._of_split(split, self.embed)
+
+    def _of_split(self, split: Split, see: Callable[[Tensor], Tensor]) -> Tensor:
+        parts = torch.arange(len(split)).split(seen_at_once(self.image_shape[1:]))
+        return torch.cat([see(split.load(rows)) for rows in parts])
+
     def _outputs(self, images: Tensor, *, features: bool) -> Tensor:
         cover, precision = Fraction(self.description.get("cover", COVER)), self.description.get("precision", SINGLE)
         size, device = self.image_shape[1:], next(self.network.parameters()).device
@@ -70,7 +79,11 @@ class Classifier(nn.Module):
 
     def accuracy(self, images: Tensor, labels: Tensor) -> float:
         """Share of ``images`` recognised as ``labels`` ``[n]``, in [0, 1]."""
-        return float((self.logits(images).argmax(1) == labels.cpu()).double().mean())
+        return self.accuracy_on(in_memory_split(images, labels))
+
+    def accuracy_on(self, split: Split) -> float:
+        """Share of a split's images that are recognised, in [0, 1]."""
+        return float((self._of_split(split, self.logits).argmax(1) == split.labels.cpu()).double().mean())
 
     @classmethod
     def restored(cls, description: dict[str, Any], weights: dict[str, Tensor]) -> Classifier:
@@ -99,7 +112,7 @@ def _blank(description: dict[str, Any]) -> Classifier:
 
 
 def train_classifier(
-    images: Tensor,
+    images: Tensor | Callable[[Tensor], Tensor],
     labels: Tensor,
     *,
     num_classes: int,
@@ -116,7 +129,8 @@ def train_classifier(
     """Train a classifier on a real training split.
 
     Args:
-        images: uint8 ``[n, C, H, W]``.
+        images: uint8 ``[n, C, H, W]``, which go to the training device; or what gives those of positions ``[b]`` int64,
+            read batch by batch. Equal images give equal bits.
         labels: int64 ``[n]``.
         num_classes: Labels lie in [0, num_classes).
         mean: Of each channel, in units of [0, 1].
@@ -131,19 +145,20 @@ def train_classifier(
     """
     from manifoldgd.students.training import ShuffledIndices, Supervised, fit  # here, because it imports Lightning
 
-    epochs = recipe.passes(len(images))
+    epochs = recipe.passes(len(labels))
+    shape = images.shape[1:] if isinstance(images, Tensor) else images(torch.zeros(1, dtype=torch.int64)).shape[1:]
     description = {
-        "image_shape": [images.shape[1], *(size or images.shape[2:])],
+        "image_shape": [shape[0], *(size or shape[1:])],
         "num_classes": num_classes,
         "mean": list(mean),
         "std": list(std),
         "seed": seed,
         "flip": flip,
-        "images": len(images),
+        "images": len(labels),
         "recipe": recipe.describe(),
     }
     classifier = _blank(description)
-    loader = ShuffledIndices(len(images), recipe.batch_size, generator(seed, "classifier", "order"))
+    loader = ShuffledIndices(len(labels), recipe.batch_size, generator(seed, "classifier", "order"))
     module = Supervised(
         classifier.network,
         images,

@@ -58,6 +58,11 @@ def centre_view(images: Tensor, size: tuple[int, int], cover: Fraction) -> Tenso
     return images[:, :, top : top + size[0], left : left + size[1]]
 
 
+def seen_at_once(size: tuple[int, int]) -> int:
+    """Images of a test pass at this size that a network sees at once."""
+    return min(EVALUATION_BATCH, max(1, EVALUATION_PIXELS // (size[0] * size[1])))
+
+
 @torch.no_grad()  # not inference mode: its tensors could never meet autograd again
 def outputs(
     network: Network,
@@ -85,8 +90,7 @@ def outputs(
     apply = network.features if features else network
     trains = network.training
     network.eval()  # of what students are made of by default nothing behaves differently; batch norm and dropout do
-    at_once = min(EVALUATION_BATCH, max(1, EVALUATION_PIXELS // (size[0] * size[1])))
-    batches = (centre_view(pixels.unit(each.to(device)), size, cover) for each in images.split(at_once))
+    batches = (centre_view(pixels.unit(each.to(device)), size, cover) for each in images.split(seen_at_once(size)))
     found = torch.cat([apply(pixels.normalised(batch)).cpu() for batch in batches])
     network.train(trains)
     check_finite(found, "network under test: the outputs", "its training diverged, or its weights are damaged")

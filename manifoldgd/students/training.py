@@ -1,4 +1,4 @@
-"""Training of one network on images that fit in memory, by Lightning's fit loop."""
+"""Training of one network, by Lightning's fit loop."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class ShuffledIndices:
 
 
 class Supervised(L.LightningModule):
-    """An objective on augmented batches of a set that lives on the training device.
+    """An objective on augmented batches of images that live on the training device, or are read as they are needed.
 
     Args:
         network: Normalised images -> logits.
-        images: uint8 ``[n, C, H, W]``.
+        images: uint8 ``[n, C, H, W]``, or what gives those of positions ``[b]`` on the CPU.
         labels: int64 ``[n]``.
         pixels: Normalisation.
         augmentation: Applied to each batch.
@@ -57,13 +57,13 @@ class Supervised(L.LightningModule):
         name: What is trained, for messages.
     """
 
-    images: Tensor
+    images: Tensor  # unless they are read
     labels: Tensor
 
     def __init__(
         self,
         network: nn.Module,
-        images: Tensor,
+        images: Tensor | Callable[[Tensor], Tensor],
         labels: Tensor,
         pixels: Pixels,
         *,
@@ -88,7 +88,8 @@ class Supervised(L.LightningModule):
         self.optimisation = optimisation
         self.after_epoch = after_epoch
         self.losses: list[Tensor] = []
-        self.register_buffer("images", images, persistent=False)
+        self.read = None if isinstance(images, Tensor) else images
+        self.register_buffer("images", images if isinstance(images, Tensor) else None, persistent=False)
         self.register_buffer("labels", labels, persistent=False)
 
     def configure_optimizers(self) -> Any:
@@ -97,7 +98,8 @@ class Supervised(L.LightningModule):
 
     def batch(self, indices: Tensor) -> Tensor:
         """Augmented, normalised images ``[b, C, *size]``."""
-        images = self.pixels.unit(self.images[indices])
+        chosen = self.images[indices] if self.read is None else self.read(indices.cpu()).to(self.device)
+        images = self.pixels.unit(chosen)
         if self.augmentation.space == "unit":
             return self.pixels.normalised(self.augmentation(images, self.generator, self.size))
         return self.augmentation(self.pixels.normalised(images), self.generator, self.size)

@@ -1,7 +1,6 @@
 """Classifiers of real images: what they may see, how they are kept, and the upper bound that is trained like one."""
 
 import dataclasses
-import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,8 +15,6 @@ from manifoldgd.dataset import Split
 from manifoldgd.errors import UserError
 from manifoldgd.pipeline import classifiers
 from manifoldgd.pipeline.classifiers import (
-    _embedding_key,
-    check_memory,
     full_data_accuracy,
     known_full_data_accuracy,
     teacher_of,
@@ -182,15 +179,27 @@ def test_only_priors_are_listed_as_bundled_priors():
         load_prior(path="bundled:classifiers", autoencoder=None, cfg_scale=None, cfg_channels=None)
 
 
-def test_a_classifier_that_memory_cannot_hold_is_refused_before_anything_is_made(tmp_path, monkeypatch):
-    dataset = digits(train_per_class=None, validation=None)
-    check_memory(dataset, tmp_path)
-    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 20}.get)  # 80 KiB; 90 KiB of images
-    with pytest.raises(UserError, match=r"measures: .* 1,442 training images .*set measures=false"):
-        check_memory(dataset, tmp_path)
-    (tmp_path / "classifiers").mkdir()
-    (tmp_path / "classifiers" / f"{_embedding_key(dataset)}.safetensors").touch()  # trained already
-    check_memory(dataset, tmp_path)
+def test_images_that_are_read_in_parts_give_the_same_classifier_and_embeddings(tmp_path, monkeypatch):
+    dataset = digits(train_per_class=20, validation=None)
+    quick = dataclasses.replace(STANDARD, images_shown=600)
+    monkeypatch.setattr(classifiers, "STANDARD", quick)
+    monkeypatch.setattr("manifoldgd.students.inference.EVALUATION_BATCH", 100)
+    train = classifiers.train_classifier
+    monkeypatch.setattr(classifiers, "train_classifier", lambda *given, **kw: train(*given, **kw | {"recipe": quick}))
+    held = classifiers.embedding_network(dataset, cpu(), tmp_path / "held")
+    asked = []
+    split = Split(dataset.train.labels, lambda rows: asked.append(len(rows)) or dataset.train.load(rows))
+    monkeypatch.setattr(classifiers, "HELD_BYTES", 0)
+    read = classifiers.embedding_network(dataclasses.replace(dataset, train=split), cpu(), tmp_path / "read")
+    assert all(map(torch.equal, held.state_dict().values(), read.state_dict().values()))
+    assert held.description == read.description
+    assert max(asked) <= quick.batch_size
+    assert sum(asked) == 1 + 3 * 200  # one tells the shape
+    test, asked[:] = dataset.test, []
+    split = Split(test.labels, lambda rows: asked.append(len(rows)) or test.load(rows))
+    assert torch.equal(read.embed_split(split), held.embed(test.images()))
+    assert read.accuracy_on(split) == held.accuracy(test.images(), test.labels) == held.test_accuracy
+    assert asked == 2 * [100, 100, 100, 55]
 
 
 def test_all_images_are_those_of_the_parts():
