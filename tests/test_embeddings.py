@@ -182,7 +182,7 @@ def test_sets_are_measured_in_a_pretrained_embedding(models):
 def test_a_set_is_measured_in_several_embeddings_of_which_those_that_are_missing_are_named(resnet, tmp_path, capsys):
     there = f"embedding.resnet18.weights={resnet}"
     here = ("embedding=imagenet", there, "embedding.inception.weights=/nowhere", "dataset.train_per_class=2")
-    words = (*here, "source=random", "ipc=1", "student_seeds=[0]")
+    words = (*here, "source=random", "measures=true", "ipc=1", "student_seeds=[0]")
     assert quick("run", None, tmp_path / "cache", tmp_path / "out", *words) == 0
     assert "not in inception: /nowhere is not there; get it from https://github.com/mseitzer" in capsys.readouterr().err
     result = json.loads((tmp_path / "out" / "metrics.json").read_text())

@@ -38,7 +38,8 @@ def test_a_process_alone_is_the_first_of_one():
     ("how", "error", "said"),
     [
         ("input", UserError, r"^key: the second is told of it$"),
-        ("work", RunError, r"^the second diverged$"),
+        # Another class of error on the same way.
+        pytest.param("work", RunError, r"^the second diverged$", marks=pytest.mark.slow),
         ("killed", RunError, r"process 1 of the 2 of this command was killed by SIGKILL .*the same command continues$"),
     ],
 )
@@ -78,6 +79,12 @@ def _alive(pid):
         return False
 
 
+def test_a_set_of_two_ranks_is_that_of_one(tiny_prior, tmp_path):
+    ranks.launch(2, rank_parts.distil, str(tmp_path / "two"), str(tiny_prior))
+    rank_parts.distil(tmp_path / "one", tiny_prior)
+    assert contents(tmp_path / "two") == contents(tmp_path / "one")
+
+
 @pytest.mark.slow
 def test_a_set_that_lost_a_rank_is_continued_by_one_process(tiny_prior, tmp_path):
     with pytest.raises(RunError, match="killed by SIGKILL"):
@@ -89,6 +96,7 @@ def test_a_set_that_lost_a_rank_is_continued_by_one_process(tiny_prior, tmp_path
     assert contents(tmp_path / "set") == contents(tmp_path / "whole")
 
 
+@pytest.mark.slow  # twice the imports of a whole run; the set alone, above, and what ranks say to each other are quick
 def test_a_run_on_two_devices_makes_the_files_of_one(tiny_prior, tmp_path, capfd):
     changes = ("student_seeds=[0,1]", "machine.batch_size=3", "measures=false", "guidance.neighbourhood=8")
     changes += ("guidance.neighbours=5", "guidance.tangent_dim=2")

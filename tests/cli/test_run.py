@@ -26,8 +26,9 @@ def metrics(folder):
 
 def test_a_run_and_the_same_again(capfd, recwarn, monkeypatch, plots, tiny_prior, shared_cache, tmp_path):
     folder = tmp_path / "out"
-    weak = "guidance.scale=0.001"  # three steps of a prior that learned nothing let stronger pulls run away
-    assert quick("run", tiny_prior, shared_cache, folder, weak) == 0
+    # Three steps of a prior that learned nothing let stronger pulls run away.
+    weak = ("guidance.scale=0.001", "measures=true")
+    assert quick("run", tiny_prior, shared_cache, folder, *weak) == 0
     out, err = capfd.readouterr()
     assert err == ""
     assert [
@@ -46,15 +47,15 @@ def test_a_run_and_the_same_again(capfd, recwarn, monkeypatch, plots, tiny_prior
     monkeypatch.setattr(Student, "train", never)
     monkeypatch.setattr(classifiers, "train_classifier", never)
     before = (folder / "metrics.json").read_text()
-    assert quick("run", tiny_prior, shared_cache, folder, weak) == 0
+    assert quick("run", tiny_prior, shared_cache, folder, *weak) == 0
     assert (folder / "metrics.json").read_text() == before
     assert capfd.readouterr().out == out
     (folder / "report.html").unlink()  # as if killed while drawing
-    assert quick("run", tiny_prior, shared_cache, folder, weak) == 0
+    assert quick("run", tiny_prior, shared_cache, folder, *weak) == 0
     assert (folder / "report.html").is_file()
     assert (folder / "metrics.json").read_text() == before
     (folder / "metrics.json").unlink()  # as if killed while judging: finished students are not trained again
-    assert quick("run", tiny_prior, shared_cache, folder, weak) == 0
+    assert quick("run", tiny_prior, shared_cache, folder, *weak) == 0
     assert metrics(folder)["accuracy"] == json.loads(before)["accuracy"]
 
 
@@ -199,7 +200,7 @@ def test_measures_can_be_asked_for_later(monkeypatch, tiny_prior, shared_cache, 
     assert quick("run", tiny_prior, shared_cache, folder, "guidance=none", "measures=false") == 0
     assert metrics(folder)["set_metrics"] == {}
     monkeypatch.setattr(Student, "train", lambda *_, **__: pytest.fail("trained again"))
-    assert quick("run", tiny_prior, shared_cache, folder, "guidance=none") == 0
+    assert quick("run", tiny_prior, shared_cache, folder, "guidance=none", "measures=true") == 0
     assert metrics(folder)["set_metrics"]["coverage"] >= 0
     assert (folder / "latent_map.png").is_file()
 
@@ -283,6 +284,7 @@ def test_images_that_a_set_may_be_made_from_do_not_judge_it(capsys, shared_cache
     given = ("source=random", "prior.path=./not-needed", "dataset.validation=100")
     assert quick("distill", None, shared_cache, apart, *given) == 0
     assert quick("evaluate", None, shared_cache, tmp_path / "o", f"set={apart}", *held_out) == 0
+    assert metrics(tmp_path / "o")["dataset"] == "digits-validation"
 
 
 def test_more_students_join_the_folder_of_the_first(shared_cache, tmp_path):

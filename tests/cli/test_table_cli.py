@@ -103,16 +103,16 @@ def test_a_signal_leaves_the_pages_and_says_how_to_continue(number, how, capsys,
     with monkeypatch.context() as patch:
         patch.setattr(Watch, "tick", tick)
         patch.setattr(stopping, "PATIENCE", 60)  # pages take their time on a machine that is busy
-        assert table(how) == 128 + number
+        assert table("columns=one", how) == 128 + number
     out, err = capsys.readouterr()
     assert err == (
-        f"manifoldgd: stopped by {number.name}; 2 of 12 cells finished, 0 failed, and the same command continues from "
+        f"manifoldgd: stopped by {number.name}; 2 of 6 cells finished, 0 failed, and the same command continues from "
         "there\n"
     )
     assert "one/random-seed0" in out
     assert "| random |" in (OUTPUT / "table.md").read_text()
-    assert table() == 0
-    assert len(set(ran())) == 12
+    assert table("columns=one") == 0
+    assert len(set(ran())) == 6
 
 
 def test_scores_compare_with_random_images_and_with_all_of_them(capsys, fakes, monkeypatch):

@@ -149,14 +149,26 @@ def check_cells(*parts):
     assert len({cell.key for cell in every}) == len({cell.key for cell in cells}) == len(cells)  # nothing twice
 
 
+def kinds(methods):
+    """One method for all that differ in numbers alone."""
+    found = {}
+    for name, overrides in methods.items():
+        choices = {key: None if "." in key else value for key, value in overrides.items()}
+        found.setdefault(repr(sorted(choices.items())), name)
+    return list(found.values())
+
+
 @pytest.mark.parametrize("file", HERE, ids=lambda file: file.parent.name)
 def test_the_cells_of_the_repositorys_tables_compose(file):
-    """Each method in the first column, and each other column with the last method."""
+    """Each column, and in one of them each kind of method."""
     definition = read_definition(file)
-    first, *others = definition.columns
-    last = dict([list(definition.methods.items())[-1]])
-    parts = [replace(definition, columns=(first,))]
-    check_cells(*parts, *([replace(definition, columns=tuple(others), methods=last)] if others else []))
+    names, columns = kinds(definition.methods), definition.columns
+    parts = []
+    for number, column in enumerate(columns):
+        chosen = names[number :: len(columns)] or [names[number % len(names)]]
+        methods = {name: definition.methods[name] for name in chosen}
+        parts.append(replace(definition, columns=(column,), methods=methods))
+    check_cells(*parts)
 
 
 @pytest.mark.slow

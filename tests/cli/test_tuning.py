@@ -87,6 +87,14 @@ def test_the_experiment_refuses_the_test_split(capsys, tiny_prior, shared_cache)
     assert "result:" not in out
 
 
+def test_a_sweep_on_held_out_images_says_so(capsys, fakes, tiny_prior, shared_cache, tmp_path):
+    changes = ["experiment=tuning", "dataset.validation=100", "guidance=mode", "guidance.scale=0.1"]
+    assert sweep(tiny_prior, shared_cache, *changes) == 0
+    assert "TEST split" not in capsys.readouterr().out
+    (page,) = (tmp_path / "outputs" / "sweeps").glob("*/sweep.html")
+    assert "judged on the validation split" in page.read_text()
+
+
 def test_a_sweep_on_the_test_split_says_so(capsys, fakes, tiny_prior, shared_cache, tmp_path):
     assert sweep(tiny_prior, shared_cache, "guidance=none", "seed=0,1") == 0
     assert "sweep: judged on the TEST split: a result to report; choose numbers with experiment=tuning" in (
@@ -96,6 +104,7 @@ def test_a_sweep_on_the_test_split_says_so(capsys, fakes, tiny_prior, shared_cac
     assert "judged on the test split" in page.read_text()
 
 
+@pytest.mark.slow  # a real cell: above its numbers are made up, and test_run judges on held-out images
 def test_a_tuning_sweep_is_judged_by_held_out_images(capsys, tiny_prior, shared_cache, tmp_path):
     changes = ["experiment=tuning", "dataset.validation=100", "guidance=mode", "guidance.scale=0.1", "measures=false"]
     assert sweep(tiny_prior, shared_cache, *changes) == 0

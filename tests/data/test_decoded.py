@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -220,7 +221,8 @@ load_folder(sys.argv[1], cache=__import__("pathlib").Path(sys.argv[3]))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+# SIGTERM, which nobody listens to there, ends the process as SIGKILL does.
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_what_a_killed_process_decoded_is_not_decoded_again(decodings, monkeypatch, tmp_path, number):
     for split in ("train", "test"):
         for k in range(24):
@@ -232,7 +234,7 @@ def test_what_a_killed_process_decoded_is_not_decoded_again(decodings, monkeypat
     arguments = [sys.executable, "-c", PROGRAM, tmp_path / "photos", record, cache]
     with subprocess.Popen(arguments, env=environment) as process:
         while process.poll() is None and not (list(cache.rglob("[!.]*.npy")) and record.exists()):
-            pass
+            time.sleep(0.01)
         process.send_signal(number)
     left = len(DecodedStore(cache, Treatment(8, 3)))
     assert 0 < left < 48

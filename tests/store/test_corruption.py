@@ -54,6 +54,7 @@ RUN = (
     "clusterer/space=denoiser",
     "student/protocol=soft_small",
     "student.protocol.teacher.images_shown=50",
+    "measures=true",
 )
 
 

@@ -1,6 +1,7 @@
 """Classifiers of real images: what they may see, how they are kept, and the upper bound that is trained like one."""
 
 import dataclasses
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -34,6 +35,13 @@ def dataset():
     return few_digits()
 
 
+@pytest.fixture(scope="module")
+def taught(small, dataset, tmp_path_factory):
+    """A teacher, and the cache that holds it."""
+    cache = tmp_path_factory.mktemp("taught")
+    return teacher_of(dataset, small, small.teacher_recipe, cpu(), cache), cache
+
+
 def test_a_teacher_never_sees_the_test_split(small, dataset, tmp_path, monkeypatch):
     train, finished = classifiers.train_classifier, []
 
@@ -54,19 +62,19 @@ def test_a_teacher_never_sees_the_test_split(small, dataset, tmp_path, monkeypat
     assert finished
 
 
-def test_a_teacher_is_kept_with_its_accuracy(small, dataset, tmp_path, monkeypatch):
-    first = teacher_of(dataset, small, small.teacher_recipe, cpu(), tmp_path)
+def test_a_teacher_is_kept_with_its_accuracy(small, dataset, taught, monkeypatch):
+    first, cache = taught
     assert first.name == small.name == "ConvNet-3 (width 8)"
     assert first.test_accuracy == first.accuracy(dataset.test.images(), dataset.test.labels) > 0.3
-    assert len(list((tmp_path / "teachers").glob("*.safetensors"))) == 1
+    assert len(list((cache / "teachers").glob("*.safetensors"))) == 1
     monkeypatch.setattr(classifiers, "train_classifier", lambda *_, **__: pytest.fail("trained again"))
-    second = teacher_of(dataset, small, small.teacher_recipe, cpu(), tmp_path)
+    second = teacher_of(dataset, small, small.teacher_recipe, cpu(), cache)
     assert second.test_accuracy == first.test_accuracy
     assert torch.equal(second.logits(dataset.test.images()), first.logits(dataset.test.images()))
 
 
-def test_runs_side_by_side_train_one_teacher(capsys, small, dataset, tmp_path, monkeypatch):
-    made = teacher_of(dataset, small, small.teacher_recipe, cpu(), tmp_path / "made")
+def test_runs_side_by_side_train_one_teacher(capsys, small, dataset, taught, tmp_path, monkeypatch):
+    made, _ = taught
     started, go_on = [], threading.Event()
 
     def slowly(*_, **__):
@@ -83,14 +91,14 @@ def test_runs_side_by_side_train_one_teacher(capsys, small, dataset, tmp_path, m
         while "being trained by another process; waiting for it" not in waiting:
             waiting += capsys.readouterr().out
         go_on.set()
-        taught = [run.result() for run in runs]
+        found = [run.result() for run in runs]
     assert len(started) == 1
-    assert taught[0].test_accuracy == taught[1].test_accuracy == made.test_accuracy
+    assert found[0].test_accuracy == found[1].test_accuracy == made.test_accuracy
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 200])
-def test_a_damaged_teacher_is_named_with_what_to_do(small, dataset, tmp_path, damage):
-    teacher_of(dataset, small, small.teacher_recipe, cpu(), tmp_path)
+def test_a_damaged_teacher_is_named_with_what_to_do(small, dataset, taught, tmp_path, damage):
+    shutil.copytree(taught[1], tmp_path, dirs_exist_ok=True)
     (file,) = (tmp_path / "teachers").glob("*.safetensors")
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(UserError, match=rf"{file.name}: damaged file .*remove it to have it trained again"):
@@ -126,9 +134,8 @@ def test_the_upper_bound_is_the_students_own_network_on_all_images(small, datase
         full_data_accuracy(dataset, small, other, cpu(), tmp_path)
 
 
-def test_student_and_teacher_take_the_fused_path(small, dataset, tmp_path, monkeypatch):
-    teacher = teacher_of(dataset, small, small.teacher_recipe, cpu(), tmp_path)
-    kept = []
+def test_student_and_teacher_take_the_fused_path(small, dataset, taught, monkeypatch):
+    teacher, kept = taught[0], []
     apply = fused.ConvNormReluPool.apply
     monkeypatch.setattr(
         fused.ConvNormReluPool, "apply", lambda *given: (kept.append(torch.is_grad_enabled()), apply(*given))[1]

@@ -29,7 +29,7 @@ def manifoldgd(*arguments):
 
 
 def quick(command, prior, cache, output, *changes):
-    """Exit code of a command on digits with everything small; later arguments win."""
+    """Exit code of a command on digits with everything small and nothing measured; later arguments win."""
     judged = command in ("run", "evaluate")
     makes = command in ("run", "distill")
     keys = [
@@ -39,6 +39,7 @@ def quick(command, prior, cache, output, *changes):
     ]
     given = {change.split("=", 1)[0] for change in changes}
     keys = [each for each in keys if each.split("=", 1)[0] not in given]
+    keys += ["measures=false"] if judged and "measures" not in given else []
     prior_key = [f"prior.path={prior}"] if makes and "prior.path" not in given else []
     output_key = [] if "output" in given or output is None else [f"output={output}"]
     cache_key = [] if "cache" in given else [f"cache={cache}"]

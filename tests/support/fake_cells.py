@@ -85,6 +85,8 @@ def fake_job(scripts=None, *, default=GOOD, seeds=(0,)):
         judged = {**one.judge_config, "student_seeds": list(seeds)}
         claim = {"format": FORMAT, "set": one.set_config, "evaluation": judged}
         own = {"method": one.method, "ipc": one.set_config.get("ipc", 1), "distillation_seed": one.seed}
+        if one.set_config["dataset"].get("validation"):
+            own["dataset"] = "digits-validation"
         texts = (json.dumps(each) for each in (metrics_of(seeds) | own, claim))
         made = one.folder(output)
         command = (sys.executable, "-S", "-c", script, str(output), one.name, *texts, str(made))

@@ -253,7 +253,7 @@ def test_a_run_goes_on_without_wandb_and_keeps_its_result(capsys, monkeypatch, t
 def test_a_tracked_run_is_a_whole_result(tiny_prior, shared_cache, tmp_path):
     """Offline, with wandb's own run: configuration, tags, curves, pictures, the set."""
     pytest.importorskip("wandb")
-    guided = ("guidance=mode", "guidance.scale=0.5", "logger=wandb", f"logger.folder={tmp_path / 'w'}")
+    guided = ("guidance=mode", "guidance.scale=0.5", "measures=true", "logger=wandb", f"logger.folder={tmp_path / 'w'}")
     assert quick("run", tiny_prior, shared_cache, tmp_path / "o", *guided) == 0
     (run,) = offline_runs(tmp_path / "w")
     result = json.loads((tmp_path / "o" / "metrics.json").read_text())
