@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from command import quick
+from drawing import undraw
 from safetensors.torch import load_file, save_file
 
 from manifoldgd.data.digits import digits
@@ -50,6 +51,7 @@ def test_a_run_and_the_same_again(capfd, recwarn, monkeypatch, plots, tiny_prior
     assert quick("run", tiny_prior, shared_cache, folder, *weak) == 0
     assert (folder / "metrics.json").read_text() == before
     assert capfd.readouterr().out == out
+    undraw(monkeypatch)
     (folder / "report.html").unlink()  # as if killed while drawing
     assert quick("run", tiny_prior, shared_cache, folder, *weak) == 0
     assert (folder / "report.html").is_file()

@@ -101,18 +101,16 @@ def test_leaked_images_are_said_in_terminal_metrics_and_page(capsys, tiny_prior,
 
 def test_weights_depend_on_training_images_and_accuracies_on_test_images(monkeypatch, tmp_path):
     dataset, student = few_digits(), small_student()
-    first = classifiers.teacher_of(dataset, student, student.teacher_recipe, cpu(), tmp_path)
+    recipe = dataclasses.replace(student.teacher_recipe, images_shown=1000)
+    first = classifiers.teacher_of(dataset, student, recipe, cpu(), tmp_path)
     monkeypatch.setattr(classifiers, "train_classifier", lambda *_, **__: pytest.fail("trained again"))
     half = dataset.test.subset(torch.arange(0, len(dataset.test), 2))
     other = dataclasses.replace(dataset, test=half, test_fingerprint=Key("half"))
-    again = classifiers.teacher_of(other, student, student.teacher_recipe, cpu(), tmp_path)
+    again = classifiers.teacher_of(other, student, recipe, cpu(), tmp_path)
     assert again.test_accuracy == first.accuracy(half.images(), half.labels) != first.test_accuracy
     broken = dataclasses.replace(dataset.test, load=lambda positions: pytest.fail("measured again"))
     known = dataclasses.replace(dataset, test=broken)
-    assert (
-        classifiers.teacher_of(known, student, student.teacher_recipe, cpu(), tmp_path).test_accuracy
-        == first.test_accuracy
-    )
+    assert classifiers.teacher_of(known, student, recipe, cpu(), tmp_path).test_accuracy == first.test_accuracy
 
 
 def test_classifiers_of_earlier_versions_keep_their_accuracy(monkeypatch, tmp_path):
@@ -121,20 +119,21 @@ def test_classifiers_of_earlier_versions_keep_their_accuracy(monkeypatch, tmp_pa
     dataset = dataclasses.replace(
         few_digits(), train_fingerprint=Key("now", ["old"]), test_fingerprint=Key("test", ["old"])
     )
-    made = classifiers.teacher_of(dataset, student, student.teacher_recipe, cpu(), tmp_path)
+    recipe = dataclasses.replace(student.teacher_recipe, images_shown=1000)
+    made = classifiers.teacher_of(dataset, student, recipe, cpu(), tmp_path)
     (file,), (note,) = (tmp_path / "teachers").glob("*.safetensors"), (tmp_path / "teachers").glob("*.json")
     note.unlink()
     made.description["test_accuracy"] = 0.125
     file.unlink()
-    shape, recipe = student.input_shape(dataset.image_shape), student.of_own_design(student.teacher_recipe)
-    former = key_of("teacher", dataset.name, "old", classifiers.CLASSIFIER_SEED, shape, recipe.describe())
+    shape, told = student.input_shape(dataset.image_shape), student.of_own_design(recipe).describe()
+    former = key_of("teacher", dataset.name, "old", classifiers.CLASSIFIER_SEED, shape, told)
     save_classifier(made, tmp_path / "teachers" / f"{former}.safetensors")
     monkeypatch.setattr(classifiers, "train_classifier", lambda *_, **__: pytest.fail("trained again"))
     for _ in range(2):
-        assert classifiers.teacher_of(dataset, student, student.teacher_recipe, cpu(), tmp_path).test_accuracy == 0.125
+        assert classifiers.teacher_of(dataset, student, recipe, cpu(), tmp_path).test_accuracy == 0.125
     assert file.is_file()
     changed = dataclasses.replace(dataset, test_fingerprint=Key("other"))
-    assert classifiers.teacher_of(changed, student, student.teacher_recipe, cpu(), tmp_path).test_accuracy != 0.125
+    assert classifiers.teacher_of(changed, student, recipe, cpu(), tmp_path).test_accuracy != 0.125
 
 
 def picture_arguments(folder, *changes):

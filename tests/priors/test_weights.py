@@ -148,6 +148,7 @@ def snapshots(monkeypatch, cached):
         return str(cached)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr("manifoldgd.hub.check_network", lambda: None)
     return asked
 
 

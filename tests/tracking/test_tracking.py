@@ -391,6 +391,7 @@ print("survived")
 """
 
 
+@pytest.mark.slow  # wandb's own client takes seconds to give up; what we make of that is tested above with a stand-in
 def test_a_server_that_dies_in_the_middle_stops_nothing(tmp_path):
     pytest.importorskip("wandb")
     server = ThreadingHTTPServer(("127.0.0.1", 0), FirstAnswers)
