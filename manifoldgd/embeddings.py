@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from manifoldgd.archives import load_archive
 from manifoldgd.errors import UserError, require
 from manifoldgd.files import content_hash
 from manifoldgd.finite import check_finite
@@ -408,7 +409,7 @@ def load_weights(network: nn.Module, weights: str, where: str) -> str:
     file = Path(weights).expanduser()
     require(file.is_file(), f"expected a file, got {weights}, which is not there; get it from {where}", "weights")
     try:
-        held = torch.load(file, map_location="cpu", weights_only=True)
+        held = load_archive(file)
         wanted = network.state_dict()
         held = {name: each for name, each in held.items() if not name.endswith("num_batches_tracked")}
         missing = [name for name in wanted if not name.endswith("num_batches_tracked") and name not in held]

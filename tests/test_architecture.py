@@ -12,6 +12,7 @@ CORE = ("geometry", "diffusion", "guidance", "prototypes", "metrics")
 # Modules at the top of the package that are no part of a layer's folder are listed by their own names.
 LAYERS = {
     0: {
+        "archives",
         "artifacts",
         "randomness",
         "errors",

@@ -19,6 +19,7 @@ from manifoldgd.store.classifiers import load_classifier, save_classifier
 from manifoldgd.store.keys import key_of, read_json, write_json
 from manifoldgd.students import Classifier, Recipe, Student, train_classifier
 from manifoldgd.students.recipe import STANDARD
+from manifoldgd.students.unfinished import Unfinished
 
 CLASSIFIER_SEED = 0  # these are instruments: one for a dataset, whatever the run's seed
 HELD_BYTES = 2**30  # of training images that go to the device; of more, each batch is read when its turn comes
@@ -123,7 +124,7 @@ def _kept(folder: Path, key: Key, dataset: ImageDataset, machine: Machine, **cho
     if not file.is_file():
         with one_at_a_time(file, lambda: print(f"{file}: being trained by another process; waiting for it")):
             if not file.is_file():
-                train = dataset.train
+                train, unfinished = dataset.train, Unfinished(file.with_suffix(".ckpt"), str(key))
                 held = len(train) * math.prod(dataset.image_shape) <= HELD_BYTES
                 classifier = train_classifier(
                     train.images() if held else train.load,
@@ -135,9 +136,11 @@ def _kept(folder: Path, key: Key, dataset: ImageDataset, machine: Machine, **cho
                     flip=dataset.flip,
                     progress=machine.progress,
                     accelerator=machine.accelerator,
+                    unfinished=unfinished,
                     **choices,
                 )
                 save_classifier(classifier, file)
+                unfinished.remove()
     return _judged(load_classifier(file).to(machine.device), dataset, [file])
 
 

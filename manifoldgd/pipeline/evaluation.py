@@ -24,9 +24,10 @@ from manifoldgd.pipeline.sets import ran_away
 from manifoldgd.provenance import code_version, hardware
 from manifoldgd.randomness import generator
 from manifoldgd.store.classifiers import is_saved, save_student
-from manifoldgd.store.keys import FORMAT, described, read_json, write_json
+from manifoldgd.store.keys import FORMAT, described, key_of, read_json, write_json
 from manifoldgd.store.results import same_where_held
 from manifoldgd.students import Classifier, Student
+from manifoldgd.students.unfinished import Unfinished
 
 METRIC_IMAGES = 5000  # real images that a set is compared with
 FINGERPRINT = "fingerprint"  # of the set that a student learned; students of older versions lack it
@@ -103,6 +104,7 @@ def train_students(
         file, place = folder / f"{seed}.json", folder / f"{seed}"
         if not _judged(file, origin) or (save and not is_saved(place)):
             keeps = save or is_saved(place)
+            unfinished = Unfinished(folder / f"{seed}.ckpt", key_of(origin))
             result = student.train(
                 distilled.images,
                 distilled.labels,
@@ -121,8 +123,10 @@ def train_students(
                 logger=logger_of(seed),
                 precision=machine.student_precision,
                 compile=machine.compile,
+                unfinished=unfinished,
             )
             write_json(file, asdict(result) | origin)
+            unfinished.remove()
     ranks.barrier()
     held = [read_json(folder / f"{seed}.json") for seed in seeds]
     return [{name: value for name, value in one.items() if name not in origin} for one in held]

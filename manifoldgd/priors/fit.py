@@ -16,7 +16,8 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 
-from manifoldgd.errors import RunError
+from manifoldgd.archives import load_archive
+from manifoldgd.errors import RunError, UserError
 from manifoldgd.files import atomic_path, naming
 from manifoldgd.priors.batches import StepBatches
 from manifoldgd.progress import on_terminal, progress_bar
@@ -241,7 +242,7 @@ def fit(
     before = progress_in(folder)
     done = before.steps
     if done >= steps:
-        module.load_state_dict(torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"])
+        module.load_state_dict(load_archive(checkpoint)["state_dict"])
         return before
     stopwatch = Stopwatch()
     folder.mkdir(parents=True, exist_ok=True)
@@ -274,11 +275,20 @@ def write_state(trainer: Trainer, checkpoint: Path) -> None:
 
 
 def progress_in(folder: Path) -> Fitted:
-    """Steps and seconds that lie in the checkpoint of a fit."""
+    """Steps and seconds that lie in the checkpoint of a fit.
+
+    Raises:
+        UserError: it is damaged.
+    """
     checkpoint = folder / "last.ckpt"
     if not checkpoint.is_file():
         return Fitted(0, 0.0)
-    state = torch.load(checkpoint, weights_only=True, map_location="cpu", mmap=True)
+    try:
+        state = load_archive(checkpoint, mmap=True)
+    except Exception as error:  # whatever is in the file
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        remedy = "restore it, or remove it to begin this part of the training anew"
+        raise UserError(f"{checkpoint} is damaged ({reason}); {remedy}") from error
     return Fitted(int(state["global_step"]), float(state["callbacks"]["Stopwatch"]["seconds"]))
 
 

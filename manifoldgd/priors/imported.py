@@ -20,6 +20,7 @@ import torch
 from diffusers import DiTTransformer2DModel
 from torch import Tensor
 
+from manifoldgd.archives import load_archive
 from manifoldgd.errors import UserError, require
 from manifoldgd.files import atomic_write_json, atomic_write_text
 from manifoldgd.priors.loading import CARD
@@ -98,7 +99,7 @@ def import_weights_file(
 def _read(file: Path) -> dict[str, Tensor]:
     require(file.is_file(), f"{file} is no file; give one such as DiT-XL-2-256x256.pt", key="import")
     try:
-        held = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        held = load_archive(file, mmap=True)
     except Exception as error:  # pickle's, zip's and torch's own, whatever is in the file
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(

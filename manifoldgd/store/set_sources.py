@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from manifoldgd.archives import load_archive
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.data.image_dataset import some
 from manifoldgd.data.image_files import EXTENSIONS, class_files, opened, visible_entries
@@ -345,7 +346,7 @@ def _loaded(place: Path) -> Any:
     known += [scalar, (scalar, "numpy.core.multiarray.scalar")]
     try:
         with torch.serialization.safe_globals(known):
-            return torch.load(place, map_location="cpu", weights_only=True)
+            return load_archive(place)
     except Exception as error:  # of the archive, of the unpickler, of the system
         if isinstance(error, OSError) and error.errno is not None:
             raise

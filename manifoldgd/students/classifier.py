@@ -20,6 +20,7 @@ from manifoldgd.students.inference import Pixels, outputs, seen_at_once
 from manifoldgd.students.network import ImageShape, Network, seeded
 from manifoldgd.students.objectives import class_labels
 from manifoldgd.students.recipe import STANDARD, Recipe, own_depth, untrained
+from manifoldgd.students.unfinished import Unfinished
 
 # Of the view that classifiers of another image size get: 256 pixels for 224, as ImageNet's classifiers are tested.
 COVER = Fraction(8, 7)
@@ -125,6 +126,7 @@ def train_classifier(
     title: str = "embedding network",
     progress: bool = True,
     accelerator: str = "auto",
+    unfinished: Unfinished | None = None,
 ) -> Classifier:
     """Train a classifier on a real training split.
 
@@ -142,6 +144,8 @@ def train_classifier(
         title: Of the progress bar.
         progress: Show a bar.
         accelerator: As for ``lightning.Trainer``.
+        unfinished: Where a training of more than a minute keeps its state, and goes on from one that was stopped;
+            ``None`` for nowhere.
     """
     from manifoldgd.students.training import ShuffledIndices, Supervised, fit  # here, because it imports Lightning
 
@@ -174,7 +178,8 @@ def train_classifier(
         name=f"{title} {classifier.name}",
     )
     with seeded(generator(seed, "classifier", "dropout")):
-        fit(module, loader, epochs=epochs, accelerator=accelerator, title=title if progress else None)
+        shown = title if progress else None
+        fit(module, loader, epochs=epochs, accelerator=accelerator, title=shown, unfinished=unfinished)
     return classifier
 
 

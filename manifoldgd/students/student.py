@@ -23,6 +23,7 @@ from manifoldgd.students.inference import Pixels, outputs
 from manifoldgd.students.network import Depth, ImageShape, Network, seeded
 from manifoldgd.students.protocol import LabelProtocol
 from manifoldgd.students.recipe import Recipe, own_depth, untrained
+from manifoldgd.students.unfinished import Unfinished
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -84,6 +85,22 @@ class Watch:
         self.seed, self.on_epoch = seed, on_epoch
         self.curve: list[tuple[int, float]] = []
         self.hits = torch.zeros(len(test.labels), dtype=torch.bool)
+        self.started, self.before = time.perf_counter(), 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Of the training so far, in all processes that went on with it."""
+        return self.before + time.perf_counter() - self.started
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen, for the process that goes on."""
+        return {"curve": [list(point) for point in self.curve], "hits": self.hits, "seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what was seen."""
+        self.curve = [(int(epoch), float(top1)) for epoch, top1 in state["curve"]]
+        self.hits, self.before = state["hits"], state["seconds"]
+        self.started = time.perf_counter()
 
     def __call__(self, epoch: int, loss: float) -> Mapping[str, float]:
         """Take note of a finished epoch (from 1); returns what a logger shall record."""
@@ -96,7 +113,7 @@ class Watch:
             self.on_epoch(epoch, self.epochs, metrics)
         return {f"student/{self.seed}/{name}": value for name, value in metrics.items()}
 
-    def result(self, train_accuracy: float, num_classes: int, seconds: float) -> StudentResult:
+    def result(self, train_accuracy: float, num_classes: int) -> StudentResult:
         """The outcome; the earliest of equally good epochs counts as the best."""
         best_epoch, best = max(self.curve, key=lambda point: point[1])
         last_epoch, last = self.curve[-1]
@@ -111,7 +128,7 @@ class Watch:
             train_accuracy=train_accuracy,
             per_class=per_class,
             curve=tuple(self.curve),
-            seconds=seconds,
+            seconds=self.seconds,
         )
 
 
@@ -209,6 +226,7 @@ class Student:
         logger: Logger | Literal[False] = False,
         precision: str = "32-true",
         compile: bool = False,
+        unfinished: Unfinished | None = None,
     ) -> StudentResult:
         """Train on one set, test on another. Equal arguments give equal bits on a CPU with the same thread count.
 
@@ -233,6 +251,8 @@ class Student:
             precision: Of training, as for ``lightning.Trainer``; ``bf16-mixed`` rounds the convolutions' inputs and
                 outputs, and is judged with the same rounding.
             compile: Have torch compile the network: minutes at first, then fewer and other kernels. Their bits differ.
+            unfinished: Where a training of more than a minute keeps its state, and goes on from one that was stopped;
+                ``None`` for nowhere.
 
         Raises:
             UserError: See :meth:`check`.
@@ -240,7 +260,6 @@ class Student:
         """
         from manifoldgd.students.training import ShuffledIndices, Supervised, fit  # here, because it imports Lightning
 
-        started = time.perf_counter()
         train, test = Split(train_images, train_labels), Split(test_images, test_labels)
         shape = _shape(train_images)
         epochs = self.protocol.epochs_for(ipc, num_classes)
@@ -269,8 +288,8 @@ class Student:
         title = f"{self.name}, seed {seed}" if progress else None
         numbers: dict[str, Any] = {"epochs": epochs, "accelerator": accelerator, "precision": precision}
         with seeded(generator(seed, "student", "dropout")):
-            fit(module, loader, **numbers, title=title, logger=logger)
-        result = watch.result(judge.accuracy(train), num_classes, time.perf_counter() - started)
+            fit(module, loader, **numbers, title=title, logger=logger, unfinished=unfinished, watched=watch)
+        result = watch.result(judge.accuracy(train), num_classes)
         if on_trained is not None:
             on_trained(self._trained(judge, shape, num_classes, result))
         return result
