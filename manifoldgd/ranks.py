@@ -1,9 +1,9 @@
 """Several processes at one command, one a device: ranks, as torch and Lightning call them.
 
 :func:`launch` starts them on this machine; ``srun`` and ``torchrun`` start them on several. All do the same command.
-The first holds the locks and does what is done once; batches of a set and seeds of students are shared out; what they
-make meets on the disk, and they themselves at :func:`barrier`. Tensors of results never travel but for latents, which
-the first writes, so that a file has one writer.
+The first holds the locks and does what is done once; batches of a set, seeds of students and the images of a prior's
+training step are shared out; what they make meets on the disk, and they themselves at :func:`barrier`. Tensors never
+travel but for latents, which the first writes, so that a file has one writer, and gradients.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from manifoldgd.errors import RunError, UserError, require
 from manifoldgd.stopping import Stopped, listening
 
 Made = TypeVar("Made")
+Items = TypeVar("Items", list[Any], Tensor)
 PATIENCE = timedelta(days=7)  # for the other ranks: one may be training a network that all need
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 3.0  # between asking ranks to end and ending them; less than a command that is stopped has itself
@@ -100,9 +101,29 @@ def count() -> int:
     return int(dist.get_world_size()) if dist.is_available() and dist.is_initialized() else 1
 
 
-def share(items: list[Made]) -> list[Made]:
-    """Those of ``items`` that are this rank's: every so-manieth."""
+def share(items: Items) -> Items:
+    """Those of ``items``, of a tensor its rows, that are this rank's: every so-manieth."""
     return items[rank() :: count()]
+
+
+def add_up(tensors: list[Tensor]) -> None:
+    """Add to each tensor, in place, what the other ranks hold in its place; all ranks end with the same bits.
+
+    Args:
+        tensors: of one type, on one device.
+
+    Raises:
+        Lost: another rank has ended.
+    """
+    if count() == 1 or not tensors:
+        return
+    flat = torch.cat([each.flatten() for each in tensors])
+    try:
+        dist.all_reduce(flat)
+    except RuntimeError as error:
+        raise _lost() from error
+    for each, total in zip(tensors, flat.split([each.numel() for each in tensors]), strict=True):
+        each.copy_(total.view_as(each))
 
 
 def barrier() -> None:

@@ -16,8 +16,11 @@ from kills import compared
 from safetensors.torch import load_file
 
 from manifoldgd import ranks
+from manifoldgd.data import digits
 from manifoldgd.errors import RunError, UserError
 from manifoldgd.machine import Machine
+from manifoldgd.priors import load_prior
+from manifoldgd.priors.fit import progress_in
 
 SUPPORT = Path(__file__).parent / "support"
 
@@ -114,6 +117,30 @@ def test_a_run_on_two_devices_makes_the_files_of_one(tiny_prior, tmp_path, capfd
     for file in (tmp_path / "one" / "cache" / "prototypes").glob("*.safetensors"):
         same = [load_file(tmp_path / place / "cache" / "prototypes" / file.name) for place in ("one", "two")]
         assert all(torch.equal(same[0][name], same[1][name]) for name in same[0] | same[1])
+
+
+@pytest.mark.slow
+def test_a_prior_trained_by_two_processes_is_that_of_one_and_outlives_one_of_them(tmp_path):
+    rank_parts.train(tmp_path / "one", devices=1)
+    with pytest.raises(RunError, match="killed by SIGKILL"):
+        ranks.launch(2, rank_parts.train, str(tmp_path / "two"), 2, 7)
+    assert progress_in(tmp_path / "two" / "training" / "denoiser").steps == 7  # the first has saved the last whole step
+    ranks.launch(2, rank_parts.train, str(tmp_path / "two"))
+    files = [sorted(str(each.relative_to(tmp_path / name)) for each in (tmp_path / name).rglob("*") if each.is_file())
+             for name in ("one", "two")]  # fmt: skip
+    assert files[0] == files[1]
+    # What they say, not their weights: norms and softmaxes take most biases away again, so that Adam steps by rounding.
+    one, two = (load_prior(path=str(tmp_path / name), autoencoder=None, cfg_scale=None, cfg_channels=None)
+                for name in ("one", "two"))  # fmt: skip
+    images = digits(train_per_class=5, validation=None).train.images()[:20]
+    latents = one.encode(images)
+    torch.testing.assert_close(two.encode(images), latents, atol=5e-3, rtol=0)
+    torch.testing.assert_close(
+        two.decode_pixels(latents, (8, 8)), one.decode_pixels(latents, (8, 8)), atol=5e-3, rtol=0
+    )
+    given = torch.randn(20, 2, 4, 4), torch.arange(20) * 40, torch.arange(20) % 10
+    torch.testing.assert_close(two.denoise(*given), one.denoise(*given), atol=1e-3, rtol=0)
+    assert one.denoise(*given).abs().mean() > 5e-3
 
 
 def test_a_number_of_processes_that_was_not_started(monkeypatch):

@@ -19,7 +19,7 @@ from manifoldgd.cli.components import build
 from manifoldgd.cli.compose import Config, compose
 from manifoldgd.cli.dashboard import publish_dashboard
 from manifoldgd.cli.launcher import FOLDER_VARIABLE
-from manifoldgd.cli.setup import DIFFUSION, MANY_IN_A_FOLDER, Setup, recipe_of
+from manifoldgd.cli.setup import DIFFUSION, MANY_IN_A_FOLDER, RECIPE_PARTS, Setup, recipe_of
 from manifoldgd.cli.targets import allowing
 from manifoldgd.cli.used import USED_KEYS
 from manifoldgd.dataset import judging_split
@@ -49,13 +49,19 @@ def run_command(command: str, config: Config) -> dict[str, Any] | None:
         export(config.values)
         return None
     setup = Setup(command, config)
-    if command == "prior":
-        return train_prior(setup, config)
+    if setup.config.dry_run and command == "prior":
+        say_cost(setup)
+        return None
     if setup.config.dry_run:
         print("\n".join(preview(setup)))
         return None
     if setup.machine.launches():
         ranks.launch(setup.machine.devices, do_part, command, config)  # what they make is read below
+    if command == "prior":
+        facts = train_prior(setup)
+        if facts is not None:  # else another rank has them
+            _say_prior(setup, config, facts)
+        return facts
     if command == "distill":
         made = distill(setup)
         assert made.folder is not None
@@ -71,7 +77,7 @@ def run_command(command: str, config: Config) -> dict[str, Any] | None:
 def do_part(command: str, config: Config) -> None:
     """One rank's part of a command that is shared among devices."""
     with allowing(config.allowed):
-        {"run": run, "distill": distill, "evaluate": evaluate}[command](Setup(command, config))
+        {"run": run, "distill": distill, "evaluate": evaluate, "prior": train_prior}[command](Setup(command, config))
 
 
 def _say(judged: Judged) -> None:
@@ -199,32 +205,56 @@ def export(config: DictConfig) -> None:
         print(f"push: {push(folder, config.push)}")
 
 
-def train_prior(setup: Setup, given: Config) -> dict[str, Any] | None:
-    """Train a prior on the dataset's training split and judge it, or say what that would cost.
+def say_cost(setup: Setup) -> None:
+    """Say what training a prior would cost."""
+    from manifoldgd.pipeline import prior  # here, because it imports diffusers and Lightning
+
+    recipe = _recipe(setup)
+    del recipe["cfg_scale"]
+    with under("recipe"):
+        prior.say_cost(setup.dataset, **recipe, seed=setup.config.seed, machine=setup.machine)
+
+
+def train_prior(setup: Setup) -> dict[str, Any] | None:
+    """Train a prior on the dataset's training split and judge it.
 
     Returns:
-        What its card says; ``None`` for a dry run.
+        What its card says; ``None`` on all ranks but the first.
     """
-    from manifoldgd.pipeline import prior  # here, because they import diffusers and Lightning
-    from manifoldgd.priors.training import TRAINING, check_recipe
+    from manifoldgd.pipeline import prior  # here, because it imports diffusers and Lightning
 
-    require(
-        not setup.machine.several,
-        f"machine.devices: a prior is trained on one device, got {setup.machine.devices} on {setup.machine.nodes} "
-        "node(s); set machine.devices=1 machine.nodes=1",
-    )
-    config, dataset, recipe = setup.config, setup.dataset, recipe_of(setup.config)
-    folder = Path(config.output or f"outputs/priors/{dataset.name}")
-    numbers: dict[str, Any] = {"seed": config.seed, "machine": setup.machine}
+    recipe, folder = _recipe(setup), _prior_folder(setup)
+    numbers: dict[str, Any] = {"seed": setup.config.seed, "machine": setup.machine, "cache": setup.cache}
+    with under("recipe"), _alone_in(folder):
+        return prior.train_and_judge(folder, setup.dataset, **recipe, **numbers) or None
+
+
+def _recipe(setup: Setup) -> dict[str, Any]:
+    """The numbers of a prior's training, checked against the images and the machine."""
+    from manifoldgd.priors.training import check_recipe  # here, because it imports diffusers and Lightning
+
+    recipe, processes = recipe_of(setup.config), setup.machine.devices * setup.machine.nodes
     with under("recipe"):
-        check_recipe(dataset, recipe["autoencoder"].for_images(dataset.image_shape), recipe["denoiser"])
-        if config.dry_run:
-            cost = {name: each for name, each in recipe.items() if name != "cfg_scale"}
-            prior.say_cost(dataset, **cost, **numbers)
-            return None
-        with _alone_in(folder):
-            facts = prior.train_and_judge(folder, dataset, **recipe, **numbers, cache=setup.cache)
-    judged = facts["judge"]
+        check_recipe(setup.dataset, recipe["autoencoder"].for_images(setup.dataset.image_shape), recipe["denoiser"])
+        for part in RECIPE_PARTS:
+            batch = recipe[part].batch_size
+            require(
+                batch >= processes,
+                f"expected at least {processes}, an image for each process, got {batch}; raise it or lower "
+                "machine.devices",
+                key=f"{part}.batch_size",
+            )
+    return recipe
+
+
+def _prior_folder(setup: Setup) -> Path:
+    return Path(setup.config.output or f"outputs/priors/{setup.dataset.name}")
+
+
+def _say_prior(setup: Setup, given: Config, facts: dict[str, Any]) -> None:
+    from manifoldgd.priors.training import TRAINING  # here, because it imports diffusers and Lightning
+
+    dataset, folder, judged = setup.dataset, _prior_folder(setup), facts["judge"]
     print(
         f"prior: {folder}; {100 * judged['recognised']:.1f} % of {judged['samples']:,} unguided samples recognised, "
         f"{100 * judged['classifier_test_accuracy']:.1f} % of the real test images by the same classifier"
@@ -235,7 +265,6 @@ def train_prior(setup: Setup, given: Config) -> dict[str, Any] | None:
     if given.choice("student") in LARGE_STUDENTS and max(dataset.image_shape[1:]) < LARGE_IMAGES:
         words += ["student=convnet3", "student/protocol=hard_small"]
     print(f"next: manifoldgd run {' '.join(words)}")
-    return facts
 
 
 def _make_set(setup: Setup, folder: Path) -> DistilledSet:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifoldgd import ranks
 from manifoldgd.artifacts import DistilledSet
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.diffusion.samplers import sampler_of
@@ -64,7 +65,8 @@ def train_and_judge(
 ) -> dict[str, Any]:
     """Train a prior into ``folder`` (or continue), judge unguided samples, write ``manifoldgd.json`` and the card.
 
-    A finished prior of fewer steps is trained further; one of as many or more is read.
+    A finished prior of fewer steps is trained further; one of as many or more is read. Of several ranks the first
+    judges, when all have trained; the others return nothing.
 
     Args:
         folder: where the prior goes.
@@ -96,7 +98,7 @@ def train_and_judge(
         "seed": seed,
         "recipe": {"autoencoder": vars(autoencoder), "denoiser": recorded(denoiser)},
     }
-    held = _held(folder, asked)
+    held = ranks.by_first(lambda: _held(folder, asked))
     if held and all(held["steps"][part] >= steps for part, steps in asked["steps"].items()):
         return held
     recipe: dict[str, Any] = {"autoencoder": autoencoder, "denoiser": denoiser}
@@ -106,6 +108,10 @@ def train_and_judge(
         cost = say_cost(dataset, **recipe, judge_samples=judge_samples, seed=seed, machine=machine, left=left)
         numbers["measured"] = cost.say_again
     fitted = train_prior(dataset, folder, **recipe, **numbers)
+    first = ranks.rank() == 0
+    ranks.leave()
+    if not first:
+        return {}
     prior = load_prior(path=str(folder), autoencoder=None, cfg_scale=cfg_scale, cfg_channels=None).to(machine.device)
     facts = asked | {
         "steps": {name: each.steps for name, each in fitted.items()},  # which may be more than were asked for

@@ -16,6 +16,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
+from manifoldgd import ranks
 from manifoldgd.dataset import Split
 from manifoldgd.priors.prior import as_pixels, pad_to
 from manifoldgd.randomness import generator
@@ -79,14 +80,17 @@ class AutoencoderTraining(LightningModule):
 
     def training_step(self, batch: tuple[int, Tensor]) -> Tensor:
         step, positions = batch
-        pixels = pad_to(as_pixels(self.images.load(positions.cpu()).to(self.device)), self.size)
+        own = ranks.share(positions.cpu())
+        pixels = pad_to(as_pixels(self.images.load(own).to(self.device)), self.size)
         posterior = self.autoencoder.encode(pixels).latent_dist
-        draw = torch.randn(posterior.mean.shape, generator=generator(self.seed, "posterior", step)).to(self.device)
+        shape = (len(positions), *posterior.mean.shape[1:])
+        draw = ranks.share(torch.randn(shape, generator=generator(self.seed, "posterior", step))).to(self.device)
         decoded = self.autoencoder.decode(posterior.mean + posterior.std * draw).sample
         reconstruction = (decoded - pixels).abs().mean()
         divergence = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).mean()
         self.log_dict({"l1": reconstruction, "kl": divergence}, prog_bar=True)
-        return reconstruction + self.kl_weight * divergence
+        # Of the whole batch's mean: all ranks' add up to it.
+        return (reconstruction + self.kl_weight * divergence) * (len(own) / len(positions))
 
     def optimizer_step(self, *given: Any, **named: Any) -> None:
         super().optimizer_step(*given, **named)

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from manifoldgd import ranks
 from manifoldgd.diffusion.flow import FlowSchedule
 from manifoldgd.diffusion.samplers import Schedule
 from manifoldgd.priors.autoencoder import exponential_average, warmup_cosine
@@ -88,10 +89,10 @@ class DenoiserTraining(LightningModule):
         labels = torch.where(dropped, self.transformer.config.num_embeds_ada_norm, labels)
         alpha, sigma = (level.float().view(-1, 1, 1, 1) for level in self.schedule.levels(t))
         x_t, target = alpha * x0 + sigma * noise, noise - x0 if isinstance(self.schedule, FlowSchedule) else noise
-        x_t, target, t, labels = (value.to(self.device) for value in (x_t, target, t, labels))
+        x_t, target, t, labels = (ranks.share(value).to(self.device) for value in (x_t, target, t, labels))
         loss = (self.transformer(x_t, timestep=t, class_labels=labels).sample - target).square().mean()
         self.log("mse", loss, prog_bar=True)
-        return loss
+        return loss * (len(x_t) / len(positions))  # of the whole batch's mean, all ranks' add up to it
 
     def optimizer_step(self, *given: Any, **named: Any) -> None:
         super().optimizer_step(*given, **named)

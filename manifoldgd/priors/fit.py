@@ -16,6 +16,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 
+from manifoldgd import ranks
 from manifoldgd.archives import load_archive
 from manifoldgd.errors import RunError, UserError
 from manifoldgd.files import atomic_path, naming
@@ -132,8 +133,21 @@ class StepLines(Callback):
         self.stack.__exit__(type(exception), exception, exception.__traceback__)
 
 
+class SharedSteps(Callback):
+    """Makes a step of several ranks, each with its share of the batch, the step of the whole batch.
+
+    Gradients are added up between the ranks; the optimiser then does the same on each. A Trainer of its own for each
+    rank leaves saving, stopping and continuing what they are for one, which Lightning's DDP would tie to all ranks.
+    """
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        ranks.add_up([each.grad for each in pl_module.parameters() if each.grad is not None])
+
+
 class WholeSteps(Callback):
     """Saves whole steps: now and then, and where a run is asked to end; ends it without where the loss is lost.
+
+    Of several ranks the first saves, also where another has ended.
 
     Until a step's gradients are there, network, optimiser and average are those of the step before, so a step that
     takes long is given up and the one before it saved. From there until the step's end nothing interrupts.
@@ -170,15 +184,21 @@ class WholeSteps(Callback):
             self._check(step, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if isinstance(exception, Stopped) and not exception.kept and asked() is not None and self.saved is not None:
+        if self.saved is None:
+            return
+        if isinstance(exception, ranks.Lost):
+            self._save(trainer, pl_module)
+        elif isinstance(exception, Stopped) and not exception.kept and asked() is not None:
             exception.kept = self._save(trainer, pl_module)
 
     def _save(self, trainer: Trainer, module: LightningModule) -> str:
         """Save the last whole step; returns what is saved, in words."""
         step, part = trainer.global_step, part_of(module)
         self._check(step, module)
-        write_state(trainer, self.checkpoint)
         self.saved = time.monotonic()
+        if ranks.rank() > 0:
+            return ""
+        write_state(trainer, self.checkpoint)
         early = f"with recipe.{part}.steps={step} the training of the {part} ends there"
         return f"step {step} of {trainer.max_steps} is saved in {self.checkpoint} ({early})"
 
@@ -254,14 +274,15 @@ def fit(
     runner = Trainer(
         max_steps=steps,
         max_epochs=-1,
-        callbacks=[stopwatch, WholeSteps(checkpoint), *bar],
+        callbacks=[stopwatch, SharedSteps(), WholeSteps(checkpoint), *bar],
         log_every_n_steps=25,
         **trainer | {"enable_progress_bar": shown and on_terminal()},
     )
     batches = StepBatches(num_items=num_items, batch_size=batch_size, seed=seed, first=done, last=steps)
     with held_back(), naming(checkpoint):
         runner.fit(module, batches.loader(), ckpt_path=checkpoint if done else None, weights_only=True)
-        write_state(runner, checkpoint)
+        if ranks.rank() == 0:
+            write_state(runner, checkpoint)
     return Fitted(steps, stopwatch.seconds)
 
 

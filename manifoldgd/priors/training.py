@@ -26,6 +26,7 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
+from manifoldgd import ranks
 from manifoldgd.artifacts import Key
 from manifoldgd.dataset import ImageDataset, Split
 from manifoldgd.diffusion.flow import FlowSchedule
@@ -154,6 +155,9 @@ def train_prior(
 ) -> dict[str, Fitted]:
     """Train both halves and write them to ``folder``; returns the steps and seconds of each, over all runs.
 
+    Of several ranks each takes its share of every batch, and the first writes. Draws are those of the whole batch, so a
+    step is that of one process up to the order of sums.
+
     Args:
         dataset: only its training split is read.
         folder: where the prior goes; must not already hold one, but to be trained further.
@@ -176,20 +180,22 @@ def train_prior(
         f"output: {folder} already holds a trained prior; choose another output or remove it",
     )
     work = folder / TRAINING
-    _claim(
-        work,
-        {
-            "dataset": dataset.train_fingerprint,
-            "seed": seed,
-            **vars(autoencoder),
-            "denoiser": recorded(denoiser),
-            "precision": trainer.get("precision"),
-        },
-    )
-    if progress_in(work / "autoencoder").steps < autoencoder.steps and (work / "denoiser").is_dir():
-        announce("denoiser: begins anew, because the autoencoder is trained further and its latents will be others")
-        (work / LATENTS).unlink(missing_ok=True)
-        shutil.rmtree(work / "denoiser")
+    recipe = {
+        "dataset": dataset.train_fingerprint,
+        "seed": seed,
+        **vars(autoencoder),
+        "denoiser": recorded(denoiser),
+        "precision": trainer.get("precision"),
+    }
+
+    def begin() -> None:
+        _claim(work, recipe)
+        if progress_in(work / "autoencoder").steps < autoencoder.steps and (work / "denoiser").is_dir():
+            announce("denoiser: begins anew, because the autoencoder is trained further and its latents will be others")
+            (work / LATENTS).unlink(missing_ok=True)
+            shutil.rmtree(work / "denoiser")
+
+    ranks.by_first(begin)
     announce(f"autoencoder: {autoencoder.steps} steps of {autoencoder.batch_size} images")
     numbers: dict[str, Any] = {"seed": seed, "trainer": trainer, "measured": measured}
     first = _autoencoder_training(dataset, autoencoder, seed)
@@ -203,7 +209,7 @@ def train_prior(
     )
     vae: AutoencoderKL = first.average.module
     vae.eval()
-    latents = _latents(vae, dataset.train, work / LATENTS)
+    latents = ranks.by_first(lambda: _latents(vae, dataset.train, work / LATENTS))
     vae.register_to_config(scaling_factor=1 / float(latents.std()))
     announce(f"denoiser: {denoiser.steps} steps of {denoiser.batch_size} latents of shape {tuple(latents.shape[1:])}")
     scaled = latents * vae.config.scaling_factor
@@ -216,7 +222,8 @@ def train_prior(
         steps=denoiser.steps,
         **numbers,
     )
-    write_prior(folder, vae, second.average.module.eval(), dataset.class_names, denoiser.path)
+    if ranks.rank() == 0:
+        write_prior(folder, vae, second.average.module.eval(), dataset.class_names, denoiser.path)
     return {"autoencoder": vae_fit, "denoiser": dit_fit}
 
 

@@ -62,3 +62,10 @@ def test_jobs_that_are_not_known_beforehand_have_none(capsys):
 def test_the_library_runs_or_refuses():
     with pytest.raises(UserError, match="dry_run"):
         mgd.run(mgd.compose([*REAL, "dry_run=true"]))
+
+
+def test_a_batch_that_leaves_a_process_without_an_image_is_refused(capsys):
+    words = ("dataset=digits", "machine=cpu", "machine.devices=3", "recipe.denoiser.batch_size=2")
+    assert manifoldgd("prior", *words, "--dry-run") == 2
+    err = capsys.readouterr().err
+    assert "recipe.denoiser.batch_size: expected at least 3, an image for each process, got 2" in err

@@ -16,9 +16,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from prior_parts import AUTOENCODER, DENOISER
 from tiny import cpu
 
-from manifoldgd import stopping
+from manifoldgd import ranks, stopping
 from manifoldgd.cli.compose import compose
 from manifoldgd.data import digits
 from manifoldgd.diffusion import FlowSchedule
@@ -26,38 +27,14 @@ from manifoldgd.diffusion.toy import GaussianMixtureDenoiser
 from manifoldgd.errors import RunError, UserError
 from manifoldgd.pipeline.prior import Cost, say_cost, some_of, train_and_judge
 from manifoldgd.priors import fit as fitting
-from manifoldgd.priors import load_prior
+from manifoldgd.priors import load_prior, training
 from manifoldgd.priors.autoencoder import exponential_average, warmup_cosine
 from manifoldgd.priors.batches import StepBatches
 from manifoldgd.priors.denoiser import DenoiserTraining
 from manifoldgd.priors.loading import CARD
-from manifoldgd.priors.training import AutoencoderRecipe, DenoiserRecipe, train_prior
+from manifoldgd.priors.training import train_prior
 from manifoldgd.priors.weights import CHECKSUMS
 from manifoldgd.stopping import Stopped, listening
-
-AUTOENCODER = AutoencoderRecipe(
-    image_size=8,
-    block_channels=[8, 8],
-    latent_channels=2,
-    layers_per_block=1,
-    steps=12,
-    batch_size=8,
-    lr=1e-3,
-    kl_weight=1e-3,
-    ema=0.9,
-)
-DENOISER = DenoiserRecipe(
-    path="diffusion",
-    width=8,
-    heads=2,
-    layers=1,
-    patch_size=2,
-    steps=12,
-    batch_size=8,
-    lr=1e-3,
-    class_dropout=0.2,
-    ema=0.9,
-)
 
 
 class Killed(BaseException):
@@ -71,6 +48,35 @@ def train(folder, *, autoencoder=AUTOENCODER, denoiser=DENOISER, seed=0, said=No
     return train_prior(
         dataset, folder, autoencoder=autoencoder, denoiser=denoiser, seed=seed, trainer=trainer, announce=say
     )
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+@pytest.mark.parametrize("part", ["autoencoder", "denoiser"])
+def test_gradients_of_the_shares_add_up_to_those_of_the_batch(part, processes, monkeypatch):
+    dataset = digits(train_per_class=5, validation=None)
+    if part == "autoencoder":
+        module = training._autoencoder_training(dataset, AUTOENCODER, 0)
+    else:
+        latents = torch.randn(50, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+        module = training.denoiser_training(dataset, latents, dataset.train.labels, DENOISER, 0)
+        for parameter in module.transformer.parameters():  # zeros at first, through which no gradient comes
+            parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(module, "log", lambda *given, **named: None)
+    monkeypatch.setattr(module, "log_dict", lambda *given, **named: None)
+    trained = [each for name, each in module.named_parameters() if not name.startswith("average")]
+
+    def gradients():
+        return torch.cat([each.flatten() for each in torch.autograd.grad(module.training_step(batch), trained)])
+
+    batch = 3, torch.arange(8)
+    whole = gradients()
+    monkeypatch.setattr(ranks, "count", lambda: processes)
+    shares = []
+    for rank in range(processes):
+        monkeypatch.setattr(ranks, "rank", lambda own=rank: own)
+        shares.append(gradients())
+    torch.testing.assert_close(sum(shares), whole, atol=1e-6, rtol=1e-4)
+    assert not torch.allclose(shares[0], shares[1], atol=1e-4, rtol=0)
 
 
 def twenty_seconds_a_step(monkeypatch):
@@ -599,7 +605,7 @@ def test_a_request_before_the_first_step_leaves_the_state_that_is_there(tmp_path
 
 SLOW_BACKWARD = """
 import os, signal, sys
-from manifoldgd import stopping
+from manifoldgd import ranks, stopping
 from manifoldgd.cli.main import main
 from manifoldgd.priors.autoencoder import AutoencoderTraining
 

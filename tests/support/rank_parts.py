@@ -74,3 +74,28 @@ def distil(folder, prior, die_after=None):
         make(Path(folder), dataset, loaded, manifold(), machine=machine)
     finally:
         SetWriter.save = save
+
+
+def train(folder, devices=2, die_at=None):
+    """A tiny prior of digits; the second rank may be killed at a step of the denoiser."""
+    from prior_parts import AUTOENCODER, DENOISER
+    from tiny import cpu
+
+    from manifoldgd.data import digits
+    from manifoldgd.priors import denoiser
+    from manifoldgd.priors.training import train_prior
+
+    step = denoiser.DenoiserTraining.training_step
+
+    def mortal(module, batch):
+        if ranks.rank() == 1 and batch[0] == die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(module, batch)
+
+    denoiser.DenoiserTraining.training_step = mortal
+    machine, dataset = cpu(devices=devices), digits(train_per_class=5, validation=None)
+    machine.prepare()
+    numbers = {"autoencoder": AUTOENCODER, "denoiser": DENOISER, "seed": 0, "trainer": machine.trainer()}
+    train_prior(dataset, Path(folder), **numbers)
+    ranks.leave()
+    denoiser.DenoiserTraining.training_step = step
