@@ -71,7 +71,10 @@ def atomic_write_json(path: str | os.PathLike[str], value: Any) -> None:
         TypeError: ``value`` holds something JSON has no form for.
         ValueError: ``value`` holds NaN or an infinity, for which JSON has no form either: use ``None``.
     """
-    atomic_write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    # Piece by piece: the manifest of 50,000 images has 114 MB, and its pieces take several times as much to be joined.
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as stream:
+        json.dump(value, stream, indent=2, ensure_ascii=False, allow_nan=False)
+        stream.write("\n")
 
 
 @contextmanager

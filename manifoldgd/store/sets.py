@@ -172,12 +172,15 @@ def _keys(label: int, ipc: int) -> list[tuple[int, int]]:
 
 def _whole_rows(progress: Path) -> list[Row]:
     """The rows of an earlier process; one that was cut short by a kill, or damaged, does not count."""
-    rows = []
-    for line in progress.read_bytes().splitlines() if progress.is_file() else []:
-        with suppress(ValueError, RecursionError):
-            row = json.loads(line)
-            if isinstance(row, dict) and is_intact(row):
-                rows.append({name: value for name, value in row.items() if name != CHECKSUM})
+    rows: list[Row] = []
+    if not progress.is_file():
+        return rows
+    with progress.open("rb") as lines:
+        for line in lines:
+            with suppress(ValueError, RecursionError):
+                row = json.loads(line)
+                if isinstance(row, dict) and is_intact(row):
+                    rows.append({name: value for name, value in row.items() if name != CHECKSUM})
     return rows
 
 
@@ -274,7 +277,10 @@ def _all_pixels(images: Iterable[Tensor], shape: tuple[int, ...], folder: Path) 
     memory at any time. The file has no name and goes with the last view of the tensor, or with the process.
     """
     if math.prod(shape) <= IN_MEMORY:
-        return torch.stack(list(images))
+        whole = torch.empty(shape, dtype=torch.uint8)
+        for image, place in zip(images, whole, strict=True):
+            place.copy_(image)
+        return whole
     place = folder if os.access(folder, os.W_OK) else Path(tempfile.gettempdir())
     with naming(place), tempfile.TemporaryFile(dir=place) as file:
         for image in images:

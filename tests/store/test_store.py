@@ -1,6 +1,8 @@
 """Folders of sets and results: whole or not there, readable by other tools, never mixed up."""
 
+import hashlib
 import json
+import math
 import tempfile
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from store_parts import NAMES, picture, write
 from manifoldgd.artifacts import DistilledSet, LatentSet, PrototypeSet
 from manifoldgd.errors import UserError
 from manifoldgd.store import sets
-from manifoldgd.store.keys import key_of, read_json
+from manifoldgd.store.keys import CHECKSUM, is_intact, key_of, read_json, sealed
 from manifoldgd.store.results import check_inputs, claim_result
 from manifoldgd.store.sets import SetWriter, image_file, load_set, to_picture
 
@@ -277,3 +279,13 @@ def test_a_class_may_be_called_set(tmp_path):
     writer.finish(ipc=1, facts={}, card="")
     for place in (tmp_path, tmp_path / "set"):
         assert load_set(place).class_names == names
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{}, {"b": {"z": 1, "a": [2, {}]}, "a": [1, {"y": [], "x": None}]}, {"empty": [], "é\ud800": "ü\n", "n": math.nan}],
+)
+def test_a_checksum_is_of_the_whole_text_though_that_is_never_held(value):
+    text = json.dumps(value, sort_keys=True).encode("utf-8", "surrogatepass")
+    assert sealed(value)[CHECKSUM] == hashlib.blake2b(text, digest_size=16).hexdigest()
+    assert is_intact(json.loads(json.dumps(sealed(value))))
