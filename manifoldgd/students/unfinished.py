@@ -25,7 +25,7 @@ class Unfinished:
 
     def describe(self, checkpoint: dict[str, Any]) -> None:
         """Note in a state what it is of."""
-        checkpoint[OF] = self.of
+        checkpoint[OF] = str(self.of)  # a key is more than its letters, and a state holds plain data
 
     def is_there(self) -> bool:
         """Whether there is a state to go on from: one that can be read, of this training."""

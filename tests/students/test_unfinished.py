@@ -6,9 +6,11 @@ import pytest
 import torch
 from student_parts import MEAN, STD, student
 
+from manifoldgd.store.keys import key_of
 from manifoldgd.students import Recipe, ShiftFlip, train_classifier, training
 from manifoldgd.students.unfinished import Unfinished
 
+THESE = key_of("these images")  # as the pipeline calls them
 FEW = ("student.protocol.epochs=4", "student.protocol.batch_size=32", "student.protocol.evaluations=4")
 NETWORKS = {
     "norms": ("convnet3", ("student.width=8", "student.depth=1")),
@@ -67,7 +69,7 @@ def equal(one, other):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_student_that_was_stopped_ends_with_the_same_bits(digits, tmp_path, network):
     member, changes = NETWORKS[network]
-    learner, unfinished = student(*changes, *FEW, member=member), Unfinished(tmp_path / "0.ckpt", "these images")
+    learner, unfinished = student(*changes, *FEW, member=member), Unfinished(tmp_path / "0.ckpt", THESE)
     if network == "dropout":
         digits = [torch.nn.functional.pad(each, (12, 12, 12, 12)) if each.ndim == 4 else each for each in digits]
     digits = [each[:100] for each in digits]
@@ -84,7 +86,7 @@ def test_a_student_that_was_stopped_ends_with_the_same_bits(digits, tmp_path, ne
 @pytest.mark.parametrize("what", ["of another set", "damaged", "absent"])
 def test_what_cannot_be_continued_is_begun_anew(digits, tmp_path, what):
     learner, digits = student("student.width=8", "student.depth=1", *FEW), [each[:100] for each in digits]
-    whole, unfinished = train(learner, digits, None), Unfinished(tmp_path / "0.ckpt", "these images")
+    whole, unfinished = train(learner, digits, None), Unfinished(tmp_path / "0.ckpt", THESE)
     with pytest.raises(Stopped):
         train(learner, digits, unfinished, until=3)
     if what == "damaged":
@@ -93,7 +95,7 @@ def test_what_cannot_be_continued_is_begun_anew(digits, tmp_path, what):
         unfinished.file.write_bytes(data)
     if what == "absent":
         unfinished.remove()
-    again = Unfinished(unfinished.file, "others" if what == "of another set" else "these images")
+    again = Unfinished(unfinished.file, "others" if what == "of another set" else THESE)
     assert not again.is_there()
     assert equal(train(learner, digits, again), whole)
 
@@ -105,7 +107,7 @@ def test_a_state_does_not_hold_the_teacher(digits, tmp_path):
     numbers = {"num_classes": 10, "mean": MEAN, "std": STD, "seed": 0, "flip": False, "progress": False}
     teacher = train_classifier(*digits[:2], **numbers, recipe=recipe, accelerator="cpu")
     learner = student("student/protocol=soft_small", "student.width=8", "student.depth=1", *FEW)
-    whole, unfinished = train(learner, digits, None, teacher=teacher), Unfinished(tmp_path / "0.ckpt", "these images")
+    whole, unfinished = train(learner, digits, None, teacher=teacher), Unfinished(tmp_path / "0.ckpt", THESE)
     with pytest.raises(Stopped):
         train(learner, digits, unfinished, until=3, teacher=teacher)
     held = torch.load(unfinished.file, weights_only=True)["state_dict"]
