@@ -12,6 +12,7 @@ import torch
 from drawing import undraw
 from fake_tables import rich_table
 
+from manifoldgd.study import run
 from manifoldgd.study.rendering import write_table
 from manifoldgd.study.results import TableResult
 
@@ -35,6 +36,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # Spinning threads of oversubscribed cores cost more than a second core gives to tensors of this size.
     torch.set_num_threads(1)
     composition.remember()
+    run.POLL_SECONDS = 0.02  # the cells of most tests are a line of Python
     config.stash[ERRORS] = {}
 
 
@@ -150,7 +152,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Replaces what is run for the cells of a study; returns the function that says by what. No figures are drawn."""
     from fake_cells import fake_job
 
-    from manifoldgd.study import rendering, run
+    from manifoldgd.study import rendering
     from manifoldgd.study.rendering import write_texts
 
     def numbers_only(folder: Path, result: TableResult, *, scores: bool) -> str:
