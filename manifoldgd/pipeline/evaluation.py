@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -100,6 +101,7 @@ def train_students(
     """
     origin = {FINGERPRINT: distilled.fingerprint, JUDGED_ON: dataset.test_fingerprint}
     origin |= {LEARNED_FROM: dataset.train_fingerprint} if teacher else {}
+    test_images = functools.cache(dataset.test.images)  # read once, and not where no student is left
     for seed in ranks.share(list(seeds)):
         file, place = folder / f"{seed}.json", folder / f"{seed}"
         if not _judged(file, origin) or (save and not is_saved(place)):
@@ -108,7 +110,7 @@ def train_students(
             result = student.train(
                 distilled.images,
                 distilled.labels,
-                dataset.test.images(),
+                test_images(),
                 dataset.test.labels,
                 num_classes=len(dataset.class_names),
                 mean=dataset.mean,
