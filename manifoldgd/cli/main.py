@@ -59,7 +59,7 @@ examples:
   manifoldgd run dataset=digits
   manifoldgd run dataset=image_folder dataset.folder=photos ipc=10
   manifoldgd run --multirun dataset=digits ipc=1,5,10 guidance=mode,manifold guidance.scale=0.05,0.1,0.2
-  manifoldgd evaluate set=bundled:fashion_mnist-ipc1 dataset=fashion_mnist
+  manifoldgd evaluate set=bundled:fashion_mnist-ipc10 dataset=fashion_mnist
   manifoldgd table                   which tables there are
   manifoldgd COMMAND --help          what can be chosen and set
   eval "$(manifoldgd -sc install=bash)"   tab completion (also zsh, fish)"""
@@ -74,7 +74,7 @@ EXAMPLES = {
     "evaluate": ("manifoldgd evaluate set=outputs/digits/... dataset=digits student.width=64",),
     "export": (
         "manifoldgd export set=outputs/digits/... format=hf output=my_set push=owner/name",
-        "manifoldgd export set=bundled:fashion_mnist-ipc1 format=zip output=fashion",
+        "manifoldgd export set=bundled:fashion_mnist-ipc10 format=zip output=fashion",
     ),
     "prior": (
         "manifoldgd prior dataset=image_folder dataset.folder=photos dataset.image_size=32 output=my_prior",

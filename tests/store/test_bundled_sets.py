@@ -29,6 +29,12 @@ SETS = {
         "fashion_mnist",
         (10, 1, 28, 28),
     ),
+    "fashion_mnist-ipc10": (
+        "9c3b8a5a5eb9b2c61a813f75e4181ee2a895b30cf8b45ece6241a30a5d206a94",
+        "a9da73a1fd4ee759",
+        "fashion_mnist",
+        (100, 1, 28, 28),
+    ),
 }
 
 
