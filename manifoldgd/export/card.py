@@ -38,13 +38,13 @@ PRIOR_TERMS = {
     "stable-diffusion-v1-5/stable-diffusion-v1-5": OPEN_RAIL_M,
 }
 HOW_TO_LOAD = {
-    "hf": 'from datasets import load_dataset\ndataset = load_dataset("{place}", split="train")  # image, label',
-    "parquet": 'from datasets import load_dataset\ndataset = load_dataset("{place}", split="train")  # image, label',
+    "hf": 'from datasets import load_dataset\n\ndataset = load_dataset("{place}", split="train")  # image, label',
+    "parquet": 'from datasets import load_dataset\n\ndataset = load_dataset("{place}", split="train")  # image, label',
     "webdataset": (
-        'import webdataset\ndataset = webdataset.WebDataset("train-000000.tar", shardshuffle=False)'
+        'import webdataset\n\ndataset = webdataset.WebDataset("train-000000.tar", shardshuffle=False)'
         '.decode("pil").to_tuple("png", "cls")'
     ),
-    "npz": 'import numpy\nheld = numpy.load("train.npz")  # images uint8, labels, class_names',
+    "npz": 'import numpy\n\nheld = numpy.load("train.npz")  # images uint8, labels, class_names',
     "zip": (
         "from torchvision.datasets import ImageFolder  # after unpacking; labels follow the folders' names there,\n"
         'dataset = ImageFolder("train")  # and classes.json has them in the order of ours'
