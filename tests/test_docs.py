@@ -240,7 +240,8 @@ def test_every_dependency_has_a_pinned_version():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     asked = {*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)}
     names = {normalised(re.match(r"[\w.-]+", each)[0]) for each in asked} - {"manifoldgd"}
-    assert names - pins <= {"hydra-optuna-sweeper"}  # brings an Optuna of its own, which nothing else here needs
+    # They bring an Optuna and a cloudpickle of their own, older than what others here take.
+    assert names - pins <= {"hydra-optuna-sweeper", "hydra-ray-launcher"}
 
 
 def test_the_lock_has_the_pinned_versions_and_a_hash_of_each_and_names_no_registry():

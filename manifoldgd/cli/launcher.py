@@ -25,8 +25,13 @@ if TYPE_CHECKING:  # workers of launchers import this module, and should not wai
     from manifoldgd.study.run import Runner
 
 FOLDER_VARIABLE = "MANIFOLDGD_SWEEP"  # of the study, by which jobs in other processes know it
-# What a launcher calls the number of processes at a time. Joblib would take all cores, Slurm decides where nobody asks.
-JOBS_KEY = {"joblib": "n_jobs", "submitit_slurm": "array_parallelism"}
+# Where a launcher is told the number of processes at a time. Joblib and Ray would take all cores, Slurm decides where
+# nobody asks.
+JOBS_KEY = {
+    "joblib": "hydra.launcher.n_jobs",
+    "submitit_slurm": "hydra.launcher.array_parallelism",
+    "ray": "++hydra.launcher.ray.init.num_cpus",  # of which each job takes one; not in the launcher's own configuration
+}
 ALL_AT_ONCE = ("submitit_local",)  # starts whatever it is given, so it is given a few at a time
 ELSEWHERE = ("submitit_slurm",)  # jobs run on other machines than this one
 
@@ -73,7 +78,7 @@ class Launching:
             return Pool(output, at_once, environment)
         everything = max(1, len(board.left))
         jobs = at_once if self.here else self.jobs
-        limited = [f"hydra.launcher.{JOBS_KEY[self.launcher]}={jobs}"] if self.launcher in JOBS_KEY and jobs else []
+        limited = [f"{JOBS_KEY[self.launcher]}={jobs}"] if self.launcher in JOBS_KEY and jobs else []
         return Launched(
             output,
             [

@@ -177,11 +177,12 @@ def test_launchers_get_as_many_cells_at_a_time_as_they_can_hold_back(monkeypatch
         ("submitit_slurm", [], 3, 3, []),
         ("submitit_slurm", ["jobs=2"], 3, 2, ["hydra.launcher.array_parallelism=2"]),
         ("joblib", ["jobs=2"], 3, 2, ["hydra.launcher.n_jobs=2"]),
+        ("ray", ["jobs=2"], 3, 2, ["++hydra.launcher.ray.init.num_cpus=2"]),
     ):
         assert table("columns=one", "seeds=0", f"launcher={launcher}", *jobs) == 1  # nothing was run, so all is left
         runner = runners.pop()
         assert (runner.room, runner.at_once) == (room, at_once)
-        assert [word for word in runner.command if word.startswith("hydra.launcher.")] == limit
+        assert [word for word in runner.command if word.lstrip("+").startswith("hydra.launcher.")] == limit
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -199,7 +200,7 @@ def test_a_cluster_needs_no_gpu_here(capsys, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
 def test_real_cells_by_a_real_launcher(shared_cache, launcher):
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.split('_')[0]}_launcher")
     tiny = ("sampler.steps=3", "student.protocol.epochs=1", f"cache={shared_cache}")
