@@ -1,11 +1,15 @@
 """What a machine says of itself, and keeps quiet about."""
 
 import logging
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 
 import manifoldgd as mgd
+from manifoldgd.system import peak_memory
 
 
 @pytest.mark.parametrize(
@@ -28,3 +32,13 @@ def test_what_lightning_remarks_is_not_shown():
     logging.getLogger("lightning.pytorch").setLevel(logging.INFO)  # as on its first import
     mgd.build("machine=cpu").trainer()
     assert not logging.getLogger("lightning.pytorch.trainer").isEnabledFor(logging.INFO)
+
+
+def test_a_process_is_not_charged_what_the_one_that_started_it_held():
+    held = np.ones(40_000_000)  # 320 MB
+    code = "from manifoldgd.system import peak_memory as p; a = p(); b = b'x' * 60_000_000; print(a, p())"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    before, after = map(int, told.split())
+    assert before < held.nbytes
+    assert after - before > 50_000_000
+    assert peak_memory() > held.nbytes

@@ -5,8 +5,6 @@ Each point is measured in a process of its own, whose largest memory is that poi
 
 from __future__ import annotations
 
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -22,6 +20,7 @@ from manifoldgd.geometry.neighbours import neighbourhood_indices
 from manifoldgd.prototypes import Divisive, RawLatents, cluster_classes
 from manifoldgd.randomness import generator
 from manifoldgd.store.sets import SetWriter, load_set
+from manifoldgd.system import peak_memory
 
 Row = dict[str, Any]
 LATENT = (4, 8, 8)
@@ -45,13 +44,8 @@ def growth(latents: Iterable[int], classes: Iterable[int], images: Iterable[int]
 
 def _measured(work: Callable[[int], dict[str, float]], size: int) -> Row:
     torch.set_num_threads(1)
-    before = _peak_gib()
-    return {**work(size), "gib": _peak_gib() - before}
-
-
-def _peak_gib() -> float:
-    """Largest memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30
+    before, found = peak_memory(), work(size)
+    return {**found, "gib": (peak_memory() - before) / 2**30}
 
 
 def _prototypes_of_a_class(size: int) -> dict[str, float]:
