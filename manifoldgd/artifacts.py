@@ -54,7 +54,7 @@ class Key(str):
 class LatentSet:
     """The real training images of a dataset as scaled latents."""
 
-    latents: Tensor  # [N, C, H, W] float32, usually memory-mapped
+    latents: Tensor  # [N, C, H, W] float32, or float16 where they were computed in half precision; usually mapped
     labels: Tensor  # [N] int64, index into class_names
     class_names: tuple[str, ...]
     key: Key  # hash of dataset, prior and transform
@@ -63,6 +63,10 @@ class LatentSet:
     def __post_init__(self) -> None:
         _check(self.latents.ndim == 4, f"latents: expected [N, C, H, W], got {tuple(self.latents.shape)}")
         _check_labels("labels", self.labels, len(self.latents), len(self.class_names))
+
+    def of(self, rows: Tensor) -> Tensor:
+        """The latents ``[..., C, H, W]`` float32 of rows ``[...]`` int64, however they are kept."""
+        return self.latents[rows].float()
 
     def indices_of(self, label: int) -> Tensor:
         """Positions ``[N_c]`` (int64, ascending) of the images of one class."""

@@ -24,7 +24,6 @@ from manifoldgd.finite import check_finite
 from manifoldgd.students.inference import centre_view
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, in [0, 1]
-AT_ONCE = 50  # images in the network
 # Where the files lie that the field measures with, by what reads them.
 PUBLISHED = {
     f"{__name__}.Inception": "https://github.com/mseitzer/pytorch-fid/releases, pt_inception-2015-12-05-6726825d.pth",
@@ -40,6 +39,7 @@ class Embedding:
     """A frozen network and how images are shown to it."""
 
     layer: ClassVar[str]  # whose output an embedding is
+    at_once: ClassVar[int] = 50  # images that are seen at once
     name: str
     size: int  # E
     source: str  # hash of the weights
@@ -70,7 +70,7 @@ class Embedding:
         """
         require(images.shape[1] in (1, 3), f"embedding: {self.name} sees grey or RGB, got {images.shape[1]} channels")
         device = next(self.network.parameters()).device
-        parts = (part.to(device).expand(-1, 3, -1, -1) for part in images.split(AT_ONCE))
+        parts = (part.to(device).expand(-1, 3, -1, -1) for part in images.split(self.at_once))
         found = torch.cat([self.features(self.shown(part)).float().cpu() for part in parts])
         check_finite(found, f"embedding {self.name}: the outputs", "its weights are damaged")
         return found

@@ -2,8 +2,8 @@
 
 :func:`launch` starts them on this machine; ``srun`` and ``torchrun`` start them on several. All do the same command.
 The first holds the locks and does what is done once; batches of a set, seeds of students and the images of a prior's
-training step are shared out; what they make meets on the disk, and they themselves at :func:`barrier`. Tensors never
-travel but for latents, which the first writes, so that a file has one writer, and gradients.
+training step are shared out; what they make meets on the disk, and they themselves at :func:`barrier`. Tensors
+travel where no file holds them: latents to the first, which writes them, gradients, and features to all.
 """
 
 from __future__ import annotations
@@ -185,6 +185,28 @@ def gathered(own: Tensor, sizes: list[int]) -> Iterator[Tensor]:
         if isinstance(error, RunError):
             raise
         raise _lost() from error
+
+
+def together(own: list[Tensor]) -> list[Tensor]:
+    """On all ranks, what each computed of the parts that :func:`share` gave it, in the order of the parts.
+
+    Args:
+        own: of this rank, on the CPU; of one type, and of one shape but for the rows.
+
+    Raises:
+        Lost: another rank has ended.
+    """
+    if count() == 1:
+        return own
+    found: list[Tensor] = []
+    for place in range(told(len(own))):  # of the first rank, which has the most
+        held: list[Any] = [None] * count()
+        try:
+            dist.all_gather_object(held, own[place] if place < len(own) else None)
+        except RuntimeError as error:
+            raise _lost() from error
+        found += [each for each in held if each is not None]
+    return found
 
 
 def leave() -> None:

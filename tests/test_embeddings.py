@@ -11,7 +11,7 @@ from soft_parts import few_digits
 import manifoldgd as mgd
 from manifoldgd.embeddings import Inception, InceptionNetwork, ResNet18, ResNet18Network, VisionModel, stretched
 from manifoldgd.errors import UserError
-from manifoldgd.pipeline.evaluation import measure
+from manifoldgd.pipeline.evaluation import Sides
 from manifoldgd.report.measures import by_embedding
 from manifoldgd.report.measures import measure as known_measure
 
@@ -174,7 +174,7 @@ def test_sets_are_measured_in_a_pretrained_embedding(models):
     embedding = VisionModel(model=str(models / "dino"))
     rows = torch.arange(0, 300, 10)
     made = type("Set", (), {"images": dataset.train.load(rows), "labels": dataset.train.labels[rows]})
-    found = measure(made, dataset, embedding)
+    found = Sides.seen_by(embedding, made, dataset).compare()
     assert found["frechet_distance"] >= 0
     assert (found["num_synthetic"], found["num_real"]) == (30, 300)
 

@@ -88,6 +88,16 @@ def test_a_set_of_two_ranks_is_that_of_one(tiny_prior, tmp_path):
     assert contents(tmp_path / "two") == contents(tmp_path / "one")
 
 
+def test_features_of_two_ranks_are_those_of_one(tiny_prior, tmp_path):
+    for name, devices in (("one", 1), ("two", 2)):
+        (tmp_path / name).mkdir()
+        arguments = str(tmp_path / name), str(tiny_prior), devices
+        rank_parts.features(*arguments) if devices == 1 else ranks.launch(2, rank_parts.features, *arguments)
+    one, two = (torch.load(tmp_path / name / "features.pt", weights_only=True) for name in ("one", "two"))
+    assert one.keys() == two.keys() > {"denoiser", "components", "synthetic", "real"}
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
 @pytest.mark.slow
 def test_a_set_that_lost_a_rank_is_continued_by_one_process(tiny_prior, tmp_path):
     with pytest.raises(RunError, match="killed by SIGKILL"):

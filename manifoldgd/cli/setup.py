@@ -198,7 +198,9 @@ class Setup:
         random_networks = self.guided and any(judge.random_networks for judge in judges_in(self.guidance))
         asked = {"precision": self.needs_prior, "student_precision": random_networks}  # they run in the students'
         compiled = self.compiled if self.needs_prior else {}
-        return self._not_single(*(name for name, used in asked.items() if used)) | compiled
+        banked = self.needs_prototypes or self.config.source in IN_LATENT_SPACE
+        kept = {"latents": latents.HALF} if banked and self.machine.precision != SINGLE else {}
+        return self._not_single(*(name for name, used in asked.items() if used)) | compiled | kept
 
     def _not_single(self, *names: str) -> dict[str, str]:
         return {name: self.config.machine[name] for name in names if self.config.machine[name] != SINGLE}

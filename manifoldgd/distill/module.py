@@ -50,7 +50,7 @@ class Targets:
         neighbourhoods = None
         if self.neighbourhoods is not None:
             rows = self.neighbourhoods[positions]  # [B, M]
-            neighbourhoods = self.latents.latents[rows].flatten(2).to(device)  # [B, M, D]
+            neighbourhoods = self.latents.of(rows).flatten(2).to(device)  # [B, M, D]
         return Anchors(self.of(items, device), neighbourhoods)
 
     def of(self, items: list[WorkItem], device: torch.device) -> Tensor:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from manifoldgd import ranks
 from manifoldgd.dataset import Split
@@ -17,23 +18,54 @@ from manifoldgd.memory import AtOnce
 from manifoldgd.priors.prior import Prior
 
 
+class ReadAhead:
+    """The images of one batch after the other, for a Lightning loop; while one is encoded the next is read.
+
+    Args:
+        split: the images.
+        batches: positions of each batch.
+        pinned: whether to read into memory from which a GPU fetches beside its work.
+    """
+
+    def __init__(self, split: Split, batches: Sequence[Tensor], *, pinned: bool) -> None:
+        self.split, self.batches, self.pinned = split, batches, pinned
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        thread = ThreadPoolExecutor(1, "reading")
+        try:
+            coming: Future[Tensor] | None = None
+            for batch, following in zip_longest(self.batches, self.batches[1:]):
+                # The first one here: it may have all images decoded, which a signal has to end.
+                images = self._read(batch) if coming is None else coming.result()
+                coming = None if following is None else thread.submit(self._read, following)
+                yield images
+        finally:
+            thread.shutdown(wait=False, cancel_futures=True)
+
+    def _read(self, positions: Tensor) -> Tensor:
+        images = self.split.load(positions)
+        return images.pin_memory() if self.pinned else images
+
+
 class Encoder(LightningModule):
-    """Loads the images of a batch of positions and encodes them.
+    """Encodes the images of a batch.
 
     Args:
         prior: its autoencoder encodes.
-        split: the images.
         at_once: images that the encoder takes at a time; a batch may be larger.
     """
 
-    def __init__(self, prior: Prior, split: Split, at_once: int) -> None:
+    def __init__(self, prior: Prior, at_once: int) -> None:
         super().__init__()
         self._at_once = AtOnce(at_once, "encoding")
         self.autoencoder = prior.autoencoder  # registered, so that Lightning moves it
-        self.prior, self.split = prior, split
+        self.prior = prior
 
-    def predict_step(self, positions: Tensor) -> Tensor:
-        return self._at_once(self.prior.encode, self.split.load(positions.cpu()).to(self.device)).float()
+    def predict_step(self, images: Tensor) -> Tensor:
+        return self._at_once(self.prior.encode, images).float()
 
 
 class LatentWriter(Callback):
@@ -78,6 +110,8 @@ def encode_split(
     """
     if start == len(split):
         return
-    batches: Any = list(torch.arange(start, len(split)).split(batch_size))  # dataset enough for a loader
+    batches = list(torch.arange(start, len(split)).split(batch_size))
     runner = Trainer(callbacks=[LatentWriter(append, [len(batch) for batch in batches])], **trainer)
-    runner.predict(Encoder(prior, split, batch_size), DataLoader(batches, batch_size=None), return_predictions=False)
+    pinned = runner.strategy.root_device.type == "cuda"
+    images = ReadAhead(split, ranks.share(batches), pinned=pinned)
+    runner.predict(Encoder(prior, batch_size), images, return_predictions=False)

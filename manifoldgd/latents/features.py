@@ -10,6 +10,7 @@ from lightning import LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from manifoldgd import ranks
 from manifoldgd.memory import AtOnce
 from manifoldgd.priors.prior import Prior
 from manifoldgd.randomness import generator
@@ -81,7 +82,7 @@ def transformer_features(
     on_batch: Callable[[], None],
     trainer: dict[str, Any],
 ) -> Tensor:
-    """Token means ``[N, E]`` float32 on the CPU after some blocks of the prior's transformer.
+    """Token means ``[N, E]`` float32 on the CPU of all ranks, after some blocks of the prior's transformer.
 
     The noise depends on ``timestep`` alone, so batch size and order of the images change nothing beyond rounding.
 
@@ -92,11 +93,11 @@ def transformer_features(
         timestep: of the training schedule, 0 ... T - 1.
         blocks: gone through, 1 ... the transformer's number.
         batch_size: images a batch.
-        on_batch: called after each batch.
-        trainer: arguments of Lightning's Trainer (accelerator, devices, precision, progress).
+        on_batch: called after each batch of this rank.
+        trainer: arguments of Lightning's Trainer (accelerator, own device, precision, progress).
     """
     numbers: dict[str, Any] = {"timestep": timestep, "blocks": blocks, "batch_size": batch_size}
     module = TransformerFeatures(prior, latents, labels, **numbers, on_batch=on_batch)
-    positions: Any = torch.arange(len(latents))  # dataset enough for a loader
-    found: Any = Trainer(**trainer).predict(module, DataLoader(positions, batch_size=batch_size))
-    return torch.cat(found)
+    positions: Any = ranks.share(list(torch.arange(len(latents)).split(batch_size)))  # dataset enough for a loader
+    found: Any = Trainer(**trainer).predict(module, DataLoader(positions, batch_size=None)) if positions else []
+    return torch.cat(ranks.together(found))

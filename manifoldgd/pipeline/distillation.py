@@ -25,6 +25,7 @@ from manifoldgd.machine import Machine
 from manifoldgd.memory import enough
 from manifoldgd.pipeline import latents, sets
 from manifoldgd.pipeline.classifiers import embedding_network
+from manifoldgd.pipeline.embedded import embed
 from manifoldgd.pipeline.latents import check_neighbourhood
 from manifoldgd.pipeline.real_side import RealImages
 from manifoldgd.pipeline.sets import keep_one_a_prototype, match_classes, sample_set
@@ -256,11 +257,11 @@ def choose(
     if complete:
         return load_set(writer.folder)
     if source in IN_LATENT_SPACE and prior is not None:
-        features = latents.encode(dataset, prior, machine, cache)[0].latents.flatten(1)
+        features = latents.encode(dataset, prior, machine, cache)[0].latents.flatten(1).float()
     elif source == "random":
         features = torch.zeros(len(train), 1)  # a draw looks at nothing
     else:
-        features = embedding_network(dataset, machine, cache).embed_split(train)
+        features = embed(embedding_network(dataset, machine, cache), train, progress=machine.progress)
     numbers: dict[str, Any] = {"method": source, "ipc": ipc, "seed": seed, "distinct": train.distinct}
     rows = select_classes(features, train.labels, dataset.class_names, **numbers)
     images = train.load(rows)

@@ -12,15 +12,17 @@ from statistics import stdev
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from manifoldgd import ranks
 from manifoldgd.artifacts import DistilledSet
-from manifoldgd.dataset import ImageDataset, judging_split
+from manifoldgd.dataset import ImageDataset, in_memory_split, judging_split
 from manifoldgd.embeddings import Embedding, OwnClassifier
 from manifoldgd.errors import UserError, require
 from manifoldgd.estimates import Estimate, estimate
 from manifoldgd.machine import Machine
 from manifoldgd.pipeline.classifiers import embedding_network, teacher_of
+from manifoldgd.pipeline.embedded import embed
 from manifoldgd.pipeline.sets import ran_away
 from manifoldgd.provenance import code_version, hardware
 from manifoldgd.randomness import generator
@@ -157,20 +159,35 @@ def _judged(file: Path, origin: dict[str, str]) -> bool:
     return file.is_file() and same_where_held(read_json(file), origin)
 
 
-def measure(distilled: DistilledSet, dataset: ImageDataset, network: Classifier | Embedding) -> dict[str, float | None]:
-    """Every set metric between the set and real *training* images, on embeddings of ``network``.
+@dataclass(frozen=True)
+class Sides:
+    """A set and real *training* images as a network sees them, which set metrics compare.
 
     The real side is a fixed draw of :data:`METRIC_IMAGES` training images, as some metrics compare all pairs. The test
-    split is left to the students. ``None`` stands for a metric that so few images do not define.
+    split is left to the students.
     """
-    from manifoldgd.metrics import set_metrics  # here, because it imports torchmetrics
 
-    draw = torch.randperm(len(dataset.train), generator=generator("metrics", dataset.name))[:METRIC_IMAGES]
-    metrics = set_metrics(k=NEIGHBOURS)
-    metrics.update(embeddings=network.embed(distilled.images), real=False, labels=distilled.labels)
-    metrics.update(embeddings=network.embed(dataset.train.load(draw)), real=True, labels=dataset.train.labels[draw])
-    values = {name: float(value) for name, value in metrics.compute().items()}
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
+    synthetic: Tensor  # [n, E] float32
+    labels: Tensor  # [n] int64
+    real: Tensor  # [N, E] float32
+    real_labels: Tensor  # [N] int64
+
+    @classmethod
+    def seen_by(cls, network: Classifier | Embedding, distilled: DistilledSet, dataset: ImageDataset) -> Sides:
+        """Both sides as ``network`` sees them; all ranks call this, and share the work."""
+        draw = torch.randperm(len(dataset.train), generator=generator("metrics", dataset.name))[:METRIC_IMAGES]
+        synthetic, real = in_memory_split(distilled.images, distilled.labels), dataset.train.subset(draw)
+        return cls(embed(network, synthetic), synthetic.labels, embed(network, real), real.labels)
+
+    def compare(self) -> dict[str, float | None]:
+        """Every set metric; ``None`` for one that so few images do not define. Of several ranks, when they parted."""
+        from manifoldgd.metrics import set_metrics  # here, because it imports torchmetrics
+
+        metrics = set_metrics(k=NEIGHBOURS)
+        metrics.update(embeddings=self.synthetic, real=False, labels=self.labels)
+        metrics.update(embeddings=self.real, real=True, labels=self.real_labels)
+        values = {name: float(value) for name, value in metrics.compute().items()}
+        return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -269,20 +286,21 @@ def evaluate(
     taught = time.perf_counter() - started
     numbers: dict[str, Any] = {"machine": machine, "logger_of": logger_of, "save": save_students}
     students = train_students(folder / STUDENTS, distilled, dataset, student, seeds, teacher, **numbers)
+    judged = time.perf_counter()
+    each = embedding if isinstance(embedding, Mapping) else {"": embedding}
+    seen = {name: _seen(distilled, dataset, machine, cache, one) for name, one in each.items()} if measures else {}
     first = ranks.rank() == 0
     ranks.leave()
     if not first:
         return {}
-    judged = time.perf_counter()
-    set_measures: dict[str, float | None] = {}
-    described_embedding: dict[str, Any] | None = None
-    if measures and isinstance(embedding, Mapping):
-        described_embedding = {}
-        for name, each in embedding.items():
-            found, described_embedding[name] = _measured(distilled, dataset, machine, cache, each)
-            set_measures |= {f"{name}/{metric}": value for metric, value in found.items()}
-    elif measures and not isinstance(embedding, Mapping):
-        set_measures, described_embedding = _measured(distilled, dataset, machine, cache, embedding)
+    set_measures = {
+        f"{name}/{metric}" if name else metric: value
+        for name, (sides, _) in seen.items()
+        for metric, value in sides.compare().items()
+    }
+    described_embedding: dict[str, Any] | None = {name: said for name, (_, said) in seen.items()} or None
+    if described_embedding and not isinstance(embedding, Mapping):
+        described_embedding = described_embedding[""]
     seconds = {"teacher": taught} if teacher else {}
     seconds |= {"students": sum(one["seconds"] for one in students), "metrics": time.perf_counter() - judged}
     manifest = distilled.manifest
@@ -320,23 +338,23 @@ def evaluate(
     return result
 
 
-def _measured(
+def _seen(
     distilled: DistilledSet,
     dataset: ImageDataset,
     machine: Machine,
     cache: Path,
     embedding: Embedding | OwnClassifier | None,
-) -> tuple[dict[str, float | None], dict[str, Any]]:
-    """The set metrics, and in whose embeddings they were measured."""
+) -> tuple[Sides, dict[str, Any]]:
+    """What the set metrics compare, and in whose embeddings."""
     if isinstance(embedding, Embedding):
-        return measure(distilled, dataset, embedding.to(machine.device)), embedding.describe()
+        return Sides.seen_by(embedding.to(machine.device), distilled, dataset), embedding.describe()
     network = embedding_network(dataset, machine, cache)
     described = {
         "name": "classifier of the real training split",
         "test_accuracy": network.test_accuracy,
         "size": network.embedding_size,
     }
-    return measure(distilled, dataset, network), described
+    return Sides.seen_by(network, distilled, dataset), described
 
 
 def guidance_steps(distilled: DistilledSet) -> dict[str, Any] | None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -20,7 +21,7 @@ from manifoldgd.artifacts import LatentSet, PrototypeSet
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.errors import UserError, require, under
 from manifoldgd.finite import check_finite
-from manifoldgd.machine import Machine
+from manifoldgd.machine import SINGLE, Machine
 from manifoldgd.pipeline.spaces import FeatureTable
 from manifoldgd.priors.prior import DAMAGED, Prior
 from manifoldgd.progress import progress_bar
@@ -30,6 +31,7 @@ from manifoldgd.store.keys import key_of
 from manifoldgd.store.rows import RowWriter
 
 WORTH_PROCESSES = 10**8  # numbers of all latents from which on clustering takes longer than processes take to start
+HALF = "float16"  # in which latents are kept that are computed in half precision; bfloat16 has fewer digits
 AGAIN = "set cache=FOLDER to an empty one to have them made again"
 
 
@@ -45,13 +47,16 @@ def encode(dataset: ImageDataset, prior: Prior, machine: Machine, cache: Path) -
 
     prior.check_images(dataset.name, dataset.image_shape)
     prior.hold(machine.precision)
-    # Precision is part of the key: half precision gives other latents.
-    key = key_of("latents", dataset.name, dataset.train_fingerprint, prior.key, prior.image_size, machine.precision)
+    # Precision is part of the key: half precision gives other latents, and keeps them in half the room.
+    parts = [dataset.name, dataset.train_fingerprint, prior.key, prior.image_size, machine.precision]
+    half = machine.precision != SINGLE
+    key = key_of("latents", *parts, HALF) if half else key_of("latents", *parts)
+    numbers: dict[str, Any] = {"shape": prior.latent_shape, "batch_size": machine.batch_size}
+    numbers |= {"dtype": np.float16 if half else np.float32}
 
     def share(start: int, append: Callable[[Tensor], None]) -> None:
-        numbers: dict[str, Any] = {"start": start, "batch_size": machine.batch_size}
         trainer = machine.trainer(shared=True, enable_progress_bar=False)
-        encode_split(prior, dataset.train, append, **numbers, trainer=trainer)
+        encode_split(prior, dataset.train, append, start=start, batch_size=machine.batch_size, trainer=trainer)
 
     def write(rows: RowWriter) -> None:
         left = len(dataset.train) - rows.rows
@@ -65,10 +70,7 @@ def encode(dataset: ImageDataset, prior: Prior, machine: Machine, cache: Path) -
             share(ranks.told(rows.rows), append)
 
     def find() -> tuple[LatentSet, bool]:
-        shape, batch_size = prior.latent_shape, machine.batch_size
-        return cached_latents(
-            cache, key, dataset.train.labels, dataset.class_names, write, shape=shape, batch_size=batch_size
-        )
+        return cached_latents(cache, key, dataset.train.labels, dataset.class_names, write, **numbers)
 
     if ranks.rank() == 0:
         found, cached = find()

@@ -61,7 +61,7 @@ def write(
         shown = torch.cat([real.indices_of(label)[:each] for label in range(classes)])
         mapped = distilled.ranks < max(1, MAP_POINTS // 8 // classes)
         latents = {
-            "real": real.latents[shown],
+            "real": real.of(shown),
             "real_labels": real.labels[shown],
             "prototypes": None if prototypes is None else prototypes[mapped],
             "prototype_labels": None if prototypes is None else distilled.labels[mapped],

@@ -22,6 +22,7 @@ from manifoldgd.machine import Machine
 from manifoldgd.metrics.functional import frechet_distance
 from manifoldgd.pipeline.classifiers import embedding_network
 from manifoldgd.pipeline.distillation import distill_module
+from manifoldgd.pipeline.embedded import embed
 from manifoldgd.pipeline.sets import sample_set
 from manifoldgd.priors.fit import progress_in
 from manifoldgd.priors.loading import CARD, load_prior
@@ -229,7 +230,7 @@ def judge(
     drawn = unguided(folder / TRAINING, prior, dataset, per_class, seed, machine)
     print(f"judge: {len(drawn.images):,} unguided samples, by a classifier of real images", flush=True)
     network = embedding_network(dataset, machine, cache)
-    real_test = network.embed_split(dataset.test)
+    real_test = embed(network, dataset.test, progress=machine.progress)
     some_train = network.embed(dataset.train.load(some_of(dataset, len(drawn.images))))
     facts["judge"] = {
         "samples": len(drawn.images),

@@ -10,20 +10,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from manifoldgd import ranks
 from manifoldgd.artifacts import Key, LatentSet
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.errors import require
 from manifoldgd.finite import check_finite
 from manifoldgd.machine import Machine
 from manifoldgd.pipeline import classifiers
+from manifoldgd.pipeline.embedded import embed
 from manifoldgd.pipeline.sets import match_classes
 from manifoldgd.priors.prior import DAMAGED, Prior
 from manifoldgd.progress import progress_bar
 from manifoldgd.prototypes.spaces import DenoiserFeatures, Features, PrincipalComponents, principal_components
-from manifoldgd.store.cache import cached_tensor
+from manifoldgd.store.cache import cache_entry, cached_tensor
 from manifoldgd.store.keys import key_of
-
-CHUNK = 1024  # images embedded between two steps of the progress bar
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def features_of(
         dataset: the images.
         prior: the latent diffusion model.
         encoded: its latents of the training split; their key holds dataset, prior and precision.
-        machine: where to run.
+        machine: where to run. Several ranks all call this, and compute here what is not kept.
         cache: keeps them under ``features/``.
     """
     if isinstance(space, PrincipalComponents):
@@ -80,22 +80,32 @@ def features_of(
 
 
 def _kept(cache: Path, key: Key, make: Callable[[], Tensor]) -> FeatureTable:
+    folder = cache / "features"
+
     def found() -> Tensor:
         features = make()
         check_finite(features, "clusterer.space: the features of the training images", DAMAGED)
         return features
 
-    return FeatureTable(key, lambda: cached_tensor(cache / "features", key, found))
+    if ranks.count() > 1 and ranks.told(not cache_entry(folder, key, ".safetensors").is_file()):
+        made = found()  # all ranks are here; where the table is read, only the first may be
+        if ranks.rank() == 0:
+            cached_tensor(folder, key, lambda: made)
+        ranks.barrier()
+    return FeatureTable(key, lambda: cached_tensor(folder, key, found))
 
 
 def _components(space: PrincipalComponents, encoded: LatentSet, machine: Machine) -> Tensor:
     found = torch.empty(len(encoded.latents), space.components)
-    count = len(encoded.class_names)
-    with progress_bar(f"principal components of {count} classes", count, enabled=machine.progress) as advance:
-        for label in range(count):
-            rows = encoded.indices_of(label)
-            found[rows] = principal_components(encoded.latents[rows].flatten(1), space.components)
+    classes = [encoded.indices_of(label) for label in range(len(encoded.class_names))]
+    own, computed = ranks.share(classes), []
+    title = f"principal components of {len(classes)} classes"
+    with progress_bar(title, len(own), enabled=machine.progress) as advance:
+        for rows in own:
+            computed.append(principal_components(encoded.of(rows).flatten(1), space.components))
             advance()
+    for rows, components in zip(classes, ranks.together(computed), strict=True):
+        found[rows] = components
     return found
 
 
@@ -103,7 +113,7 @@ def _denoiser(space: DenoiserFeatures, prior: Prior, encoded: LatentSet, labels:
     from manifoldgd.latents.features import transformer_features  # here, because it imports Lightning
 
     count = len(encoded.latents)
-    batches = -(-count // machine.batch_size)
+    batches = -(-count // (machine.batch_size * ranks.count()))
     with progress_bar(f"denoiser features of {count} images", batches, enabled=machine.progress) as advance:
         return transformer_features(
             prior,
@@ -118,11 +128,4 @@ def _denoiser(space: DenoiserFeatures, prior: Prior, encoded: LatentSet, labels:
 
 
 def _embedding(dataset: ImageDataset, machine: Machine, cache: Path) -> Tensor:
-    network = classifiers.embedding_network(dataset, machine, cache)
-    parts = torch.arange(len(dataset.train)).split(CHUNK)
-    with progress_bar(f"embed {len(dataset.train)} images", len(parts), enabled=machine.progress) as advance:
-        found = []
-        for positions in parts:
-            found.append(network.embed(dataset.train.load(positions)))
-            advance()
-    return torch.cat(found)
+    return embed(classifiers.embedding_network(dataset, machine, cache), dataset.train, progress=machine.progress)

@@ -100,7 +100,7 @@ def _cluster(
     own = None if features is None else features[rows]
     try:
         with _one_thread():
-            return clusterer(latents.latents[rows], ipc, generator(seed, "cluster", name), own)
+            return clusterer(latents.of(rows), ipc, generator(seed, "cluster", name), own)
     except UserError as error:
         raise UserError(f"{error.text} (class {name!r}, {len(rows)} images)", error.own_key, error.path) from error
 

@@ -54,6 +54,7 @@ def cached_latents(
     *,
     shape: tuple[int, int, int],
     batch_size: int,
+    dtype: type[np.floating[Any]],
 ) -> tuple[LatentSet, bool]:
     """The latents of ``key`` from the cache, encoded now if they are not there.
 
@@ -68,6 +69,7 @@ def cached_latents(
         encode: appends the latents from row :attr:`RowWriter.rows` on, in order.
         shape: ``(C, H, W)`` of a latent.
         batch_size: images that are encoded together.
+        dtype: in which latents are kept.
 
     Returns:
         The set, memory-mapped, and whether it was there already.
@@ -88,7 +90,7 @@ def cached_latents(
                 shutil.rmtree(left, ignore_errors=True)
         partial.mkdir(exist_ok=True)
         try:
-            with RowWriter(partial / "latents.npy", (len(labels), *shape), batch_size) as writer:
+            with RowWriter(partial / "latents.npy", (len(labels), *shape), batch_size, dtype) as writer:
                 if writer.rows:
                     print(f"latents: {writer.rows:,} of {len(labels):,} images were encoded before; continuing")
                 encode(writer)

@@ -30,22 +30,24 @@ _BLOCK = 1 << 24  # bytes read at a time
 
 
 class RowWriter:
-    """Fills a float32 array ``[N, ...]`` from its first row on; a context manager.
+    """Fills an array ``[N, ...]`` of floats from its first row on; a context manager.
 
     Args:
         file: of the array; its list lies beside it, with the suffix ``.filled``.
         shape: of the array, rows first.
         batch: rows that are computed together. An array that was begun with another number is begun anew, as its rows
             would differ in rounding from those of an array filled in one go.
+        dtype: of its numbers.
 
     Raises:
         OSError: the disk has no room for the array, or is not writable.
     """
 
-    def __init__(self, file: Path, shape: tuple[int, ...], batch: int) -> None:
+    def __init__(self, file: Path, shape: tuple[int, ...], batch: int, dtype: type[np.floating[Any]]) -> None:
         self.list = file.with_suffix(".filled")
-        header = _header(shape)
-        self._first, self._row = len(header), 4 * int(np.prod(shape[1:]))
+        self._dtype = np.dtype(dtype).newbyteorder("<")
+        header = _header(shape, self._dtype)
+        self._first, self._row = len(header), self._dtype.itemsize * int(np.prod(shape[1:]))
         head: Line = {"shape": list(shape), "batch": batch}
         self.rows, notes = self._filled(file, header, head)
         if self.rows == 0:
@@ -76,7 +78,7 @@ class RowWriter:
 
     def append(self, values: np.ndarray) -> None:
         """Write the next rows ``[n, ...]``."""
-        data = np.ascontiguousarray(values, dtype="<f4").data.cast("B")
+        data = np.ascontiguousarray(values, dtype=self._dtype).data.cast("B")
         start = self._first + self.rows * self._row
         written = 0
         while written < len(data):
@@ -124,9 +126,9 @@ def _blocks(stream: io.BufferedReader, count: int) -> Iterator[bytes]:
         yield block
 
 
-def _header(shape: tuple[int, ...]) -> bytes:
+def _header(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bytes:
     stream = io.BytesIO()
-    described = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    described = {"descr": dtype.str, "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(stream, described)
     return stream.getvalue()
 

@@ -56,6 +56,11 @@ class Classifier(nn.Module):
         """Length ``E`` of an embedding."""
         return self.network.embedding_size
 
+    @property
+    def at_once(self) -> int:
+        """Images that are seen at once."""
+        return seen_at_once(self.image_shape[1:])
+
     def embed(self, images: Tensor) -> Tensor:
         """uint8 ``[n, C, H, W]`` -> penultimate features ``[n, E]`` float32 on the CPU."""
         return self._outputs(images, features=True)
@@ -63,14 +68,6 @@ class Classifier(nn.Module):
     def logits(self, images: Tensor) -> Tensor:
         """uint8 ``[n, C, H, W]`` -> ``[n, num_classes]`` float32 on the CPU."""
         return self._outputs(images, features=False)
-
-    def embed_split(self, split: Split) -> Tensor:
-        """:meth:`embed` of all images of a split ``[N, E]``, which are read as many at a time as are seen at once."""
-        return self._of_split(split, self.embed)
-
-    def _of_split(self, split: Split, see: Callable[[Tensor], Tensor]) -> Tensor:
-        parts = torch.arange(len(split)).split(seen_at_once(self.image_shape[1:]))
-        return torch.cat([see(split.load(rows)) for rows in parts])
 
     def _outputs(self, images: Tensor, *, features: bool) -> Tensor:
         cover, precision = Fraction(self.description.get("cover", COVER)), self.description.get("precision", SINGLE)
@@ -84,7 +81,9 @@ class Classifier(nn.Module):
 
     def accuracy_on(self, split: Split) -> float:
         """Share of a split's images that are recognised, in [0, 1]."""
-        return float((self._of_split(split, self.logits).argmax(1) == split.labels.cpu()).double().mean())
+        parts = torch.arange(len(split)).split(self.at_once)
+        found = torch.cat([self.logits(split.load(rows)).argmax(1) for rows in parts])
+        return float((found == split.labels.cpu()).double().mean())
 
     @classmethod
     def restored(cls, description: dict[str, Any], weights: dict[str, Tensor]) -> Classifier:

@@ -343,7 +343,7 @@ def test_real_sets_are_training_images_and_never_test_images(prior, dataset, mon
         raise AssertionError("the test split was read")
 
     # A classifier would take a while.
-    pixels = SimpleNamespace(embed_split=lambda split: split.images().flatten(1).float())
+    pixels = SimpleNamespace(embed=lambda images: images.flatten(1).float(), at_once=50)
     monkeypatch.setattr(distillation, "embedding_network", lambda *_: pixels)
     hidden = dataclasses.replace(dataset, test=dataclasses.replace(dataset.test, load=forbidden))
     made = chosen(tmp_path, hidden, prior, source)

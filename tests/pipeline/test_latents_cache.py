@@ -1,12 +1,15 @@
 """Images are encoded once: found again by what they depend on, whole or not there, checked when read."""
 
+import copy
 import dataclasses
 import multiprocessing
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -18,6 +21,7 @@ from tiny import cpu, write_tiny_prior
 from manifoldgd.artifacts import Key
 from manifoldgd.data import digits
 from manifoldgd.errors import UserError
+from manifoldgd.latents.encoding import ReadAhead
 from manifoldgd.pipeline import latents
 from manifoldgd.priors import load_prior
 from manifoldgd.priors.prior import Prior
@@ -77,6 +81,38 @@ def test_batch_size_changes_nothing_beyond_rounding(dataset, prior, encoded, tmp
     other, cached = latents.encode(dataset, prior, cpu(batch_size=7), tmp_path / "other")
     assert not cached
     torch.testing.assert_close(other.latents, encoded.latents, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_latents_of_half_precision_take_half_the_room(dataset, prior, encoded, tmp_path, precision):
+    # Of its own: weights that were held in half precision stay so.
+    found, _ = latents.encode(dataset, copy.deepcopy(prior), cpu(precision=precision), tmp_path)
+    sizes = [(tmp_path / "latents" / key / "latents.npy").stat().st_size - 128 for key in (encoded.key, found.key)]
+    assert sizes[0] == 2 * sizes[1] == 4 * encoded.latents.numel()
+    rows = torch.tensor([[3, 5], [59, 0]])
+    assert found.latents.dtype == torch.float16
+    assert found.of(rows).dtype == encoded.of(rows).dtype == torch.float32
+    assert torch.equal(found.of(rows), found.latents.float()[rows])
+    torch.testing.assert_close(found.of(rows), encoded.latents[rows], atol=0.05, rtol=0.05)  # bfloat16's rounding
+    one, another = (cluster(each, tmp_path)[0] for each in (encoded, found))
+    torch.testing.assert_close(one.prototypes, another.prototypes, atol=0.1, rtol=0.1)
+
+
+def test_one_batch_is_read_ahead_and_an_error_comes_in_its_turn(dataset):
+    read, batches = [], list(torch.arange(20).split(5))
+
+    def load(positions):
+        read.append(int(positions[0]))
+        if positions[0] == 10:
+            raise UserError("no picture")
+        return dataset.train.load(positions)
+
+    ahead = iter(ReadAhead(dataclasses.replace(dataset.train, load=load), batches, pinned=False))
+    assert torch.equal(next(ahead), dataset.train.load(batches[0]))
+    assert torch.equal(next(ahead), dataset.train.load(batches[1]))  # while the third is read, which fails
+    with pytest.raises(UserError, match="no picture"):
+        next(ahead)
+    assert read == [0, 5, 10]
 
 
 def test_writing_to_the_latents_never_reaches_the_file(dataset, prior, encoded, tmp_path):
@@ -176,7 +212,8 @@ def _encode_slowly(cache, value, started, encoded):
     if value > 1:
         assert started.wait(60)
     labels, shape = torch.tensor([0, 0, 1]), (1, 2, 2)
-    found, there = cached_latents(cache, Key("key"), labels, ("a", "b"), encode, shape=shape, batch_size=3)
+    numbers = {"shape": shape, "batch_size": 3, "dtype": np.float32}
+    found, there = cached_latents(cache, Key("key"), labels, ("a", "b"), encode, **numbers)
     assert (float(found.latents.mean()), there) == (1.0, value > 1)
 
 
@@ -265,12 +302,12 @@ def test_processes_cluster_as_one_does_and_their_errors_are_whole(dataset, encod
 
 
 COMPUTING = """
-import hashlib, time
+import hashlib, os
 from manifoldgd.pipeline.latents import in_processes
 from manifoldgd.stopping import Stopped, listening
 
 def compute(number):
-    print("ready", flush=True)
+    os.write(1, b"ready\\n")  # in one piece, as both processes say it
     hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # a long call that hears no signal
 
 try:
@@ -284,11 +321,16 @@ except Stopped as stop:
 def test_processes_that_compute_end_at_once_with_the_one_that_waits():
     number = signal.SIGTERM
     command = [sys.executable, "-c", COMPUTING]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert [process.stdout.readline(), process.stdout.readline()] == ["ready\n", "ready\n"]
-    began = time.monotonic()
-    process.send_signal(number)
-    assert process.stdout.readline() == f"{128 + number}\n"
-    assert time.monotonic() - began < 4
-    said, errors = process.communicate(timeout=60)  # until the last of them has closed it
-    assert (process.returncode, said, errors) == (0, "", "")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **pipes, start_new_session=True)
+    try:
+        assert [process.stdout.readline(), process.stdout.readline()] == ["ready\n", "ready\n"]
+        began = time.monotonic()
+        process.send_signal(number)
+        assert process.stdout.readline() == f"{128 + number}\n"
+        assert time.monotonic() - began < 4
+        said, errors = process.communicate(timeout=60)  # until the last of them has closed it
+        assert (process.returncode, said, errors) == (0, "", "")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # what it started would compute for an hour

@@ -23,7 +23,7 @@ def note_each_batch(monkeypatch):
 
 
 def fill(file, *, until=10, batch=4):
-    with RowWriter(file, SHAPE, batch) as writer:
+    with RowWriter(file, SHAPE, batch, np.float32) as writer:
         start = writer.rows
         for first in range(start, 10, batch):
             if first >= until:
@@ -32,9 +32,13 @@ def fill(file, *, until=10, batch=4):
     return start
 
 
-def test_the_file_is_numpy_s_to_the_last_byte(tmp_path):
-    fill(tmp_path / "x.npy")
-    other = np.lib.format.open_memmap(tmp_path / "y.npy", mode="w+", dtype=np.float32, shape=SHAPE)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_the_file_is_numpy_s_to_the_last_byte(tmp_path, dtype):
+    for first in (0, 4, 8):  # a writer each, as after a stop
+        with RowWriter(tmp_path / "x.npy", SHAPE, 4, dtype) as writer:
+            assert writer.rows == first
+            writer.append(VALUES[first : first + 4])
+    other = np.lib.format.open_memmap(tmp_path / "y.npy", mode="w+", dtype=dtype, shape=SHAPE)
     other[:] = VALUES
     other.flush()
     assert (tmp_path / "x.npy").read_bytes() == (tmp_path / "y.npy").read_bytes()
@@ -84,11 +88,11 @@ def test_every_flipped_byte_of_the_list_costs_rows_at_most(tmp_path):
         assert np.array_equal(np.load(file), VALUES)
 
 
-@pytest.mark.parametrize("change", [{"batch": 5}, {"shape": (11, 2, 3)}])
+@pytest.mark.parametrize("change", [{"batch": 5}, {"shape": (11, 2, 3)}, {"dtype": np.float64}])
 def test_another_array_or_other_batches_begin_anew(tmp_path, change):
     file = tmp_path / "x.npy"
     fill(file)
-    with RowWriter(file, **{"shape": SHAPE, "batch": 4} | change) as writer:
+    with RowWriter(file, **{"shape": SHAPE, "batch": 4, "dtype": np.float32} | change) as writer:
         assert writer.rows == 0
         assert os.path.getsize(file) > len(VALUES) * 24
 
@@ -96,27 +100,27 @@ def test_another_array_or_other_batches_begin_anew(tmp_path, change):
 def test_a_killed_process_loses_what_it_had_not_noted(tmp_path):
     code = (
         "import numpy, os, pathlib, sys; from manifoldgd.store import rows; rows.NOTE_SECONDS = -1\n"
-        "writer = rows.RowWriter(pathlib.Path(sys.argv[1]), (10, 2, 3), 4)\n"
+        "writer = rows.RowWriter(pathlib.Path(sys.argv[1]), (10, 2, 3), 4, numpy.float32)\n"
         "for _ in range(2): writer.append(numpy.ones((4, 2, 3)))\n"
         "os.kill(os.getpid(), 9)"
     )
     file = tmp_path / "x.npy"
     assert subprocess.run([sys.executable, "-c", code, str(file)], check=False).returncode == -9
-    with RowWriter(file, SHAPE, 4) as writer:
+    with RowWriter(file, SHAPE, 4, np.float32) as writer:
         assert writer.rows == 8
 
 
 def test_a_full_disk_is_an_error_before_any_work(tmp_path):
     with small_disk(tmp_path / "disk", "200k") as disk:
         with pytest.raises(OSError, match=r"No space left on device, .*MiB are needed.*x\.npy") as caught:
-            RowWriter(disk / "x.npy", (10_000, 4, 4, 4), 64)
+            RowWriter(disk / "x.npy", (10_000, 4, 4, 4), 64, np.float32)
         assert caught.value.errno == 28
 
 
 def test_a_disk_that_cannot_reserve_says_so_when_it_is_full(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_reserve", lambda *_: None)
     with small_disk(tmp_path / "disk", "200k") as disk:
-        writer = RowWriter(disk / "x.npy", (10_000, 64), 64)
+        writer = RowWriter(disk / "x.npy", (10_000, 64), 64, np.float32)
         with pytest.raises(OSError, match="No space left"), writer:  # noqa: PT012  the block is what fails
             for _ in range(100):
                 writer.append(np.ones((64, 64), np.float32))

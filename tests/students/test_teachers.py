@@ -20,6 +20,7 @@ from manifoldgd.pipeline.classifiers import (
     known_full_data_accuracy,
     teacher_of,
 )
+from manifoldgd.pipeline.embedded import embed
 from manifoldgd.priors import load_prior
 from manifoldgd.students import Recipe, fused
 from manifoldgd.students.recipe import STANDARD
@@ -204,7 +205,7 @@ def test_images_that_are_read_in_parts_give_the_same_classifier_and_embeddings(t
     assert sum(asked) == 1 + 3 * 200  # one tells the shape
     test, asked[:] = dataset.test, []
     split = Split(test.labels, lambda rows: asked.append(len(rows)) or test.load(rows))
-    assert torch.equal(read.embed_split(split), held.embed(test.images()))
+    assert torch.equal(embed(read, split), held.embed(test.images()))
     assert read.accuracy_on(split) == held.accuracy(test.images(), test.labels) == held.test_accuracy
     assert asked == 2 * [100, 100, 100, 55]
 

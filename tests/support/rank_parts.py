@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,10 +26,12 @@ def meet(folder):
     shares = ranks.share(list(range(5)))
     latents = [each.flatten().tolist() for each in ranks.gathered(own, [2, 2])]
     said = ranks.told("first" if ranks.rank() == 0 else "second")
+    features = ranks.together([torch.full((1 + part,), float(part)) for part in shares])
     made = ranks.by_first(lambda: sorted(file.name for file in place.glob("made*")) or (place / "made").touch())
     number = ranks.rank()
     ranks.leave()
     (place / str(number)).write_text(repr((shares, latents, said, made, ranks.rank(), ranks.count())))
+    assert [each.tolist() for each in features] == [(1 + part) * [float(part)] for part in range(5)]
 
 
 def fail(how):
@@ -74,6 +77,42 @@ def distil(folder, prior, die_after=None):
         make(Path(folder), dataset, loaded, manifold(), machine=machine)
     finally:
         SetWriter.save = save
+
+
+def features(folder, prior, devices=2):
+    """What a set is measured by and classes are clustered in: embeddings and features, the first rank's as a file."""
+    from tiny import cpu
+
+    from manifoldgd.artifacts import DistilledSet
+    from manifoldgd.data import digits
+    from manifoldgd.pipeline import evaluation, latents, spaces
+    from manifoldgd.pipeline.embedded import embed
+    from manifoldgd.priors import load_prior
+    from manifoldgd.prototypes import DenoiserFeatures, PrincipalComponents
+    from manifoldgd.students import train_classifier
+    from manifoldgd.students.recipe import STANDARD
+
+    place = Path(folder)
+    machine = cpu(devices=devices, batch_size=7)
+    machine.prepare()
+    dataset = digits(train_per_class=12, validation=None)
+    prior = load_prior(path=str(prior), autoencoder=None, cfg_scale=None, cfg_channels=None)
+    recipe = replace(STANDARD, images_shown=200)
+    numbers = {"num_classes": 10, "mean": dataset.mean, "std": dataset.std, "seed": 0, "flip": False, "recipe": recipe}
+    network = train_classifier(dataset.train.images(), dataset.train.labels, **numbers, progress=False)
+    held = {"embedded": embed(network, dataset.train)}
+    encoded, _ = latents.encode(dataset, prior, machine, place / "cache")
+    asked = {"denoiser": DenoiserFeatures(layer=0.5, timestep=50), "components": PrincipalComponents(components=3)}
+    for name, space in asked.items():
+        table = spaces.features_of(space, dataset, prior, encoded, machine, place / "cache")
+        held[name] = ranks.by_first(table.load)
+    images, labels = dataset.test.load(torch.arange(40)), dataset.test.labels[:40]
+    made = DistilledSet(images, labels, torch.arange(40), dataset.class_names)
+    sides = evaluation.Sides.seen_by(network, made, dataset)
+    held |= {"synthetic": sides.synthetic, "real": sides.real}
+    if ranks.rank() == 0:
+        torch.save(held, place / "features.pt")
+    ranks.leave()
 
 
 def train(folder, devices=2, die_at=None):
