@@ -74,8 +74,9 @@ class DecodedStore:
                 raise UserError(f"{file}: damaged ({error}); remove it to decode its images again") from error
             require(fits, f"{file}: damaged (its rows are of another size); remove it to decode its images again")
             self._files[file] = rows
-            for place, content in enumerate(rows[:, :DIGEST].tobytes()[k : k + DIGEST] for k in _steps(len(rows))):
-                self._rows.setdefault(content, (rows, file, place))
+            contents = rows[:, :DIGEST].tobytes()
+            for place, start in enumerate(_steps(len(rows))):
+                self._rows.setdefault(contents[start : start + DIGEST], (rows, file, place))
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -78,11 +78,13 @@ class Picture(Protocol):
         """
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ImageFile:
-    """A file and what tells whether it has changed."""
+    """A file and what tells whether it has changed. A million of them share what is known of their folders."""
 
-    path: Path
+    folder: Path
+    prefix: bytes  # of its path from the root on, as the system has it: the folder and a separator
+    name: str
     num_bytes: int
     mtime_ns: int
     ctime_ns: int
@@ -91,12 +93,18 @@ class ImageFile:
     @classmethod
     def at(cls, path: Path, stat: os.stat_result | None = None) -> ImageFile:
         """The file at a path as it is now."""
-        stat = stat or path.stat()
-        return cls(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, (stat.st_dev, stat.st_ino))
+        return cls.among(path.parent, prefix_of(path.parent), path.name, stat or path.stat())
+
+    @classmethod
+    def among(cls, folder: Path, prefix: bytes, name: str, stat: os.stat_result) -> ImageFile:
+        """One of the files of a folder, whose :func:`prefix_of` is given."""
+        numbers = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, (stat.st_dev, stat.st_ino)
+        return cls(folder, prefix, name, *numbers)
 
     @property
-    def name(self) -> str:
-        return self.path.name
+    def path(self) -> Path:
+        """Where it lies."""
+        return self.folder / self.name
 
     @property
     def place(self) -> str:
@@ -105,7 +113,7 @@ class ImageFile:
     @property
     def state(self) -> tuple[Any, ...]:
         # The time of the last change of any kind (ctime) also moves where a tool puts the time of writing back.
-        return os.fsencode(self.path.absolute()), self.num_bytes, self.mtime_ns, self.ctime_ns, self.inode
+        return self.prefix + os.fsencode(self.name), self.num_bytes, self.mtime_ns, self.ctime_ns, self.inode
 
     @property
     def identity(self) -> tuple[Any, ...]:
@@ -113,6 +121,11 @@ class ImageFile:
 
     def read(self) -> bytes:
         return self.path.read_bytes()
+
+
+def prefix_of(folder: Path) -> bytes:
+    """What the paths of the files of a folder begin with."""
+    return os.path.join(os.fsencode(folder.absolute()), b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +167,13 @@ def class_files(folder: Path) -> tuple[list[ImageFile], list[str]]:
     Extensions decide; contents are for :func:`read_contents`.
     """
     files, faults = [], []
+    prefix = prefix_of(folder)
     for entry in visible_entries(folder):
-        path = Path(entry.path)
-        if entry.is_file() and path.suffix.lower() in EXTENSIONS:
-            files.append(ImageFile.at(path, entry.stat()))
+        if entry.is_file() and os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
+            files.append(ImageFile.among(folder, prefix, entry.name, entry.stat()))
         else:
             what = "is a folder, not an image" if entry.is_dir() else "is not an image file"
-            faults.append(f"{shown(path)} {what} ({' '.join(EXTENSIONS)})")
+            faults.append(f"{shown(Path(entry.path))} {what} ({' '.join(EXTENSIONS)})")
     return files, faults
 
 

@@ -115,9 +115,16 @@ def in_list(class_of: Mapping[Path, str], names: Sequence[str]) -> Found:
     folder = next(iter(class_of)).parent
     files, faults = class_files(folder)
     by_stem = {path.stem: name for path, name in class_of.items()}  # Kaggle's list leaves the extension out
-    known = [(label_of.get(by_stem[file.path.stem], -1), file) for file in files if file.path.stem in by_stem]
-    faults += [f"{file.place} is not in the list of labels" for file in files if file.path.stem not in by_stem]
-    kept = sorted(((label, file) for label, file in known if label >= 0), key=lambda each: (each[0], each[1].path))
+    stems = [Path(file.name).stem for file in files]
+    known = [
+        (label_of.get(by_stem[stem], -1), file) for stem, file in zip(stems, files, strict=True) if stem in by_stem
+    ]
+    faults += [
+        f"{file.place} is not in the list of labels"
+        for stem, file in zip(stems, files, strict=True)
+        if stem not in by_stem
+    ]
+    kept = sorted(((label, file) for label, file in known if label >= 0), key=lambda each: (each[0], each[1].name))
     labels = np.array([label for label, _ in kept], np.int64)
     empty = [name for label, name in enumerate(names) if label not in labels]
     require(not empty, f"no image in {folder} is of class {some(empty)}; correct the list", key="test_labels")
@@ -245,7 +252,11 @@ def _former(
 ) -> Sequence[str]:
     """What older versions called the dataset: a hash of settings, and each file's place, size and time of change."""
     digest = hashlib.blake2b(repr(settings).encode("utf-8", "surrogateescape"), digest_size=16)
+    prefixes: dict[Path, str] = {}
     for file in (*train.images, *test.images):
-        place = os.fsencode(file.path.relative_to(root).as_posix())
+        if file.folder not in prefixes:
+            within = file.folder.relative_to(root).as_posix()
+            prefixes[file.folder] = "" if within == "." else f"{within}/"
+        place = os.fsencode(prefixes[file.folder] + file.name)
         digest.update(b"\0%s\0%d\0%d" % (place, file.num_bytes, file.mtime_ns))
     return former_names(f"image_folder-{digest.hexdigest()}", fingerprints, record_of(root))

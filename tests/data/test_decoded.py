@@ -188,6 +188,26 @@ def test_files_are_written_by_size(pets, monkeypatch, tmp_path):
     assert torch.equal(dataset.test.images(), load_folder(pets).test.images())
 
 
+def test_a_store_is_opened_in_one_look_at_each_file(monkeypatch, tmp_path):
+    """A look for each row would make opening a file of 90,000 quadratic."""
+
+    class Watched(np.ndarray):
+        def tobytes(self, *order):
+            looks.append(len(self))
+            return super().tobytes(*order)
+
+    looks, load = [], np.load
+    store = DecodedStore(tmp_path, Treatment(2, 1, None, None))
+    for contents in (range(5), range(5, 12)):
+        with store.adding() as adding:
+            for content in contents:
+                adding.add(bytes([content]) * 16, torch.full((1, 2, 2), content, dtype=torch.uint8))
+    monkeypatch.setattr(decoded.np, "load", lambda *given, **how: load(*given, **how).view(Watched))
+    opened = DecodedStore(tmp_path, Treatment(2, 1, None, None))
+    assert sorted(looks) == [5, 7]
+    assert len(opened) == 12
+
+
 def test_a_store_that_is_sent_to_another_process_opens_its_files_anew(tmp_path):
     store = DecodedStore(tmp_path, Treatment(4, 3))
     image = torch.arange(48, dtype=torch.uint8).reshape(3, 4, 4)
