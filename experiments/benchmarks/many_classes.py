@@ -1,9 +1,9 @@
 """Time and peak memory by stage where classes are many, with a look-alike of ImageNet and of DiT.
 
-``python experiments/benchmarks/many_classes.py --classes 100 1000`` writes small different JPEGs in ImageNet's layout and a
-tiny transformer with random weights in DiT's, and goes from the folder to a measured set, each number of classes in a
-process of its own. Speed per image says nothing here, as images and networks are tiny; what grows with classes does. Linux only:
-between stages the kernel is asked to forget the process's largest memory.
+``python experiments/benchmarks/many_classes.py --classes 100 1000`` writes small JPEGs in ImageNet's layout and
+a tiny transformer with random weights in DiT's, and goes from the folder to a measured set, each number of classes in a
+process of its own. Speed per image says nothing here, as images and networks are tiny; what grows with classes does.
+Linux only: between stages the kernel is asked to forget the process's largest memory.
 """
 
 from __future__ import annotations
