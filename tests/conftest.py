@@ -73,6 +73,22 @@ def tiny_prior(tmp_path_factory) -> Path:
     return write_tiny_prior(tmp_path_factory.mktemp("priors") / "tiny")
 
 
+@pytest.fixture(scope="module")
+def prior(tiny_prior):
+    """The tiny prior, loaded."""
+    from manifoldgd.priors import load_prior
+
+    return load_prior(path=str(tiny_prior), autoencoder=None, cfg_scale=None, cfg_channels=None)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    """Twelve digits of each class to learn from."""
+    from manifoldgd.data import digits
+
+    return digits(train_per_class=12, validation=None)
+
+
 @pytest.fixture(scope="session")
 def dit_lookalike(tmp_path_factory) -> Path:
     """DiT-XL/2-256 in small: learned variance, DDIM scheduler, weights in ``.bin`` files, ImageNet's way with names."""

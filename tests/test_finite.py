@@ -34,11 +34,6 @@ SCHEDULE = NoiseSchedule.training(beta_start=1e-4, beta_end=0.02, kind="linear",
 BAD = pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 
 
-@pytest.fixture(scope="module")
-def prior(tiny_prior):
-    return load_prior(path=str(tiny_prior), autoencoder=None, cfg_scale=None, cfg_channels=None)
-
-
 @BAD
 def test_a_row_sum_is_finite_where_the_row_is(bad):
     values = torch.randn(4, 2, 3)

@@ -11,28 +11,16 @@ from diffusion_parts import DITS, LINEAR, MEANS, TOY, randn, rows
 from distill_parts import SAMPLER, Killed, contents, manifold, mode, targets_of
 from tiny import cpu, distil
 
-from manifoldgd.data import digits
 from manifoldgd.diffusion import DDIM, DDPM, Origin, Start, sample
 from manifoldgd.distill.items import work_items
 from manifoldgd.distill.module import DistillModule
 from manifoldgd.errors import UserError
 from manifoldgd.guidance import NoGuidance
 from manifoldgd.pipeline.evaluation import guidance_steps
-from manifoldgd.priors import load_prior
 from manifoldgd.store.sets import SetWriter
 
 HALF = Start(strength=0.5)
 DDIM_SAMPLER = DDIM(steps=4, eta=0.0, cfg_scale=2.0)
-
-
-@pytest.fixture(scope="module")
-def prior(tiny_prior):
-    return load_prior(path=str(tiny_prior), autoencoder=None, cfg_scale=None, cfg_channels=None)
-
-
-@pytest.fixture(scope="module")
-def dataset():
-    return digits(train_per_class=12, validation=None)
 
 
 def make(folder, dataset, prior, guidance, start, *, sampler=SAMPLER, targets=True, batch_size=8, **more):

@@ -12,7 +12,6 @@ from distill_parts import SAMPLER, Killed, contents, make, manifold, mode, targe
 from tiny import IMAGENET_LIKE, cpu, distil
 
 from manifoldgd.artifacts import Key
-from manifoldgd.data import digits
 from manifoldgd.dataset import ImageDataset, in_memory_split
 from manifoldgd.diffusion import DDIM, DDPM
 from manifoldgd.distill.items import work_items
@@ -27,16 +26,6 @@ from manifoldgd.priors.prior import Prior
 from manifoldgd.store.sets import SetWriter
 
 NAMES = tuple("0123456789")
-
-
-@pytest.fixture(scope="module")
-def prior(tiny_prior):
-    return load_prior(path=str(tiny_prior), autoencoder=None, cfg_scale=None, cfg_channels=None)
-
-
-@pytest.fixture(scope="module")
-def dataset():
-    return digits(train_per_class=12, validation=None)
 
 
 def released(scale=0.3):

@@ -14,27 +14,15 @@ from tiny import cpu, distil
 
 from manifoldgd.cli.components import build
 from manifoldgd.cli.compose import conf_dir
-from manifoldgd.data import digits
 from manifoldgd.distill.items import work_items
 from manifoldgd.distill.overgeneration import Overgeneration
 from manifoldgd.errors import UserError
 from manifoldgd.pipeline.sets import class_means, keep_one_a_prototype
-from manifoldgd.priors import load_prior
 from manifoldgd.prototypes import herding
 from manifoldgd.prototypes.coresets import herding_by_group
 from manifoldgd.store.sets import SetWriter
 
 FACTS = {"method": "test", "config": {}}
-
-
-@pytest.fixture(scope="module")
-def prior(tiny_prior):
-    return load_prior(path=str(tiny_prior), autoencoder=None, cfg_scale=None, cfg_channels=None)
-
-
-@pytest.fixture(scope="module")
-def dataset():
-    return digits(train_per_class=12, validation=None)
 
 
 def embed(images):

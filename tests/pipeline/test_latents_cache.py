@@ -35,11 +35,6 @@ def dataset():
     return digits(train_per_class=6, validation=None)
 
 
-@pytest.fixture(scope="module")
-def prior(tiny_prior):
-    return load_prior(path=str(tiny_prior), autoencoder=None, cfg_scale=None, cfg_channels=None)
-
-
 @pytest.fixture
 def encoded(dataset, prior, tmp_path):
     return latents.encode(dataset, prior, cpu(), tmp_path)[0]

@@ -35,11 +35,6 @@ SPACES = {
 
 
 @pytest.fixture(scope="module")
-def dataset():
-    return digits(train_per_class=12, validation=None)
-
-
-@pytest.fixture(scope="module")
 def prior(tiny_prior):
     """The tiny prior with a transformer of four blocks in place of one."""
     loaded = load_prior(path=str(tiny_prior), autoencoder=None, cfg_scale=None, cfg_channels=None)

@@ -11,24 +11,12 @@ from distill_parts import Killed, contents, mode, targets_of
 from matching_runs_parts import SAMPLER, guidance, make
 from tiny import cpu
 
-from manifoldgd.data import digits
 from manifoldgd.distill.items import work_items
 from manifoldgd.distill.module import DistillModule
 from manifoldgd.distill.synthesis import fixed_batches, synthesise
 from manifoldgd.pipeline.evaluation import guidance_steps
 from manifoldgd.pipeline.real_side import RealImages
-from manifoldgd.priors import load_prior
 from manifoldgd.store.sets import SetWriter
-
-
-@pytest.fixture(scope="module")
-def prior(tiny_prior):
-    return load_prior(path=str(tiny_prior), autoencoder=None, cfg_scale=None, cfg_channels=None)
-
-
-@pytest.fixture(scope="module")
-def dataset():
-    return digits(train_per_class=12, validation=None)
 
 
 @pytest.fixture(scope="module")

@@ -281,16 +281,6 @@ def test_a_set_is_one_batch():
 
 
 @pytest.fixture(scope="module")
-def prior(tiny_prior):
-    return load_prior(path=str(tiny_prior), autoencoder=None, cfg_scale=None, cfg_channels=None)
-
-
-@pytest.fixture(scope="module")
-def dataset():
-    return digits(train_per_class=12, validation=None)
-
-
-@pytest.fixture(scope="module")
 def regression(dataset, tmp_path_factory):
     return guidance().then.prepare(RealImages(dataset, cpu(), tmp_path_factory.mktemp("cache")))
 

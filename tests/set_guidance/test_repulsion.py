@@ -9,22 +9,10 @@ from guidance_parts import randn
 from matching_runs_parts import make
 from tiny import cpu
 
-from manifoldgd.data import digits
 from manifoldgd.errors import UserError
 from manifoldgd.guidance import CombinedGuidance, RepulsionGuidance
 from manifoldgd.pipeline.real_side import RealImages
-from manifoldgd.priors import load_prior
 from manifoldgd.set_guidance.repulsion import RepulsionEnergy
-
-
-@pytest.fixture(scope="module")
-def prior(tiny_prior):
-    return load_prior(path=str(tiny_prior), autoencoder=None, cfg_scale=None, cfg_channels=None)
-
-
-@pytest.fixture(scope="module")
-def dataset():
-    return digits(train_per_class=12, validation=None)
 
 
 def guidance(rate=0.05):

@@ -7,7 +7,6 @@ from guidance_parts import randn
 from matching_runs_parts import make
 from tiny import cpu
 
-from manifoldgd.data import digits
 from manifoldgd.diffusion.protocol import SetSize, batch_rows
 from manifoldgd.errors import RunError, UserError
 from manifoldgd.guidance import (
@@ -22,7 +21,6 @@ from manifoldgd.guidance import (
 )
 from manifoldgd.pipeline.distillation import check_memory
 from manifoldgd.pipeline.real_side import RealImages
-from manifoldgd.priors import load_prior
 from manifoldgd.set_guidance import descent
 from manifoldgd.set_guidance.networks import RandomNetworks
 from manifoldgd.set_guidance.repulsion import RepulsionEnergy
@@ -41,16 +39,6 @@ JUDGES = {
 }
 IPC = {"ipc": 10, "real": (1300,) * 100}
 SIZE = SetSize(**IPC, image_shape=(3, 256, 256), latent_shape=(4, 32, 32), features=1152, batch_size=64)
-
-
-@pytest.fixture(scope="module")
-def prior(tiny_prior):
-    return load_prior(path=str(tiny_prior), autoencoder=None, cfg_scale=None, cfg_channels=None)
-
-
-@pytest.fixture(scope="module")
-def dataset():
-    return digits(train_per_class=12, validation=None)
 
 
 @pytest.mark.parametrize("judge", JUDGES.values(), ids=JUDGES)

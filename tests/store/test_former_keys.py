@@ -67,11 +67,6 @@ def dataset():
     return digits(train_per_class=6, validation=None)
 
 
-@pytest.fixture(scope="module")
-def prior(tiny_prior):
-    return load_prior(path=str(tiny_prior), autoencoder=None, cfg_scale=None, cfg_channels=None)
-
-
 SPACE = DenoiserFeatures(layer=0.5, timestep=200)
 
 
