@@ -1,5 +1,8 @@
 """The memory that guidances of sets take: stated before any work, bounded by parts, and told of where it runs out."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 from distill_parts import mode
@@ -7,6 +10,7 @@ from guidance_parts import randn
 from matching_runs_parts import make
 from tiny import cpu
 
+from manifoldgd.data import digits
 from manifoldgd.diffusion.protocol import SetSize, batch_rows
 from manifoldgd.errors import RunError, UserError
 from manifoldgd.guidance import (
@@ -51,6 +55,22 @@ def test_every_guidance_of_sets_is_refused_where_no_memory_holds_it(judge, prior
         check_memory(dataset, prior, guidance=method, **numbers)
     monkeypatch.setattr("manifoldgd.machine.memory", lambda: None)  # where the system does not say
     check_memory(dataset, prior, guidance=method, **numbers)
+
+
+@pytest.mark.parametrize(("device", "host", "said"), [
+    (10**6, 10**15, r"and the device has 1\.0 MB; lower "),
+    (10**15, 10**3, r"of it for features of 50 real images in 2 networks, and this machine has 1\.0 kB; lower "),
+    (10**15, 10**15, None),
+])  # fmt: skip
+def test_what_lies_on_the_host_is_not_counted_on_a_device(device, host, said, prior, monkeypatch):
+    """Of a GPU that is not there: its own memory, and features of real images that are too large a bank for it."""
+    monkeypatch.setattr("manifoldgd.pipeline.distillation.memory", lambda: host)
+    monkeypatch.setattr("manifoldgd.set_guidance.regression.LARGEST_BANK", 0)
+    gpu = SimpleNamespace(device=torch.device("cuda"), memory=device, batch_size=64)
+    dataset = digits(train_per_class=None, validation=None)
+    method = CombinedGuidance(first=mode(), then=JUDGES["regression"])
+    with pytest.raises(UserError, match=said) if said else nullcontext():
+        check_memory(dataset, prior, guidance=method, ipc=50, machine=gpu)
 
 
 @pytest.mark.parametrize("judge", JUDGES.values(), ids=JUDGES)
