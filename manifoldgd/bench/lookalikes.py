@@ -55,6 +55,7 @@ def prior(transformer: nn.Module, autoencoder: nn.Module) -> Prior:
     return Prior(
         name="lookalike",
         key=Key("lookalike"),
+        autoencoder_key="lookalike",
         autoencoder=autoencoder,
         network=transformer,
         schedule=NoiseSchedule.training(beta_start=1e-4, beta_end=0.02, kind="linear", num_timesteps=1000),

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from manifoldgd import ranks
-from manifoldgd.artifacts import LatentSet, PrototypeSet
+from manifoldgd.artifacts import Key, LatentSet, PrototypeSet
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.errors import UserError, require, under
 from manifoldgd.finite import check_finite
@@ -47,10 +47,8 @@ def encode(dataset: ImageDataset, prior: Prior, machine: Machine, cache: Path) -
 
     prior.check_images(dataset.name, dataset.image_shape)
     prior.hold(machine.precision)
-    # Precision is part of the key: half precision gives other latents, and keeps them in half the room.
-    parts = [dataset.name, dataset.train_fingerprint, prior.key, prior.image_size, machine.precision]
     half = machine.precision != SINGLE
-    key = key_of("latents", *parts, HALF) if half else key_of("latents", *parts)
+    key = _key(dataset, prior, machine.precision)
     numbers: dict[str, Any] = {"shape": prior.latent_shape, "batch_size": machine.batch_size}
     numbers |= {"dtype": np.float16 if half else np.float32}
 
@@ -82,6 +80,18 @@ def encode(dataset: ImageDataset, prior: Prior, machine: Machine, cache: Path) -
             ranks.told(0)
         found, _ = find()
     return replace(found, distinct=dataset.train.distinct), cached
+
+
+def _key(dataset: ImageDataset, prior: Prior, precision: str) -> Key:
+    """What latents depend on: images, autoencoder and precision. Half precision keeps them in half the room.
+
+    Formerly the whole prior was part of it, so that they were computed anew for every denoiser.
+    """
+    parts = [dataset.name, dataset.train_fingerprint, prior.autoencoder_key, prior.image_size, precision]
+    if precision != SINGLE:
+        return key_of("latents", *parts, HALF)
+    key, former = (key_of("latents", *parts[:2], part, *parts[3:]) for part in (prior.autoencoder_key, prior.key))
+    return Key(key, [*key.former, *former.names])
 
 
 def check_ipc(dataset: ImageDataset, ipc: int) -> None:

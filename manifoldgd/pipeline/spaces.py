@@ -73,10 +73,17 @@ def features_of(
         return _kept(cache, key, lambda: _components(space, encoded, machine))
     if isinstance(space, DenoiserFeatures):
         labels = match_classes(dataset, prior)
-        key = key_of("denoiser", encoded.key, labels, space.layer, space.timestep)
+        key = _denoiser_key(prior, encoded, labels, space)
         return _kept(cache, key, lambda: _denoiser(space, prior, encoded, torch.tensor(labels), machine))
     key = key_of("embedding", dataset.name, dataset.train_fingerprint, classifiers.embedding_key(dataset))
     return _kept(cache, key, lambda: _embedding(dataset, machine, cache))
+
+
+def _denoiser_key(prior: Prior, encoded: LatentSet, labels: list[int], space: DenoiserFeatures) -> Key:
+    """What features of the denoiser depend on. Formerly the key of the latents held the denoiser."""
+    numbers = labels, space.layer, space.timestep
+    key = key_of("denoiser", encoded.key, prior.key, *numbers)
+    return Key(key, [*key.former, *(key_of("denoiser", name, *numbers) for name in encoded.key.former)])
 
 
 def _kept(cache: Path, key: Key, make: Callable[[], Tensor]) -> FeatureTable:

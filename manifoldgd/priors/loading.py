@@ -24,7 +24,7 @@ from manifoldgd.priors.prior import Prior
 from manifoldgd.priors.stable_diffusion import STABLE_DIFFUSION, STABLE_DIFFUSION_XL
 from manifoldgd.priors.stable_diffusion_3 import STABLE_DIFFUSION_3
 from manifoldgd.priors.text import NEGATIVE, Kind, Prompt, TextConditioning
-from manifoldgd.priors.weights import CHECKSUMS, check_files, weights_key
+from manifoldgd.priors.weights import CHECKSUMS, autoencoder_key, check_files, weights_key
 from manifoldgd.ranges import Guided, Range, checked
 
 BUNDLED = "bundled:"
@@ -137,6 +137,7 @@ def load_prior(
     return Prior(
         name=path.removeprefix(BUNDLED),
         key=weights_key(parts[network_folder], parts["vae"], scheduler_file, *others),
+        autoencoder_key=autoencoder_key(parts["vae"]),
         revision=_commit(folder),
         autoencoder_revision=_commit(vae_folder),
         autoencoder=vae.requires_grad_(False).eval(),

@@ -35,7 +35,8 @@ class Prior:
     """Autoencoder, denoiser and training schedule, as loaded from a folder in diffusers format."""
 
     name: str
-    key: Key  # hash of the files: what caches are keyed by
+    key: Key  # hash of the files: what results are keyed by
+    autoencoder_key: str  # hash of those of the autoencoder: what latents are keyed by
     autoencoder: AutoencoderKL
     network: Any  # the denoiser: a diffusion transformer that is told a label, or what `text` knows how to call
     schedule: Schedule  # the training schedule, all steps

@@ -90,10 +90,21 @@ def weights_key(transformer: Path, autoencoder: Path, scheduler: Path, *others: 
     """
     digest = hashlib.blake2b(digest_size=16)
     for part, folder in (("transformer", transformer), ("vae", autoencoder), *((each.name, each) for each in others)):
-        for file in _loaded(folder):
-            digest.update(f"{part}/{file.name}:{content_hash(file)}\n".encode())
+        _update(digest, part, folder)
     digest.update(f"scheduler:{content_hash(scheduler)}\n".encode())
     return Key(digest.hexdigest(), [_former_key(transformer, autoencoder)])
+
+
+def autoencoder_key(folder: Path) -> str:
+    """What latents are known by: a hash of the weights and configurations of the autoencoder."""
+    digest = hashlib.blake2b(digest_size=16)
+    _update(digest, "vae", folder)
+    return digest.hexdigest()
+
+
+def _update(digest: hashlib.blake2b, part: str, folder: Path) -> None:
+    for file in _loaded(folder):
+        digest.update(f"{part}/{file.name}:{content_hash(file)}\n".encode())
 
 
 def _loaded(folder: Path) -> list[Path]:

@@ -88,9 +88,32 @@ def without_checksums(cache):
         file.write_text(json.dumps(read_json(file)))
 
 
+def _as_before(dataset, prior_key):
+    return dataset.name, dataset.train_fingerprint, prior_key, 8, "32-true"
+
+
+def _before(encoded, labels, space):
+    return key_of("denoiser", encoded.key, labels, space.layer, space.timestep)
+
+
+def test_priors_of_one_autoencoder_share_latents_and_prototypes_but_no_features(dataset, prior, tmp_path):
+    one, another = (make(dataset, dataclasses.replace(prior, key=Key(name)), tmp_path) for name in ("p1", "p2"))
+    assert (one[3], another[3]) == ((False, False), (True, False))  # they were clustered by the features of a denoiser
+    assert one[0].key == another[0].key
+    assert len(list((tmp_path / "features").glob("*.safetensors"))) == 2
+    plain = [
+        latents.cluster(each[0], Random(), {"a": 1}, None, ipc=2, seed=0, machine=cpu(), cache=tmp_path)
+        for each in (one, another)
+    ]
+    assert [cached for _, cached in plain] == [False, True]
+
+
 def test_a_cache_of_an_earlier_version_is_found(dataset, prior, tmp_path, capsys, monkeypatch):
-    plain = dataclasses.replace(prior, key=Key(prior.key.former[0]))  # as the first version called it
-    before = make(dataset, plain, tmp_path)
+    former = prior.key.former[0]  # as the first version called it
+    with monkeypatch.context() as earlier:  # when latents were known by the whole prior
+        earlier.setattr(latents, "_key", lambda *_: key_of("latents", *_as_before(dataset, former)))
+        earlier.setattr(spaces, "_denoiser_key", lambda _, encoded, labels, space: _before(encoded, labels, space))
+        before = make(dataset, dataclasses.replace(prior, key=Key(former)), tmp_path)
     without_checksums(tmp_path)
     capsys.readouterr()
     monkeypatch.setattr(Prior, "encode", lambda *_: pytest.fail("encoded again"))
@@ -98,7 +121,7 @@ def test_a_cache_of_an_earlier_version_is_found(dataset, prior, tmp_path, capsys
     after = make(blind(dataset), prior, tmp_path)
     assert after[3] == (True, True)
     assert (after[0].key, after[2].key) != (before[0].key, before[2].key)
-    assert after[0].key == key_of("latents", dataset.name, dataset.train_fingerprint, prior.key, 8, "32-true")
+    assert after[0].key == key_of("latents", *_as_before(dataset, prior.autoencoder_key))
     assert torch.equal(before[0].latents, after[0].latents)
     assert torch.equal(before[1], after[1])
     assert torch.equal(before[2].prototypes, after[2].prototypes)
