@@ -22,7 +22,7 @@ from manifoldgd.cli.launcher import FOLDER_VARIABLE
 from manifoldgd.cli.setup import DIFFUSION, MANY_IN_A_FOLDER, RECIPE_PARTS, Setup, recipe_of
 from manifoldgd.cli.targets import allowing
 from manifoldgd.cli.used import USED_KEYS
-from manifoldgd.dataset import judging_split
+from manifoldgd.dataset import ImageDataset, judging_split
 from manifoldgd.errors import require, under
 from manifoldgd.export import check_repository, export_set, push
 from manifoldgd.files import atomic_write_text, one_at_a_time
@@ -38,6 +38,7 @@ from manifoldgd.tracking.tracker import NoTracker, RunFacts, RunResult, run_tags
 
 LARGE_STUDENTS = ("resnetap10",)  # that datasets of image files choose by themselves ...
 LARGE_IMAGES = 128  # ... for images of as many pixels a side
+FEW_RECOGNISED = 0.8  # share of what the classifier recognises of real images, below which a prior wants more training
 
 
 def run_command(command: str, config: Config) -> dict[str, Any] | None:
@@ -60,7 +61,7 @@ def run_command(command: str, config: Config) -> dict[str, Any] | None:
     if command == "prior":
         facts = train_prior(setup)
         if facts is not None:  # else another rank has them
-            _say_prior(setup, config, facts)
+            print(*prior_told(setup.dataset, _prior_folder(setup), config, facts), sep="\n")
         return facts
     if command == "distill":
         made = distill(setup)
@@ -251,20 +252,33 @@ def _prior_folder(setup: Setup) -> Path:
     return Path(setup.config.output or f"outputs/priors/{setup.dataset.name}")
 
 
-def _say_prior(setup: Setup, given: Config, facts: dict[str, Any]) -> None:
+def prior_told(dataset: ImageDataset, folder: Path, given: Config, facts: dict[str, Any]) -> Iterator[str]:
+    """How good a trained prior is, where to look at it, and what to do next, in a few lines.
+
+    Args:
+        dataset: it was trained on.
+        folder: it lies in.
+        given: the command that trained it.
+        facts: its card.
+    """
     from manifoldgd.priors.training import TRAINING  # here, because it imports diffusers and Lightning
 
-    dataset, folder, judged = setup.dataset, _prior_folder(setup), facts["judge"]
-    print(
+    judged = facts["judge"]
+    yield (
         f"prior: {folder}; {100 * judged['recognised']:.1f} % of {judged['samples']:,} unguided samples recognised, "
         f"{100 * judged['classifier_test_accuracy']:.1f} % of the real test images by the same classifier"
     )
-    print(f"pictures: {folder / 'samples.png'}, a row a class; {folder / TRAINING} is kept for more steps alone")
+    yield f"pictures: {folder / 'samples.png'}, a row a class; {folder / TRAINING} is kept for more steps alone"
+    if judged["recognised"] < FEW_RECOGNISED * judged["classifier_test_accuracy"]:
+        longer = f"the same command with recipe.denoiser.steps={2 * facts['steps']['denoiser']} goes on"
+        faster = "; in a short training a flow learns more (recipe.path=flow, in another output)"
+        is_flow = facts["recipe"]["denoiser"].get("path") == "flow"
+        yield f"few are recognised, and sets will be as poor: {longer}{'' if is_flow else faster}"
     words = [shlex.quote(each) for each in given.overrides if each.partition(".")[0].partition("=")[0] == "dataset"]
     words += [f"prior={shlex.quote(str(folder))}", "ipc=10"]
     if given.choice("student") in LARGE_STUDENTS and max(dataset.image_shape[1:]) < LARGE_IMAGES:
         words += ["student=convnet3", "student/protocol=hard_small"]
-    print(f"next: manifoldgd run {' '.join(words)}")
+    yield f"next: manifoldgd run {' '.join(words)}"
 
 
 def _make_set(setup: Setup, folder: Path) -> DistilledSet:
