@@ -271,9 +271,9 @@ def prior_told(dataset: ImageDataset, folder: Path, given: Config, facts: dict[s
     yield f"pictures: {folder / 'samples.png'}, a row a class; {folder / TRAINING} is kept for more steps alone"
     if judged["recognised"] < FEW_RECOGNISED * judged["classifier_test_accuracy"]:
         longer = f"the same command with recipe.denoiser.steps={2 * facts['steps']['denoiser']} goes on"
-        faster = "; in a short training a flow learns more (recipe.path=flow, in another output)"
+        faster = "; of a flow they are recognised after fewer steps (recipe.path=flow, in another output)"
         is_flow = facts["recipe"]["denoiser"].get("path") == "flow"
-        yield f"few are recognised, and sets will be as poor: {longer}{'' if is_flow else faster}"
+        yield f"few are recognised: {longer}{'' if is_flow else faster}"
     words = [shlex.quote(each) for each in given.overrides if each.partition(".")[0].partition("=")[0] == "dataset"]
     words += [f"prior={shlex.quote(str(folder))}", "ipc=10"]
     if given.choice("student") in LARGE_STUDENTS and max(dataset.image_shape[1:]) < LARGE_IMAGES:
