@@ -49,7 +49,7 @@ def train(folder: Path, dataset: ImageDataset, path: Any, seed: int, machine: Ma
     module: DenoiserTraining = denoiser_training(dataset, latents, dataset.train.labels, recipe, seed)
     begun = time.process_time()
     numbers = {"num_items": len(latents), "batch_size": recipe.batch_size, "steps": recipe.steps, "seed": seed}
-    trainer = machine.trainer(enable_checkpointing=True)
+    trainer = machine.trainer()
     fitted = fit(module, folder=folder / TRAINING / "denoiser", **numbers, trainer=trainer)
     cpu_seconds = time.process_time() - begun
     write_prior(folder, given.autoencoder, module.average.module.eval(), dataset.class_names, path)
