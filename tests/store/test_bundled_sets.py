@@ -35,6 +35,12 @@ SETS = {
         "fashion_mnist",
         (100, 1, 28, 28),
     ),
+    "fashion_mnist-ipc50": (
+        "5ed19c65d4ac13e8c5b0bb0e62c5e8a60bb65a58526fabb892f2fabcb2503be3",
+        "ea01baa9d11a7609",
+        "fashion_mnist",
+        (500, 1, 28, 28),
+    ),
 }
 
 
