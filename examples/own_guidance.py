@@ -28,6 +28,7 @@ class NeighbourhoodMean:
     neighbourhood: int  # real latents around each prototype
 
     def bind(self, anchors: Anchors) -> Callable[[Step], Pull | None]:
+        assert anchors.neighbourhoods is not None  # they are there where `neighbourhood` asks for some
         means = anchors.neighbourhoods.mean(dim=1).view_as(anchors.prototypes)  # [B, M, D] -> [B, C, H, W]
 
         def pull(step: Step) -> Pull | None:

@@ -17,7 +17,6 @@ import argparse
 import csv
 import json
 import math
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -34,7 +33,8 @@ from manifoldgd.data import fashion_mnist
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.estimates import Estimate, estimate
 from manifoldgd.files import atomic_path, atomic_write_json, atomic_write_text
-from manifoldgd.machine import SINGLE, Machine
+from manifoldgd.library import build
+from manifoldgd.machine import Machine
 from manifoldgd.metrics import functional
 from manifoldgd.pipeline.classifiers import embedding_network
 from manifoldgd.prototypes import DRAW_NOTHING
@@ -237,7 +237,8 @@ def _cell(interval: Estimate | None, digits: int, more_is_better: bool | None, s
 def read_study(folder: Path) -> dict[str, Any]:
     """What to make: ``sets.yaml``, or the rows and columns of a table without what concerns its students."""
     if (folder / "sets.yaml").is_file():
-        return OmegaConf.to_container(OmegaConf.load(folder / "sets.yaml"))
+        sets: Any = OmegaConf.to_container(OmegaConf.load(folder / "sets.yaml"))
+        return sets
     table = read_definition(folder / "table.yaml")
     kept = {key: value for key, value in table.overrides.items() if key.split(".")[0] in USED_KEYS["distill"]}
     return {
@@ -265,18 +266,9 @@ def main() -> None:
     record = asked.record or HOME / asked.study
     cache = output / "cache"
     validation = study["overrides"]["dataset.validation"]
-    places = {"folder": None, "download": False, "train_per_class": None}
+    places: dict[str, Any] = {"folder": None, "download": False, "train_per_class": None}
     dataset = fashion_mnist(**places, validation=validation)
-    machine = Machine(
-        accelerator="cpu",
-        precision=SINGLE,
-        student_precision=SINGLE,
-        batch_size=64,
-        threads=1,
-        devices=1,
-        nodes=1,
-        progress=False,
-    )
+    machine = build("machine=cpu", "machine.threads=1", "machine.progress=false")
     machine.prepare()
     ways = embeddings(dataset, fashion_mnist(**places, validation=None), machine, cache)
     for ipc, seed, method in product(
@@ -297,4 +289,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -48,9 +48,9 @@ def train(folder: Path, dataset: ImageDataset, path: Any, seed: int, machine: Ma
     )
     module: DenoiserTraining = denoiser_training(dataset, latents, dataset.train.labels, recipe, seed)
     begun = time.process_time()
-    numbers = {"num_items": len(latents), "batch_size": recipe.batch_size, "steps": recipe.steps, "seed": seed}
+    numbers: dict[str, Any] = {"batch_size": recipe.batch_size, "steps": recipe.steps, "seed": seed}
     trainer = machine.trainer()
-    fitted = fit(module, folder=folder / TRAINING / "denoiser", **numbers, trainer=trainer)
+    fitted = fit(module, folder=folder / TRAINING / "denoiser", num_items=len(latents), **numbers, trainer=trainer)
     cpu_seconds = time.process_time() - begun
     write_prior(folder, given.autoencoder, module.average.module.eval(), dataset.class_names, path)
     prior = mgd.load_prior("folder", f"prior.path={folder}", f"prior.cfg_scale={given.cfg_scale}")
