@@ -27,12 +27,15 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from manifoldgd.cli.main import run
+from manifoldgd.cli.commands import distill
+from manifoldgd.cli.compose import compose
+from manifoldgd.cli.setup import Setup
 from manifoldgd.cli.used import USED_KEYS
 from manifoldgd.data import fashion_mnist
 from manifoldgd.dataset import ImageDataset
 from manifoldgd.estimates import Estimate, estimate
 from manifoldgd.files import atomic_path, atomic_write_json, atomic_write_text
+from manifoldgd.finite import NotFinite
 from manifoldgd.library import build
 from manifoldgd.machine import Machine
 from manifoldgd.metrics import functional
@@ -48,6 +51,7 @@ REAL_PER_CLASS = 200
 NEIGHBOURS = 5  # of precision, recall, density and coverage (Naeem et al. 2020)
 PIXEL_COMPONENTS = 64
 MEASURED = "measures.json"
+LOST = {"diverged": 1.0}
 FEWEST = 3  # sets that a verdict takes
 RUNAWAY = 0.999  # quantile of unseen real images' distances to the training images
 # Measure -> (heading, digits, whether more is better; None: neither).
@@ -151,12 +155,15 @@ def unseen_set(dataset: ImageDataset, ipc: int, seed: int) -> tuple[Tensor, Tens
     return dataset.test.load(rows), dataset.test.labels[rows]
 
 
-def make_set(folder: Path, overrides: dict[str, Any], ipc: int, seed: int, cache: Path) -> tuple[Tensor, Tensor]:
-    """The images and labels of a set, made now if it is not there."""
+def make_set(folder: Path, overrides: dict[str, Any], ipc: int, seed: int, cache: Path) -> tuple[Tensor, Tensor] | None:
+    """The images and labels of a set, made now if it is not there; ``None`` if its numbers stop being finite."""
     if not has_set(folder):
         chosen = {**overrides, "ipc": ipc, "seed": seed, "output": str(folder), "cache": str(cache)}
-        if run(["distill", *(override(key, value) for key, value in chosen.items())]) != 0:
-            raise SystemExit(f"{folder}: no set was made")
+        try:
+            distill(Setup("distill", compose([override(key, value) for key, value in chosen.items()])))
+        except NotFinite as error:
+            print(f"{folder}: {error}", flush=True)
+            return None
     made = load_set(folder)
     return made.images, made.labels
 
@@ -169,7 +176,7 @@ def seeds_of(overrides: dict[str, Any] | None, seeds: Sequence[int]) -> Sequence
 def gather(study: dict[str, Any], output: Path) -> list[dict[str, Any]]:
     """A row for each measured set and embedding, in the study's order."""
     return [
-        {"method": method, "ipc": ipc, "seed": seed, "embedding": name, **values}
+        {"method": method, "ipc": ipc, "seed": seed, "embedding": name, **dict.fromkeys(MEASURES, math.nan), **values}
         for ipc in study["ipc"]
         for method in study["methods"]
         for seed in study["seeds"]
@@ -279,11 +286,13 @@ def main() -> None:
         if (folder / MEASURED).is_file() or seed not in seeds_of(overrides, study["seeds"]):
             continue
         if overrides is None:
-            images, labels = unseen_set(dataset, ipc, seed)
+            made: tuple[Tensor, Tensor] | None = unseen_set(dataset, ipc, seed)
         else:
-            images, labels = make_set(folder, study["overrides"] | overrides, ipc, seed, cache)
+            made = make_set(folder, study["overrides"] | overrides, ipc, seed, cache)
         folder.mkdir(parents=True, exist_ok=True)
-        atomic_write_json(folder / MEASURED, {way.name: way.measure(images, labels) for way in ways})
+        # Of a set that was not made all that is known is that its images left the data.
+        measured = {way.name: LOST if made is None else way.measure(*made) for way in ways}
+        atomic_write_json(folder / MEASURED, measured)
         print(f"ipc {ipc}, {method}, seed {seed}: measured", flush=True)
         write_record(record, study, gather(study, output))
 

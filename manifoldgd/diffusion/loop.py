@@ -15,8 +15,7 @@ from torch import Tensor
 from manifoldgd.diffusion.protocol import BoundGuidance, Denoiser, Pull, Step
 from manifoldgd.diffusion.samplers import PredictionKind, Sampler, Schedule, Transition, VarianceKind, predict
 from manifoldgd.diffusion.start import Origin
-from manifoldgd.errors import RunError
-from manifoldgd.finite import row_sums
+from manifoldgd.finite import NotFinite, row_sums
 from manifoldgd.randomness import RowKey, RowNoise
 
 # A pull that moves ``x_prev`` by more than this many times the step's noise has run away. Largest factor over 50 images
@@ -140,7 +139,7 @@ CAUSES = {
 
 
 def _check(checks: Tensor, rows: Sequence[RowKey]) -> None:
-    """Raise :class:`RunError` about the first row that met a number that is not finite.
+    """Raise :class:`NotFinite` about the first row that met a number that is not finite.
 
     Args:
         checks: ``[T, 4, B]`` bool, of each step in order: the denoiser's prediction, the guidance or the latent is not
@@ -155,11 +154,12 @@ def _check(checks: Tensor, rows: Sequence[RowKey]) -> None:
     # A latent that ran away makes the denoiser overflow; the denoiser is not at fault.
     cause = CAUSES["runaway" if checks[:step, 3, row].any() else source]
     key = rows[row]
-    raise RunError(
+    message = (
         f"sampling: class {key.class_name!r}, prototype {key.prototype}, replica {key.replica}: NaN or infinity from "
         f"the {source} at step {step + 1} of {len(checks)} ({int(bad.any(0).sum())} of {len(rows)} images of the "
         f"batch); {cause}. Images finished before are kept"
     )
+    raise NotFinite(message, bad.any(0).nonzero().flatten().tolist())
 
 
 def _record(schedule: Schedule, index: int, transition: Transition, pull: Pull | None) -> StepRecord:

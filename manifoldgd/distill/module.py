@@ -25,7 +25,7 @@ from manifoldgd.diffusion.protocol import (
 from manifoldgd.diffusion.samplers import Sampler
 from manifoldgd.diffusion.start import PURE_NOISE, Origin, Start
 from manifoldgd.distill.items import WorkItem
-from manifoldgd.errors import RunError, under
+from manifoldgd.errors import under
 from manifoldgd.finite import NotFinite
 from manifoldgd.geometry.neighbours import neighbourhood_indices
 from manifoldgd.machine import Backend
@@ -172,10 +172,8 @@ class DistillModule(LightningModule):
             return self._decoded_at_once(lambda part: self.prior.decode(part, self.image_size).cpu(), latents)
         except NotFinite as error:
             item = items[error.rows[0]]
-            raise RunError(
-                f"sampling: class {item.class_name!r}, prototype {item.rank}, replica {item.replica}: {error}. "
-                "Images finished before are kept"
-            ) from None
+            message = f"sampling: class {item.class_name!r}, prototype {item.rank}, replica {item.replica}: {error}. "
+            raise NotFinite(f"{message}Images finished before are kept", error.rows) from None
 
     def _refined(self, items: list[WorkItem], images: Tensor) -> Tensor:
         """The images with what a guidance of sets still changes in them: the energy sees pixels as they are."""
