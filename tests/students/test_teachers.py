@@ -1,8 +1,11 @@
 """Classifiers of real images: what they may see, how they are kept, and the upper bound that is trained like one."""
 
 import dataclasses
+import io
 import shutil
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -74,7 +77,7 @@ def test_a_teacher_is_kept_with_its_accuracy(small, dataset, taught, monkeypatch
     assert torch.equal(second.logits(dataset.test.images()), first.logits(dataset.test.images()))
 
 
-def test_runs_side_by_side_train_one_teacher(capsys, small, dataset, taught, tmp_path, monkeypatch):
+def test_runs_side_by_side_train_one_teacher(small, dataset, taught, tmp_path, monkeypatch):
     made, _ = taught
     started, go_on = [], threading.Event()
 
@@ -84,13 +87,15 @@ def test_runs_side_by_side_train_one_teacher(capsys, small, dataset, taught, tmp
         return made
 
     monkeypatch.setattr(classifiers, "train_classifier", slowly)
+    said = io.StringIO()  # what pytest captures is emptied when it is read, and loses what a thread says meanwhile
+    monkeypatch.setattr(sys, "stdout", said)
     with ThreadPoolExecutor(2) as pool:
         runs = [
             pool.submit(teacher_of, dataset, small, small.teacher_recipe, cpu(), tmp_path / "new") for _ in range(2)
         ]
-        waiting = ""
-        while "being trained by another process; waiting for it" not in waiting:
-            waiting += capsys.readouterr().out
+        while "being trained by another process; waiting for it" not in said.getvalue():
+            assert not any(run.done() for run in runs)
+            time.sleep(0.01)
         go_on.set()
         found = [run.result() for run in runs]
     assert len(started) == 1
