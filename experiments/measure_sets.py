@@ -17,6 +17,7 @@ import argparse
 import csv
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -42,6 +43,7 @@ from manifoldgd.metrics import functional
 from manifoldgd.pipeline.classifiers import embedding_network
 from manifoldgd.prototypes import DRAW_NOTHING
 from manifoldgd.randomness import generator
+from manifoldgd.stopping import Stopped, listening
 from manifoldgd.store.sets import has_set, load_set
 from manifoldgd.study.definition import override, read_definition
 from manifoldgd.study.statistics import paired_difference
@@ -298,4 +300,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        with listening():
+            main()
+    except Stopped as stop:
+        print(f"measure_sets: {stop}; what is finished is kept, and the same command continues from there", flush=True)
+        sys.exit(stop.exit_code)
