@@ -304,5 +304,5 @@ if __name__ == "__main__":
         with listening():
             main()
     except Stopped as stop:
-        print(f"measure_sets: {stop}; what is finished is kept, and the same command continues from there", flush=True)
+        print(f"measure_sets: {stop}", flush=True)
         sys.exit(stop.exit_code)
