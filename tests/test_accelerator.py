@@ -14,7 +14,10 @@ ROOT = Path(__file__).parents[1]
 NOISE, DRAWS = "to the device at randomness.py", "to the device at students/augmentation.py"
 # Noise and the draws of augmentations come from the host, so that they are the same on every device. All else stays.
 ALLOWED = {
-    **{key: {NOISE: 1} for key in ("none", "mode", "manifold", "kalman", "posterior", "projected_target")},
+    **{
+        key: {NOISE: 1}
+        for key in ("none", "mode", "manifold", "kalman", "kalman_denoiser", "posterior", "projected_target")
+    },
     "noised": {NOISE: 2},  # and a cloud around each row
     "manifold_released": {NOISE: 4},
     **{key: {} for key in ("repulsion", "matching", "transport", "denoiser", "regression")},

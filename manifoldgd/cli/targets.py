@@ -26,7 +26,14 @@ _GUIDANCES = _of(
     "guidance",
     *("NoGuidance", "ModeGuidance", "ManifoldGuidance", "ManifoldReleasedGuidance", "PosteriorGuidance"),
     *("OnPrediction", "CombinedGuidance", "MatchingGuidance", "RegressionGuidance", "AugmentedRegressionGuidance"),
-    *("RepulsionGuidance", "ProjectedTargetGuidance", "KalmanGuidance", "AtNoisyLatent", "LateGuidance"),
+    *(
+        "RepulsionGuidance",
+        "ProjectedTargetGuidance",
+        "KalmanGuidance",
+        "DenoiserKalmanGuidance",
+        "AtNoisyLatent",
+        "LateGuidance",
+    ),
     *("TransportGuidance", "DenoiserFeatureGuidance"),
 )
 _CLASSIFIERS = _of("students", "Recipe")

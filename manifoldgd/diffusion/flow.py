@@ -134,3 +134,7 @@ class FlowSchedule:
         alpha, sigma = float(self.alphas[index]), float(self.sigmas[index])
         length = (alpha**2 + sigma**2) ** 0.5
         return x_t / length, max((alpha / length) ** 2, LEAST_SIGNAL)
+
+    def from_diffusion(self, seen: Tensor, index: int) -> Tensor:
+        """The flow's latent that :meth:`as_diffusion` shows as ``seen``."""
+        return seen * (float(self.alphas[index]) ** 2 + float(self.sigmas[index]) ** 2) ** 0.5

@@ -13,7 +13,15 @@ import torch
 from torch import Tensor
 
 from manifoldgd.diffusion.protocol import BoundGuidance, Denoiser, Pull, Step
-from manifoldgd.diffusion.samplers import PredictionKind, Sampler, Schedule, Transition, VarianceKind, predict
+from manifoldgd.diffusion.samplers import (
+    Prediction,
+    PredictionKind,
+    Sampler,
+    Schedule,
+    Transition,
+    VarianceKind,
+    predict,
+)
 from manifoldgd.diffusion.start import Origin
 from manifoldgd.finite import NotFinite, row_sums
 from manifoldgd.randomness import RowKey, RowNoise
@@ -95,14 +103,15 @@ def sample(
         if aside is not None:
             beside = functools.partial(_beside, aside, torch.cuda.current_stream(x_t.device).record_event())
         timesteps = torch.full_like(labels, schedule.timesteps[index].item(), dtype=schedule.timesteps.dtype)
-        output = denoiser(x_t, timesteps, labels)
-        numbers: dict[str, Any] = {"variance": variance, "prediction": prediction, "clip_x0": clip_x0}
-        predicted = predict(schedule, index, x_t, output, **numbers)
+        kind: dict[str, Any] = {"variance": variance, "prediction": prediction, "clip_x0": clip_x0}
+        asked = functools.partial(_predicted, denoiser, schedule, index, timesteps, labels, kind)
+        predicted = asked(x_t)
         pull = None
         if guidance is not None:
             seen, alpha_bar = schedule.as_diffusion(x_t, index)
+            x0_of = functools.partial(_x0_of, asked, schedule, index)
             with torch.autocast(x_t.device.type, enabled=False):  # networks may run in half precision, geometry may not
-                pull = guidance(Step(index, len(schedule), seen, predicted.x0, alpha_bar, noise, beside))
+                pull = guidance(Step(index, len(schedule), seen, predicted.x0, alpha_bar, noise, beside, x0_of))
         draws = noise.normal("step", index, shape) if sampler.draws_noise(index) else None
         transition = sampler.step(schedule, index, x_t, predicted, pull, draws)
         x_t = transition.x_prev
@@ -115,6 +124,22 @@ def sample(
     if checks:
         _check(torch.stack(checks).cpu(), noise.rows)
     return x_t
+
+
+def _predicted(
+    denoiser: Denoiser,
+    schedule: Schedule,
+    index: int,
+    timesteps: Tensor,
+    labels: Tensor,
+    kind: dict[str, Any],
+    x_t: Tensor,
+) -> Prediction:
+    return predict(schedule, index, x_t, denoiser(x_t, timesteps, labels), **kind)
+
+
+def _x0_of(asked: Callable[[Tensor], Prediction], schedule: Schedule, index: int, seen: Tensor) -> Tensor:
+    return asked(schedule.from_diffusion(seen, index)).x0
 
 
 @contextmanager

@@ -40,6 +40,8 @@ class Step:
     noise: RowNoise  # for guidances that need draws of their own
     # On a GPU: what x_t alone decides can be found inside, beside the denoiser, which may still be at x0.
     beside: Callable[[], AbstractContextManager[None]] | None = None
+    # x0 of another x_t at the same step, [B, C, H, W] each; as long as the denoiser takes.
+    x0_of: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)

@@ -157,6 +157,10 @@ class NoiseSchedule:
         """What guidances see of ``x_t``: itself and its ``abar``. A flow's schedule shows another latent."""
         return x_t, float(self.alphas_cumprod[index])
 
+    def from_diffusion(self, seen: Tensor, index: int) -> Tensor:
+        """The latent that :meth:`as_diffusion` shows as ``seen``: itself."""
+        return seen
+
     @cached_property
     def posterior_variance(self) -> Tensor:
         """Variance ``[T]`` of ``q(x_{t-1} | x_t, x0)``; 0 at index 0."""

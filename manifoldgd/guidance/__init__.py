@@ -7,7 +7,7 @@ through students' networks; here they are found by the same names, and loaded wh
 from importlib import import_module
 
 from manifoldgd.guidance.composed import AtNoisyLatent, CombinedGuidance, LateGuidance, OnPrediction
-from manifoldgd.guidance.kalman import KalmanGuidance
+from manifoldgd.guidance.kalman import DenoiserKalmanGuidance, KalmanGuidance
 from manifoldgd.guidance.manifold import ManifoldGuidance
 from manifoldgd.guidance.manifold_released import ManifoldReleasedGuidance
 from manifoldgd.guidance.mode import ModeGuidance
@@ -28,6 +28,7 @@ OF_SETS = (
 __all__ = [
     "AtNoisyLatent",
     "CombinedGuidance",
+    "DenoiserKalmanGuidance",
     "KalmanGuidance",
     "LateGuidance",
     "ManifoldGuidance",

@@ -7,8 +7,8 @@ import pytest
 import torch
 from guidance_parts import MANIFOLD, MODE, RELEASED, SAMPLERS, SHAPE, D, anchors, draw, keys, randn, step
 
-from manifoldgd.diffusion import DDPM
-from manifoldgd.diffusion.protocol import Anchors
+from manifoldgd.diffusion import DDPM, Euler, FlowSchedule, sample
+from manifoldgd.diffusion.protocol import Anchors, Step
 from manifoldgd.errors import UserError
 from manifoldgd.geometry.neighbourhoods import Neighbourhoods
 from manifoldgd.geometry.posterior import posterior_weights
@@ -16,6 +16,7 @@ from manifoldgd.geometry.tangent import principal_axes, project, tangent_basis
 from manifoldgd.guidance import (
     AtNoisyLatent,
     CombinedGuidance,
+    DenoiserKalmanGuidance,
     KalmanGuidance,
     LateGuidance,
     ManifoldGuidance,
@@ -24,6 +25,7 @@ from manifoldgd.guidance import (
     ModeGuidance,
     ProjectedTargetGuidance,
 )
+from manifoldgd.randomness import RowNoise
 
 KALMAN = {"scale": 4.0, "neighbourhood": 24, "axes": 23, "t_stop": 0.0}
 
@@ -151,6 +153,102 @@ def test_kalman_in_one_direction_is_the_scalar_gain():
     torch.testing.assert_close(pull, (posterior / (posterior + 0.25) * along)[:, None] * line, rtol=1e-3, atol=1e-4)
 
 
+def test_kalman_without_axes_is_the_gain_of_a_round_neighbourhood():
+    """Random signs along every axis of a cube: its covariance is the identity, so both ways say the same."""
+    corners = torch.eye(D).repeat(2, 1) * torch.cat([torch.ones(D), -torch.ones(D)])[:, None] * (D * 0.7) ** 0.5
+    own, now = Anchors(randn(2, *SHAPE, seed=1), corners.expand(2, -1, -1)), step(count=2)
+    numbers = KALMAN | {"neighbourhood": 2 * D}
+    round_one, pull = (KalmanGuidance(**numbers | {"axes": axes}).bind(own)(now) for axes in (0, 2 * D - 1))
+    torch.testing.assert_close(round_one.clean, pull.clean, rtol=1e-3, atol=1e-4)
+    posterior = 0.7 * 1.5 / (0.7 + 1.5)
+    torch.testing.assert_close(round_one.clean, posterior / (posterior + 0.25) * (own.prototypes - now.x0))
+
+
+# Kalman by the denoiser's own covariance
+
+
+def gaussian_step(covariance, mean, x_t, alpha_bar):
+    """A step of the denoiser that knows the data to be N(mean, covariance)."""
+    ratio = (1 - alpha_bar) / alpha_bar
+    gain = covariance @ torch.linalg.inv(covariance + ratio * torch.eye(D))
+
+    def x0_of(seen):
+        flat = seen.flatten(1) / alpha_bar**0.5 - mean
+        return (mean + flat @ gain.T).view_as(seen)
+
+    return Step(40, 50, x_t, x0_of(x_t), alpha_bar, RowNoise(0, keys(len(x_t))), x0_of=x0_of), gain * ratio
+
+
+@pytest.mark.parametrize("alpha_bar", [1e-3, 0.4, 0.99])
+def test_the_denoisers_jacobian_is_the_covariance_that_the_formula_names(alpha_bar):
+    """Gaussian data, whose covariance given x_t is known; the gain is that of one step of conjugate gradients."""
+    factor = randn(D, D, seed=9) / D**0.5
+    now, posterior = gaussian_step(factor @ factor.T, randn(D, seed=11), randn(5, *SHAPE, seed=3), alpha_bar)
+    prototypes = randn(5, *SHAPE, seed=1)
+    pull = DenoiserKalmanGuidance(scale=4.0, t_stop=0.0).bind(Anchors(prototypes, None))(now)
+    vectors = (prototypes - now.x0).flatten(1)
+    along = vectors @ posterior.T
+    rho = (along * vectors).sum(1) / vectors.square().sum(1)
+    torch.testing.assert_close(pull.clean.flatten(1), along / (rho + 0.25)[:, None], rtol=2e-3, atol=2e-3)
+    assert pull.scaled is pull.plain is None
+
+
+def test_for_round_data_the_denoisers_gain_is_kalmans():
+    """Where every direction varies alike, one step of conjugate gradients is the exact solution."""
+    prototypes = randn(5, *SHAPE, seed=1)
+    now, _ = gaussian_step(0.7 * torch.eye(D), randn(D, seed=11), randn(5, *SHAPE, seed=3), 0.4)
+    pull = DenoiserKalmanGuidance(scale=4.0, t_stop=0.0).bind(Anchors(prototypes, None))(now)
+    posterior = 0.7 * 1.5 / (0.7 + 1.5)
+    torch.testing.assert_close(pull.clean, posterior / (posterior + 0.25) * (prototypes - now.x0), rtol=1e-3, atol=1e-4)
+
+
+def test_a_prototype_that_is_reached_pulls_no_more_and_a_jacobian_below_zero_pulls_nothing():
+    prototypes = randn(5, *SHAPE, seed=1)
+    guidance = DenoiserKalmanGuidance(scale=4.0, t_stop=0.0).bind(Anchors(prototypes, None))
+    there = dataclasses.replace(step(), x0=prototypes, x0_of=lambda seen: prototypes + 0 * seen)
+    assert torch.equal(guidance(there).clean, torch.zeros_like(prototypes))
+    now = step()
+    backwards = dataclasses.replace(now, x0_of=lambda seen: now.x0 - (seen - now.x_t))
+    assert torch.equal(guidance(backwards).clean, torch.zeros_like(prototypes))
+
+
+def test_numbers_of_the_denoiser_that_are_not_finite_are_not_hidden():
+    now = step()
+    broken = dataclasses.replace(now, x0_of=lambda seen: seen * torch.nan)
+    pull = DenoiserKalmanGuidance(scale=4.0, t_stop=0.0).bind(anchors(5))(broken)
+    assert pull.clean.isnan().all()
+    with pytest.raises(ValueError, match=r"^step.x0_of"):
+        DenoiserKalmanGuidance(scale=4.0, t_stop=0.0).bind(anchors(5))(now)
+
+
+@pytest.mark.parametrize("schedule", ["diffusion", "flow"])
+def test_the_loop_asks_the_denoiser_about_the_latent_that_guidance_sees(schedule):
+    """At the same latent it gives the same prediction, of a flow too, whose latents guidance sees at another scale."""
+    found = []
+
+    class Asking:
+        def bind(self, anchors):
+            return lambda now: found.append((now.x0_of(now.x_t) - now.x0).abs().max())
+
+    if schedule == "flow":
+        flow = FlowSchedule.training(num_timesteps=1000).respaced(6, "flow")
+        sample(
+            lambda x_t, times, labels: 0.3 * x_t,
+            flow,
+            Euler(steps=6, eta=0.0, cfg_scale=None),
+            labels=torch.zeros(3).long(),
+            noise=RowNoise(0, keys(3)),
+            shape=SHAPE,
+            variance="fixed_small",
+            prediction="flow",
+            guidance=Asking().bind(None),
+        )
+    else:
+        draw(3, Asking().bind(None), SAMPLERS[0])
+    assert len(found) == (6 if schedule == "flow" else 20)
+    assert max(found) < 1e-4
+
+
 @pytest.mark.parametrize("method", ["gram", "svd"])
 def test_axes_come_with_their_variances(method):
     points = randn(3, 12, D).double() * torch.linspace(2, 0.1, D)
@@ -219,7 +317,7 @@ def test_guided_samples_come_nearer_to_their_prototypes(sampler):
         return float((ends - own.prototypes).flatten(1).norm(dim=1).mean())
 
     free = away(None)
-    for method in everything():
+    for method in [*everything(), DenoiserKalmanGuidance(scale=4.0, t_stop=0.0)]:
         assert away(method) < free - 0.01, method
 
 

@@ -140,7 +140,7 @@ def each_step(work, few, many):
     return {name: count for name, count in more.items() if count}
 
 
-GUIDED = ("none", "mode", "manifold", "manifold_released", "kalman", "posterior", "projected_target")
+GUIDED = ("none", "mode", "manifold", "manifold_released", "kalman", "kalman_denoiser", "posterior", "projected_target")
 ROWS, CLASSES = 6, 10
 CFG = {"cfg_scale": 1.5, "cfg_channels": None}
 
