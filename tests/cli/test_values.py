@@ -20,6 +20,7 @@ MEANINGFUL = {
     "student.protocol.cosine_span *_from_classes student.protocol.most_classes": "0",
     "*.flip_probability *.crop_ratio *.cutout_ratio *.rotate_degrees *.brightness *.saturation *.contrast": "0",
     "*.jitter *.lighting *.shift": "0",
+    "guidance.axes": "0",
     "recipe.*.ema recipe.autoencoder.kl_weight recipe.denoiser.class_dropout": "0",
     # null stands for a rule.
     "prior.cfg_* sampler.cfg_scale machine.threads machine.neighbours guidance.*generator": "null",
