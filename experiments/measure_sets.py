@@ -3,7 +3,7 @@
 ``STUDY`` is a folder here that holds a ``sets.yaml``, or the ``table.yaml`` of a table. Every set is made by
 ``manifoldgd distill`` with the overrides of its method; sets, and what was measured of each, lie under ``--output`` and
 are not made again. ``results.csv`` (a row for each set and embedding) and ``table.md`` are written anew after every set
-into the study's folder, or ``--record``.
+into the study's folder, of a table into its folder ``measures``, or ``--record``.
 
 The real side is 2,000 images held out of the training split, 200 a class. Nothing is chosen from them and no method
 sees them; the bundled prior was trained on them, and so was the classifier, as on the images that sets are made from.
@@ -243,6 +243,11 @@ def _cell(interval: Estimate | None, digits: int, more_is_better: bool | None, s
     return f"{interval.mean:{sign}.{digits}f}{half}{mark}"
 
 
+def record_of(folder: Path) -> Path:
+    """Where the record of a study goes; beside a table's own there are files of the same names."""
+    return folder / "measures" if (folder / "table.yaml").is_file() else folder
+
+
 def read_study(folder: Path) -> dict[str, Any]:
     """What to make: ``sets.yaml``, or the rows and columns of a table without what concerns its students."""
     if (folder / "sets.yaml").is_file():
@@ -268,11 +273,11 @@ def main() -> None:
     parser.add_argument("--ipc", nargs="+", type=int, help="these sizes only")
     parser.add_argument("--seeds", nargs="+", type=int, help="these distillation seeds only")
     parser.add_argument("--output", type=Path, help="where sets are kept; default outputs/sets/STUDY")
-    parser.add_argument("--record", type=Path, help="where results.csv and table.md go; default the study's folder")
+    parser.add_argument("--record", type=Path, help="where results.csv and table.md go")
     asked = parser.parse_args()
     study = read_study(HOME / asked.study)
     output = asked.output or Path("outputs/sets") / asked.study
-    record = asked.record or HOME / asked.study
+    record = asked.record or record_of(HOME / asked.study)
     cache = output / "cache"
     validation = study["overrides"]["dataset.validation"]
     places: dict[str, Any] = {"folder": None, "download": False, "train_per_class": None}
