@@ -34,7 +34,7 @@ _GUIDANCES = _of(
         "AtNoisyLatent",
         "LateGuidance",
     ),
-    *("TransportGuidance", "DenoiserFeatureGuidance"),
+    *("LearningRegressionGuidance", "TransportGuidance", "DenoiserFeatureGuidance"),
 )
 _CLASSIFIERS = _of("students", "Recipe")
 _EMBEDDINGS = _of("embeddings", "OwnClassifier", "Inception", "ResNet18", "VisionModel")

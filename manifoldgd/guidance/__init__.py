@@ -18,6 +18,7 @@ from manifoldgd.guidance.projected_target import ProjectedTargetGuidance
 OF_SETS = (
     "AugmentedRegressionGuidance",
     "DenoiserFeatureGuidance",
+    "LearningRegressionGuidance",
     "MatchingGuidance",
     "NeighbourhoodCoordinates",
     "PixelResidual",

@@ -2,6 +2,7 @@
 
 from manifoldgd.set_guidance.coordinates import NeighbourhoodCoordinates
 from manifoldgd.set_guidance.denoiser import DenoiserFeatureGuidance
+from manifoldgd.set_guidance.learning import LearningRegressionGuidance
 from manifoldgd.set_guidance.matching import MatchingGuidance
 from manifoldgd.set_guidance.regression import AugmentedRegressionGuidance, RegressionGuidance
 from manifoldgd.set_guidance.repulsion import RepulsionGuidance
@@ -11,6 +12,7 @@ from manifoldgd.set_guidance.transport import TransportGuidance
 __all__ = [
     "AugmentedRegressionGuidance",
     "DenoiserFeatureGuidance",
+    "LearningRegressionGuidance",
     "MatchingGuidance",
     "NeighbourhoodCoordinates",
     "PixelResidual",

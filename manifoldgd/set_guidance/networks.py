@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -75,7 +75,7 @@ class RandomNetworks:
         seed: int | None = None,
     ) -> None:
         self.seed = seed
-        self.networks = [_network(image_shape, width, self.source("weights", index)) for index in range(count)]
+        self.networks = [random_network(image_shape, width, self.source("weights", index)) for index in range(count)]
         check_statistics(mean, std, image_shape[0])
         self.mean, self.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
         self.precision = precision
@@ -88,7 +88,7 @@ class RandomNetworks:
         """The pool's own draws for a purpose."""
         return generator("matching", *key, *(() if self.seed is None else ("pool", self.seed)))
 
-    def to(self, device: torch.device | str) -> RandomNetworks:
+    def to(self, device: torch.device | str) -> Self:
         """Move the networks, in place."""
         for network in self.networks:
             network.to(device)
@@ -102,6 +102,13 @@ class RandomNetworks:
     def normalised(self, images: Tensor) -> Tensor:
         """Images ``[n, C, H, W]`` in [0, 1] -> zero mean and unit variance over the dataset."""
         return (images - self.mean) / self.std
+
+    def augmented(self, images: Tensor, augmentation: Augmentation, source: torch.Generator) -> Tensor:
+        """Images ``[n, C, H, W]`` in [0, 1] -> augmented and normalised, as students see them."""
+        size = (images.shape[2], images.shape[3])
+        if augmentation.space == "unit":
+            return self.normalised(augmentation(images, source, size))
+        return augmentation(self.normalised(images), source, size)
 
     def embed_normalised(self, index: int, images: Tensor) -> Tensor:
         """As :meth:`embed`, of images that :meth:`normalised` gave."""
@@ -268,8 +275,9 @@ class NetworkDescent(Descent):
         return real.cached(kind, numbers, make, parts)
 
 
-def _network(image_shape: ImageShape, width: int, source: torch.Generator) -> ConvNet:
-    network = ConvNet(image_shape, 1, width=width, depth=depth_for(image_shape), generator=source)
+def random_network(image_shape: ImageShape, width: int, source: torch.Generator, classes: int = 1) -> ConvNet:
+    """A ConvNet of random weights that do not learn; those of its features do not depend on the classes."""
+    network = ConvNet(image_shape, classes, width=width, depth=depth_for(image_shape), generator=source)
     network.eval().requires_grad_(False)
     return network
 
@@ -293,7 +301,7 @@ def real_means(
     """
     means, embed = [], _Embedding(networks, device)
     for label in range(len(dataset.class_names)):
-        rows = _drawn(networks, dataset, label, per_class)
+        rows = drawn_rows(networks, dataset, label, per_class)
         sums = [torch.zeros((), device=device)] * len(networks)
         for part in rows.split(chunk_of(dataset.image_shape)):
             sums = [total + found.sum(0) for total, found in zip(sums, embed(dataset, part), strict=True)]
@@ -314,7 +322,7 @@ def real_features(
 
     ``on_part`` is called after each :func:`chunk_of` images.
     """
-    rows = torch.cat([_drawn(networks, dataset, label, per_class) for label in range(len(dataset.class_names))])
+    rows = torch.cat([drawn_rows(networks, dataset, label, per_class) for label in range(len(dataset.class_names))])
     features, done, embed = None, 0, _Embedding(networks, device)
     for part in rows.split(chunk_of(dataset.image_shape)):
         for index, each in enumerate(embed(dataset, part)):
@@ -339,7 +347,7 @@ def real_labels(dataset: ImageDataset, per_class: int) -> Tensor:
     return torch.arange(len(counts)).repeat_interleave(counts)
 
 
-def _drawn(networks: RandomNetworks, dataset: ImageDataset, label: int, count: int) -> Tensor:
+def drawn_rows(networks: RandomNetworks, dataset: ImageDataset, label: int, count: int) -> Tensor:
     """Positions ``[n]`` of real images of one class."""
     rows = torch.nonzero(dataset.train.labels == label).flatten()
     source = networks.source("real", dataset.class_names[label])

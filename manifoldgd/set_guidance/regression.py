@@ -16,9 +16,10 @@ synthetic and real batches alike; here real images are judged as they are, as te
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -70,18 +71,24 @@ class RegressionGuidance(NetworkDescent):
     def memory(self, size: SetSize) -> dict[str, Need]:
         """Of the kernel of all images of the set and their copies besides, and of the real images' features."""
         images, width = size.images * self.learned_each, feature_size(size.image_shape, self.width)
-        real = sum(min(count, self.real_per_class) for count in size.real)
-        bank = 2 * self.networks * real * width
         kernel = "lower ipc" if self.learned_each == 1 else "lower ipc or the guidance's copies"
         return super().memory(size) | {
             # The kernel, the kernel with its ridge, and its factors, in double precision like the features.
             f"a regression on {images:,} images": Need(DOUBLE * images * (3 * images + width), kernel),
-            f"features of {real:,} real images in {self.networks} networks": Need(
-                bank, "lower the guidance's real_per_class, networks or width", on_host=bank > LARGEST_BANK
-            ),
+            **self._judges(size),
         }
 
-    def prepare(self, real: RealSide) -> partial[RegressionEnergy]:
+    def _judges(self, size: SetSize) -> dict[str, Need]:
+        real, width = (
+            sum(min(count, self.real_per_class) for count in size.real),
+            feature_size(size.image_shape, self.width),
+        )
+        bank = 2 * self.networks * real * width
+        remedy = "lower the guidance's real_per_class, networks or width"
+        what = f"features of {real:,} real images in {self.networks} networks"
+        return {what: Need(bank, remedy, on_host=bank > LARGEST_BANK)}
+
+    def prepare(self, real: RealSide) -> Callable[..., RegressionOnSet]:
         """The pool, and real images in its features."""
         networks, labels = self.pool(real), real_labels(real.dataset, self.real_per_class)
         parts = -(-len(labels) // chunk_of(real.dataset.image_shape))
@@ -116,7 +123,7 @@ class AugmentedRegressionGuidance(RegressionGuidance):
         """The image and its copies."""
         return 1 + self.copies
 
-    def prepare(self, real: RealSide) -> partial[RegressionEnergy]:
+    def prepare(self, real: RealSide) -> Callable[..., RegressionOnSet]:
         """As that of the plain regression, with the copies; mirrored ones only where they keep their class."""
         augmentation = self.augmentation if real.dataset.flip else self.augmentation.without_flip()
         return partial(super().prepare(real), copies=self.copies, augmentation=augmentation)
@@ -152,19 +159,18 @@ def ridge_weights(synthetic: Tensor, labels: Tensor, classes: int, ridge: float)
     return synthetic.T @ coefficients.float().to(synthetic.device)
 
 
-class RegressionEnergy:
-    """``E(z)``: cross-entropy, on real images, of ``temperature`` times the outputs of a regression on the set.
+class RegressionOnSet:
+    """What regressions on a set have in common: ``E(z)`` is the cross-entropy of ``temperature`` times their outputs.
 
-    The regression (:func:`ridge_outputs`) sees the features of one random network of the pool, another at each
-    evaluation, and is solved in closed form. It may learn from augmented copies of the set besides, other ones at each
-    evaluation; real images are judged as they are, like the images that students are tested on.
+    The regression (:func:`ridge_outputs`) sees the features of one network of a pool, another at each evaluation, and
+    is solved in closed form. It may learn from augmented copies of the set besides, other ones at each evaluation; real
+    images are judged as they are, like the images that students are tested on. A subclass says which.
 
     Args:
         decode: the prior's decoder.
         labels: ``[B]`` class of each row, on the latents' device; every class among them.
         networks: the pool of ``P`` networks.
-        real: ``[P, N, E]`` features of real images; float16, a rounding far below the difference of two networks.
-        real_labels: ``[N]`` int64, of every class.
+        real_labels: int64, of every class.
         ridge: > 0.
         temperature: > 0.
         copies: of each image, >= 0.
@@ -177,7 +183,6 @@ class RegressionEnergy:
         labels: Tensor,
         *,
         networks: RandomNetworks,
-        real: Tensor,
         real_labels: Tensor,
         ridge: float,
         temperature: float,
@@ -189,10 +194,13 @@ class RegressionEnergy:
             raise ValueError(f"labels: expected rows of every class in the batch, got none of {sorted(missing)[:5]}")
         self.decode, self.labels = decode, labels
         self.networks, self.real_labels = networks, real_labels.to(labels.device)
-        self.real = real.to(labels.device) if real.nbytes <= LARGEST_BANK else real
         self.classes = int(real_labels.max()) + 1
         self.ridge, self.temperature = ridge, temperature
         self.copies, self.augmentation = copies, augmentation
+
+    def judges(self, index: int, draw: int) -> tuple[Tensor, Tensor]:
+        """Features ``[N, E]`` of real images in a network, and their classes ``[N]``."""
+        raise NotImplementedError
 
     def __call__(self, x0: Tensor, draw: int) -> Tensor:
         """Clean latents ``[B, C, H, W]`` -> scalar; ``draw`` chooses the network."""
@@ -203,14 +211,31 @@ class RegressionEnergy:
         if copies:
             synthetic, labels = synthetic.flatten(0, 1), labels.repeat_interleave(1 + self.copies)
         weights = ridge_weights(synthetic, labels, self.classes, self.ridge)
-        real = self.real[index]
+        real, real_labels = self.judges(index, draw)
         rows = max(1, LARGEST_PART // max(real.shape[1], self.classes))
         if len(real) <= rows:
-            return self._loss(weights, real, self.real_labels, "mean")
-        parts = zip(real.split(rows), self.real_labels.split(rows), strict=True)  # scores are computed again going back
+            return self._loss(weights, real, real_labels, "mean")
+        parts = zip(real.split(rows), real_labels.split(rows), strict=True)  # scores are computed again going back
         losses = [checkpoint(self._loss, weights, *part, use_reentrant=False) for part in parts]
         return torch.stack(losses).sum() / len(real)
 
     def _loss(self, weights: Tensor, real: Tensor, real_labels: Tensor, over: str = "sum") -> Tensor:
         outputs = real.to(weights.device, torch.float32) @ weights
         return functional.cross_entropy(self.temperature * outputs, real_labels, reduction=over)
+
+
+class RegressionEnergy(RegressionOnSet):
+    """Judged by the same real images at each evaluation, whose features are computed once for a pool that stays.
+
+    Args:
+        decode: as :class:`RegressionOnSet`, and so are ``labels`` and the numbers.
+        real: ``[P, N, E]`` features of real images; float16, a rounding far below the difference of two networks.
+    """
+
+    def __init__(self, decode: Decode, labels: Tensor, *, real: Tensor, **numbers: Any) -> None:
+        super().__init__(decode, labels, **numbers)
+        self.real = real.to(labels.device) if real.nbytes <= LARGEST_BANK else real
+
+    def judges(self, index: int, draw: int) -> tuple[Tensor, Tensor]:
+        """All of them."""
+        return self.real[index], self.real_labels

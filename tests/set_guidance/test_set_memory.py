@@ -17,6 +17,7 @@ from manifoldgd.guidance import (
     AugmentedRegressionGuidance,
     CombinedGuidance,
     DenoiserFeatureGuidance,
+    LearningRegressionGuidance,
     MatchingGuidance,
     PixelResidual,
     RegressionGuidance,
@@ -38,6 +39,9 @@ JUDGES = {
     "matching": MatchingGuidance(**NETWORKS),
     "regression": RegressionGuidance(**REGRESSION),
     "augmented": AugmentedRegressionGuidance(**REGRESSION, copies=2, augmentation=object()),
+    "learning": LearningRegressionGuidance(
+        **REGRESSION, copies=2, augmentation=object(), lifetime=5, learning_rate=0.01, real_at_once=20
+    ),
     "transport": TransportGuidance(scale=0.1, clusterer=None, centres=10, regularisation=0.1, t_stop=0.5),
     "denoiser": DenoiserFeatureGuidance(**DESCENT, space=None, real_per_class=100),
 }
