@@ -109,9 +109,10 @@ def sample(
         pull = None
         if guidance is not None:
             seen, alpha_bar = schedule.as_diffusion(x_t, index)
-            x0_of = functools.partial(_x0_of, asked, schedule, index)
+            exact = None if torch.is_autocast_enabled(x_t.device.type) else predicted.x0
+            change_of = functools.partial(_change_of, asked, schedule, index, seen, exact)
             with torch.autocast(x_t.device.type, enabled=False):  # networks may run in half precision, geometry may not
-                pull = guidance(Step(index, len(schedule), seen, predicted.x0, alpha_bar, noise, beside, x0_of))
+                pull = guidance(Step(index, len(schedule), seen, predicted.x0, alpha_bar, noise, beside, change_of))
         draws = noise.normal("step", index, shape) if sampler.draws_noise(index) else None
         transition = sampler.step(schedule, index, x_t, predicted, pull, draws)
         x_t = transition.x_prev
@@ -138,8 +139,17 @@ def _predicted(
     return predict(schedule, index, x_t, denoiser(x_t, timesteps, labels), **kind)
 
 
-def _x0_of(asked: Callable[[Tensor], Prediction], schedule: Schedule, index: int, seen: Tensor) -> Tensor:
-    return asked(schedule.from_diffusion(seen, index)).x0
+def _change_of(
+    asked: Callable[[Tensor], Prediction],
+    schedule: Schedule,
+    index: int,
+    seen: Tensor,
+    x0: Tensor | None,
+    change: Tensor,
+) -> Tensor:
+    """``Step.change_of`` at ``seen``, where the prediction was ``x0``; ``None`` where it has too few digits."""
+    before = asked(schedule.from_diffusion(seen, index)).x0 if x0 is None else x0
+    return asked(schedule.from_diffusion(seen + change, index)).x0 - before
 
 
 @contextmanager

@@ -40,8 +40,9 @@ class Step:
     noise: RowNoise  # for guidances that need draws of their own
     # On a GPU: what x_t alone decides can be found inside, beside the denoiser, which may still be at x0.
     beside: Callable[[], AbstractContextManager[None]] | None = None
-    # x0 of another x_t at the same step, [B, C, H, W] each; as long as the denoiser takes.
-    x0_of: Callable[[Tensor], Tensor] | None = None
+    # How much x0 changes when x_t does by so much, [B, C, H, W] each, in single precision: it takes another evaluation
+    # of the denoiser, or two where that works in half precision, in which a small change would be lost.
+    change_of: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)

@@ -109,8 +109,8 @@ class DenoiserKalmanGuidance:
     No real image but the prototype is looked at. The system ``(Sigma_t + s^2 I) w = c - x0`` is solved by one step of
     conjugate gradients, ``w = (c - x0) / (rho + s^2)`` with ``rho`` the Rayleigh quotient of ``Sigma_t`` at ``c - x0``;
     it is exact where that is an eigenvector. ``Sigma_t (c - x0)`` is a finite difference: one more evaluation of the
-    denoiser at every step, with its classifier-free guidance. Where a network's Jacobian is not positive along
-    ``c - x0``, which no covariance allows, the row is left alone.
+    denoiser at every step, with its classifier-free guidance, or two where it works in half precision. Where a
+    network's Jacobian is not positive along ``c - x0``, which no covariance allows, the row is left alone.
 
     Attributes:
         scale: as :class:`KalmanGuidance`.
@@ -135,12 +135,12 @@ class _BoundDenoiserKalman:
         method = self.method
         if method.scale == 0 or not acts(step, method.t_stop):
             return None
-        if step.x0_of is None:
-            raise ValueError("step.x0_of: expected the denoiser's prediction at another x_t, got None")
+        if step.change_of is None:
+            raise ValueError("step.change_of: expected how x0 changes with x_t, got None")
         vectors = self.prototypes - step.x0
         squared = vectors.square().sum((1, 2, 3), keepdim=True).clamp(min=1e-12)
         share = DIFFERENCE * ((1 - step.alpha_bar) * vectors[0].numel() / squared).sqrt()
-        change = (step.x0_of(step.x_t + share * vectors) - step.x0) / share
+        change = step.change_of(share * vectors) / share
         moved = (1 - step.alpha_bar) / math.sqrt(step.alpha_bar) * change
         quotient = (moved * vectors).sum((1, 2, 3), keepdim=True) / squared
         pull = torch.where(quotient <= 0, torch.zeros_like(moved), moved / (quotient + 1 / method.scale))
