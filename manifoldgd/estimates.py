@@ -57,7 +57,7 @@ def estimate(values: Sequence[float], of: Unit = "sets") -> Estimate:
 
     ``mean ± t(0.975, n - 1) s / sqrt(n)`` with the sample standard deviation ``s`` (divisor ``n - 1``); Student, *The
     probable error of a mean*, Biometrika 1908. One value has a mean and no interval. Exact where the values are normal;
-    for ``n`` of a few, as here, that is an assumption.
+    for ``n`` of a few, as here, that is an assumption. Where a value is not finite there is no interval.
 
     Args:
         values: at least one, each from an independent repetition.
@@ -75,8 +75,8 @@ def estimate(values: Sequence[float], of: Unit = "sets") -> Estimate:
     if not values:
         raise ValueError("values: expected at least one")
     count = len(values)
-    if count < 2:
-        return Estimate(float(values[0]), None, 1, of)
+    if count < 2 or not all(map(math.isfinite, values)):
+        return Estimate(sum(values) / count, None, count, of)
     return Estimate(fmean(values), _quantile(count - 1) * stdev(values) / math.sqrt(count), count, of)
 
 

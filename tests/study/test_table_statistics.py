@@ -156,3 +156,11 @@ def test_counting_students_as_independent_would_not_cover():
         naive = estimate(list(held.values()))
         missed += not naive.low <= 0.75 <= naive.high
     assert missed / tables > 0.12
+
+
+@pytest.mark.parametrize("lost", [math.nan, math.inf, -math.inf])
+def test_a_value_that_is_not_finite_leaves_no_interval(lost):
+    found = estimate([0.7, lost, 0.8])
+    assert not math.isfinite(found.mean)
+    assert (found.half, found.verdict, found.count) == (None, None, 3)
+    assert not math.isfinite(estimate([lost, -lost]).mean)
