@@ -62,21 +62,15 @@ class LearningRegressionGuidance(AugmentedRegressionGuidance):
 
     def prepare(self, real: RealSide) -> Callable[..., RegressionOnSet]:
         """The real images; every batch begins with a pool of its own, which has learnt nothing."""
-        dataset, machine = real.dataset, real.machine
+        dataset = real.dataset
+        numbers: dict[str, Any] = {
+            "classes": len(dataset.class_names),
+            "lifetime": self.lifetime,
+            "learning_rate": self.learning_rate,
+        }
 
         def pool() -> LearningNetworks:
-            return LearningNetworks(
-                dataset.image_shape,
-                classes=len(dataset.class_names),
-                lifetime=self.lifetime,
-                learning_rate=self.learning_rate,
-                count=self.networks,
-                width=self.width,
-                mean=dataset.mean,
-                std=dataset.std,
-                precision=machine.student_precision,
-                seed=self.pool_seed,
-            ).to(machine.device)
+            return LearningNetworks(**numbers, **self.pool_numbers(real)).to(real.machine.device)
 
         return partial(
             LearningRegressionEnergy,

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -218,16 +218,20 @@ class NetworkDescent(Descent):
 
     def pool(self, real: RealSide) -> RandomNetworks:
         """The networks, for images of the dataset and on the device; they are students that never train."""
-        dataset, machine = real.dataset, real.machine
-        return RandomNetworks(
-            dataset.image_shape,
-            count=self.networks,
-            width=self.width,
-            mean=dataset.mean,
-            std=dataset.std,
-            precision=machine.student_precision,
-            seed=self.pool_seed,
-        ).to(machine.device)
+        return RandomNetworks(**self.pool_numbers(real)).to(real.machine.device)
+
+    def pool_numbers(self, real: RealSide) -> dict[str, Any]:
+        """The arguments of :class:`RandomNetworks`."""
+        dataset = real.dataset
+        return {
+            "image_shape": dataset.image_shape,
+            "count": self.networks,
+            "width": self.width,
+            "mean": dataset.mean,
+            "std": dataset.std,
+            "precision": real.machine.student_precision,
+            "seed": self.pool_seed,
+        }
 
     @property
     def learned_each(self) -> int:
