@@ -79,11 +79,8 @@ class RegressionGuidance(NetworkDescent):
         }
 
     def _judges(self, size: SetSize) -> dict[str, Need]:
-        real, width = (
-            sum(min(count, self.real_per_class) for count in size.real),
-            feature_size(size.image_shape, self.width),
-        )
-        bank = 2 * self.networks * real * width
+        real = sum(min(count, self.real_per_class) for count in size.real)
+        bank = 2 * self.networks * real * feature_size(size.image_shape, self.width)
         remedy = "lower the guidance's real_per_class, networks or width"
         what = f"features of {real:,} real images in {self.networks} networks"
         return {what: Need(bank, remedy, on_host=bank > LARGEST_BANK)}
